@@ -1,0 +1,406 @@
+"""Everything a block may hold, and everything a member signs besides its votes.
+
+Shapes only. What makes a body valid is in `rules/`, who sends what when is in `rounds/`. All numbers are
+integers: ratios and losses in millionths (`_micro`, `_ppm`), so that every replica has the same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_type_hints
+
+from consensus import codec, merkle
+from consensus.types import Certificate, Digest, Header, MemberId, SignedRoundChange
+
+MICRO = 1_000_000
+
+# ---------------------------------------------------------------------------
+# Signed structs (EIP-712, same domain as the votes of the group).
+
+
+@dataclass(frozen=True, slots=True)
+class ShareRequest:
+    """Ci opens the round: train from this base. Two of one round are an offence (E6)."""
+
+    TYPE: ClassVar[str] = (
+        "ShareRequest(uint64 epoch,uint64 height,uint32 round,bytes32 baseId,bytes32 councilBlockId)"
+    )
+    epoch: int
+    height: int
+    round: int
+    base_id: Digest
+    council_block_id: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ParamTx:
+    """A member commits to its update of this height before anybody's is shown. Two of one height are E6."""
+
+    TYPE: ClassVar[str] = (
+        "ParamTx(uint64 epoch,uint64 height,address member,bytes32 baseId,bytes32 blobId,uint64 byteLength,"
+        "uint64 samples,uint64 saturated,bytes32 dataRoot,uint64 dataLeaves,bytes32 traceRoot,"
+        "int64 lossBeforeMicro,int64 lossAfterMicro)"
+    )
+    epoch: int
+    height: int
+    member: MemberId
+    base_id: Digest
+    blob_id: Digest
+    byte_length: int
+    samples: int
+    saturated: int
+    data_root: Digest
+    data_leaves: int
+    trace_root: Digest
+    loss_before_micro: int
+    loss_after_micro: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Ci ends the collection. list_root = keccak256 of the concatenated struct hashes of the ParamTxs."""
+
+    TYPE: ClassVar[str] = "Close(uint64 epoch,uint64 height,uint32 round,bytes32 listRoot)"
+    epoch: int
+    height: int
+    round: int
+    list_root: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """A member's word on the new base, by its own held-out data (attached to its COMMIT; issue of later)."""
+
+    TYPE: ClassVar[str] = (
+        "Ballot(uint64 epoch,uint64 height,bytes32 blockId,int64 lossOldMicro,int64 lossNewMicro,uint8 approve)"
+    )
+    epoch: int
+    height: int
+    block_id: Digest
+    loss_old_micro: int
+    loss_new_micro: int
+    approve: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one council seat measured when it replayed an opened round.
+
+    status: 0 = the opening matches the commitments and was replayed, 1 = no valid opening came in time.
+    worst_ppm: the largest relative distance of a segment, in millionths (capped at 2^63 - 1).
+    """
+
+    TYPE: ClassVar[str] = (
+        "Measurement(uint64 epoch,bytes32 caseId,address accused,uint8 status,bytes32 openingId,uint64 worstPpm)"
+    )
+    epoch: int
+    case_id: Digest
+    accused: MemberId
+    status: int
+    opening_id: Digest
+    worst_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the council certifies and the contract checks (domain of the council's group).
+
+    epoch, height: of the accused's round in `group`. offence: see OFFENCES.
+    """
+
+    TYPE: ClassVar[str] = (
+        "Verdict(bytes32 group,uint64 epoch,uint64 height,address accused,uint8 offence,bytes32 caseId)"
+    )
+    group: Digest
+    epoch: int
+    height: int
+    accused: MemberId
+    offence: int
+    case_id: Digest
+
+
+# The contract knows the same numbers (contracts/SlashingManager.sol).
+OFFENCES = {
+    1: "two PROPOSE of one round",
+    2: "two PREPARE of one round",
+    3: "two COMMIT of one round",
+    4: "two ROUND-CHANGE of one round",
+    5: "ROUND-CHANGE that denies an own COMMIT",
+    6: "two ParamTx, ShareRequest or Close of one slot",
+    16: "replay mismatch",
+    17: "wrong filter",
+    18: "wrong Gram matrix",
+    19: "wrong triage row",
+    20: "wrong aggregate",
+    32: "no opening",
+}
+REPLAY_MISMATCH = 16
+NO_OPENING = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SignedShareRequest:
+    """The request and its signature; in a round above 0 also the q ROUND-CHANGEs for that round."""
+
+    request: ShareRequest
+    signature: bytes
+    justification: tuple[SignedRoundChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SignedParamTx:
+    """The commitment and its signature."""
+
+    tx: ParamTx
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignedClose:
+    """The end of the collection; `tx_ids` are the struct hashes under `list_root`, in committee order."""
+
+    close: Close
+    tx_ids: tuple[Digest, ...]
+    signature: bytes
+    justification: tuple[SignedRoundChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SignedBallot:
+    """The ballot and its signature."""
+
+    ballot: Ballot
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignedMeasurement:
+    """A seat's measurement and its signature (domain of the council)."""
+
+    measurement: Measurement
+    signature: bytes
+
+
+# ---------------------------------------------------------------------------
+# The body of a group's block.
+
+
+@dataclass(frozen=True, slots=True)
+class BaseRef:
+    """The base a height was trained from.
+
+    council_height -1 and zero id: the genesis. own_blocks: heights of the group's own blocks, not yet
+    counted by that council block, whose aggregates are added to its base (empty: the council's base itself).
+    """
+
+    base_id: Digest
+    council_height: int
+    council_block_id: Digest
+    own_heights: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TriageRow:
+    """One member's Gram features in one round, exact functions of the Gram matrix.
+
+    norm_ratio_micro: |q_i| / median |q_j|. nearest_micro: smallest relative distance to another member.
+    previous_cos_micro, root_cos_micro: cosine to the group's previous aggregate and to the root update.
+    krum_micro: Krum score relative to the median Krum score.
+    out_of_bounds, duplicate: the hard rules (1 = broken). duplicate_of: index of the nearest, or own index.
+    """
+
+    member: MemberId
+    norm_ratio_micro: int
+    nearest_micro: int
+    previous_cos_micro: int
+    root_cos_micro: int
+    krum_micro: int
+    out_of_bounds: int
+    duplicate: int
+
+
+@dataclass(frozen=True, slots=True)
+class WarningRow:
+    """A member's chunk looks malicious. tensor: index in the layout; chunk: index of a run of coordinates."""
+
+    member: MemberId
+    tensor: int
+    chunk: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BloomFilter:
+    """bits: little-endian bit array of 8 * len(bits) bits; hashes: k; entries: how many keys went in."""
+
+    name: str
+    hashes: int
+    entries: int
+    bits: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A member of the group with an open case or a verdict, as of the council block that the base names."""
+
+    member: MemberId
+    case_id: Digest
+    outcome: str  # "open", "guilty", "cleared", "no_opening"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupBody:
+    """What a group's block says. One Merkle leaf a field (`body_root`).
+
+    txs: in committee order. weights: one a tx, 0 for one that is left out or unrevealed. gram: a tensor
+    each, the upper triangle row by row of the integer matrix over the revealed updates in tx order, then
+    the previous aggregate, then the root update (zero rows where there is none).
+    """
+
+    txs: tuple[SignedParamTx, ...]
+    close: SignedClose | None
+    unrevealed: tuple[MemberId, ...]
+    ballots: tuple[SignedBallot, ...]
+    rule: str
+    weights: tuple[int, ...]
+    exponents: tuple[int, ...]
+    aggregate_id: Digest
+    row_root: Digest
+    gram: tuple[tuple[int, ...], ...]
+    triage: tuple[TriageRow, ...]
+    warnings: tuple[WarningRow, ...]
+    standings: tuple[Standing, ...]
+    pool_digest: Digest
+    filters: tuple[BloomFilter, ...]
+    base: BaseRef
+    next_base_id: Digest
+
+
+# ---------------------------------------------------------------------------
+# The body of the council's block.
+
+
+@dataclass(frozen=True, slots=True)
+class CountedBlock:
+    """A group's decided block that this council block counts: enough to check its certificate."""
+
+    header: Header
+    certificate: Certificate
+    aggregate_id: Digest
+    weight: int  # Sum of the accepted weights.
+    exponents: tuple[int, ...]
+    app_proof: tuple[Digest, ...]  # Audit path of the field `aggregate_id` under the header's app root.
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """How one group compares. others_cos_micro: cosine of its delta to the weighted sum of the others'."""
+
+    group_id: Digest
+    weight: int
+    others_cos_micro: int
+    root_cos_micro: int
+    flagged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A member the warnings filter named. score: how many of the deviating chunks; cosines as measured.
+
+    without_cos_micro: cosine of the group's delta without this member to the others' delta.
+    """
+
+    member: MemberId
+    score: int
+    blob_id: Digest
+    with_cos_micro: int
+    without_cos_micro: int
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A suspicion with its whole reasoning. case_id = SHA-256 of its canonical bytes with case_id zero.
+
+    cause: "group_apart", or "hard_rule" for a member left out by triage. accused: zero when nobody's absence explains it.
+    chunks: the (tensor, chunk) pairs in which the group deviated most.
+    """
+
+    case_id: Digest
+    group_id: Digest
+    epoch: int
+    height: int
+    block_id: Digest
+    cause: str
+    chunks: tuple[tuple[int, int], ...]
+    candidates: tuple[Candidate, ...]
+    accused: MemberId
+    deadline_height: int  # The council height by which an opening must have come.
+
+
+@dataclass(frozen=True, slots=True)
+class CaseOutcome:
+    """How a case ended: "guilty", "cleared" or "no_opening", and by whose measurements (ids)."""
+
+    case_id: Digest
+    outcome: str
+    measurements: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictCertificate:
+    """A verdict and the signatures of a quorum of seats, in ascending order of their addresses."""
+
+    verdict: Verdict
+    signatures: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CouncilBody:
+    """What a council block says. One Merkle leaf a field.
+
+    gram: as in GroupBody, rows: the groups' deltas in the order of `rows`, then the root update.
+    exponents, base_id, root_update_id: in force from this block on.
+    """
+
+    counted: tuple[CountedBlock, ...]
+    gram: tuple[tuple[int, ...], ...]
+    rows: tuple[GroupRow, ...]
+    cases: tuple[Case, ...]
+    measurements: tuple[SignedMeasurement, ...]
+    outcomes: tuple[CaseOutcome, ...]
+    certificates: tuple[VerdictCertificate, ...]
+    exponents: tuple[int, ...]
+    base_id: Digest
+    root_update_id: Digest
+    filters: tuple[BloomFilter, ...]
+
+
+# A 16-member group of a model of a hundred tensors stays far below.
+BODY_BYTES_MAX = 4 * 1024 * 1024
+
+
+def field_leaves(body: GroupBody | CouncilBody) -> list[bytes]:
+    """The canonical bytes of each field: the leaves under the app root."""
+    kinds = get_type_hints(type(body))
+    return [
+        codec.encode(getattr(body, field.name), kinds[field.name]) for field in dataclasses.fields(body)
+    ]
+
+
+def body_root(body: GroupBody | CouncilBody) -> Digest:
+    """The app root: RFC 9162 root with one leaf a field."""
+    return merkle.root(field_leaves(body))
+
+
+def field_proof(body: GroupBody | CouncilBody, name: str) -> tuple[int, int, bytes, tuple[Digest, ...]]:
+    """(index, size, leaf bytes, audit path) that proves one field of the body alone."""
+    names = [field.name for field in dataclasses.fields(body)]
+    leaves = field_leaves(body)
+    index = names.index(name)
+    return index, len(leaves), leaves[index], merkle.inclusion_proof([merkle.leaf_hash(x) for x in leaves], index)
+
+
+def decode_body(data: bytes, kind: type[Any]) -> Any:
+    """A GroupBody or CouncilBody from its canonical bytes. Raises codec.DecodeError."""
+    return codec.decode(data, kind, size_max=BODY_BYTES_MAX)
