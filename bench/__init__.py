@@ -1,0 +1,1 @@
+"""Side-by-side benchmarks, one command each: `python -m bench round`, `consensus`, `lag`."""
