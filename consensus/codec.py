@@ -90,7 +90,7 @@ def _lower(value: Any, kind: Any) -> Any:
 
 def _optional(kind: Any) -> Any:
     rest = tuple(member for member in _members(kind) if member is not type(None))
-    return rest[0] if len(rest) == 1 else typing.Union[rest]
+    return rest[0] if len(rest) == 1 else typing.Union[rest]  # noqa: UP007 - of a tuple known at run time
 
 
 def _raise(raw: Any, kind: Any, depth: int) -> Any:
@@ -100,9 +100,9 @@ def _raise(raw: Any, kind: Any, depth: int) -> Any:
     if _is_union(kind):
         return _raise_union(raw, kind, depth)
     if dataclasses.is_dataclass(kind):
-        return _raise_dataclass(raw, typing.cast(type, kind), depth)
+        return _raise_dataclass(_array(raw), typing.cast(type, kind), depth)
     if get_origin(kind) is tuple:
-        return _raise_tuple(raw, get_args(kind), depth)
+        return _raise_tuple(_array(raw), get_args(kind), depth)
     if kind is int:
         if type(raw) is not int or not INT_MIN <= raw <= INT_MAX:
             raise DecodeError(f"an integer of 64 bits was expected, not {type(raw).__name__}")
@@ -116,14 +116,21 @@ def _raise_union(raw: Any, kind: Any, depth: int) -> Any:
     members = _members(kind)
     if type(None) in members:
         return None if raw is None else _raise(raw, _optional(kind), depth + 1)
-    if type(raw) is not list or len(raw) != 2 or type(raw[0]) is not int or not 0 <= raw[0] < len(members):
+    tagged = _array(raw)
+    if len(tagged) != 2 or type(tagged[0]) is not int or not 0 <= tagged[0] < len(members):
         raise DecodeError("a tagged value [tag, fields] was expected")
-    return _raise(raw[1], members[raw[0]], depth + 1)
+    return _raise(tagged[1], members[tagged[0]], depth + 1)
 
 
-def _raise_dataclass(raw: Any, kind: type, depth: int) -> Any:
+def _array(raw: Any) -> list[Any]:
+    if type(raw) is not list:
+        raise DecodeError(f"an array was expected, not {type(raw).__name__}")
+    return typing.cast("list[Any]", raw)
+
+
+def _raise_dataclass(raw: list[Any], kind: type, depth: int) -> Any:
     fields = _fields(kind)
-    if type(raw) is not list or len(raw) != len(fields):
+    if len(raw) != len(fields):
         raise DecodeError(f"{kind.__name__} is an array of {len(fields)} fields")
     values = [_raise(item, hint, depth + 1) for item, (_, hint) in zip(raw, fields, strict=True)]
     try:
@@ -132,9 +139,7 @@ def _raise_dataclass(raw: Any, kind: type, depth: int) -> Any:
         raise DecodeError(f"{kind.__name__}: {error}") from error
 
 
-def _raise_tuple(raw: Any, arguments: tuple[Any, ...], depth: int) -> Any:
-    if type(raw) is not list:
-        raise DecodeError("an array was expected")
+def _raise_tuple(raw: list[Any], arguments: tuple[Any, ...], depth: int) -> Any:
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(_raise(item, arguments[0], depth + 1) for item in raw)
     if len(raw) != len(arguments):

@@ -1,11 +1,4 @@
-"""RFC 9162 Merkle trees over SHA-256: roots, inclusion and consistency proofs.
-
-    Three leaves:      root
-                      /    \
-                     o      2      section 2.1.1: the left side is always a full tree.
-                    / \
-                   0   1
-"""
+"""RFC 9162 Merkle trees over SHA-256: roots, inclusion and consistency proofs."""
 
 from __future__ import annotations
 
@@ -13,6 +6,12 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from consensus.types import Digest
+
+# Three leaves:      root
+#                   /    \
+#                  o      2      Section 2.1.1: the left side is always a full tree.
+#                 / \
+#                0   1
 
 
 def leaf_hash(leaf: bytes) -> Digest:

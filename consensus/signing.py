@@ -20,7 +20,9 @@ from consensus.types import Digest, Header, MemberId
 SIGNATURE_BYTES = 65
 # secp256k1's group order; EIP-2 asks for s at most half of it.
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-DOMAIN_TYPE = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract,bytes32 salt)"
+DOMAIN_TYPE = (
+    "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract,bytes32 salt)"
+)
 
 
 class BadSignature(ValueError):
@@ -112,7 +114,7 @@ def address(public_key: PublicKey) -> MemberId:
 
 def sign(key: PrivateKey, digest: Digest) -> bytes:
     """65 bytes r, s, v with low s and v 27 or 28, deterministic (RFC 6979)."""
-    raw = key.sign_recoverable(digest, hasher=None)
+    raw = key.sign_recoverable(digest, hasher=None)  # pyright: ignore[reportUnknownMemberType]
     return raw[:64] + bytes([raw[64] + 27])
 
 

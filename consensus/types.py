@@ -160,7 +160,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class DecidedBlock:
-    """A block, the certificate that decided it, and the signed Propose of its header's proposer."""
+    """A block and the certificate that decided it."""
 
     block: Block
     certificate: Certificate
@@ -305,10 +305,10 @@ Event: TypeAlias = Started | Received | Elapsed | Resend | Built | Validated
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Make this event durable (WAL) before any later effect of the list is carried out.
+    """Make this event durable (WAL) before any later Sign, Send or Decide is carried out.
 
-    The entry is an input of the core; feeding the entries of a height to a fresh core in their order
-    brings it back to where it was.
+    The entry is an input of the core: `Replica.restore` with the entries of a height, in their order,
+    brings it back. Entries with nothing after them may wait for the next effect's fsync.
     """
 
     event: Event
@@ -316,11 +316,11 @@ class Persist:
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """Sign this vote with the guarded signer, wrap it as `message_of` says, send it to every member and
-    hand it to the core itself as Received(sender=me).
+    """Sign the vote of this message with the guarded signer, fill the signature in, send the message to every
+    other member and hand it to the core as Received(sender=me).
 
-    wrap: the message to send with an empty signature in the place of the vote's. extend: ask the
-    application for the vote extension (COMMIT only).
+    `votes.with_signature` fills it in, and a COMMIT's extension, which the application is asked for. If the
+    guard refuses, nothing is sent or handed back: the core goes on without this vote.
     """
 
     message: Proposal | PrepareMessage | CommitMessage | RoundChangeMessage
@@ -361,7 +361,7 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Validate:
-    """Is this block valid for the application (answer: Validated)? Clock and local views count only if fresh."""
+    """Is this block valid for the application (answer: Validated)? Clock and local views count if fresh."""
 
     height: int
     round: int
@@ -387,7 +387,7 @@ class Behind:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A peer broke the protocol (named reason); `pair` holds two signed votes when it is an offence E1..E5."""
+    """A peer broke the protocol (named reason); `pair`: two signed votes that prove an offence E1..E5."""
 
     peer: MemberId
     reason: str
