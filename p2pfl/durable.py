@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import mmap
 import os
 from collections.abc import Callable, Sequence
@@ -24,6 +25,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from p2pfl.errors import UserError
+
+TEMPORARY = ".tmp"  # What a crash leaves behind ends like this, and may be deleted at the next start.
+_CALLS = itertools.count()
 
 _MAGIC = b"MPSJRNL1"
 _MARKER = b"\xb5MPS"
@@ -53,7 +57,7 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = T
     durable False skips both fsyncs, for what can be fetched or computed again. Raises UserError when the
     disk is full or the folder cannot be written; nothing half written stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         try:
@@ -71,6 +75,11 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = T
         raise disk_error(path, error) from error
 
 
+def _beside(path: Path) -> Path:
+    """A temporary name in the same folder, of this process and call alone: two threads may write one file."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{next(_CALLS)}{TEMPORARY}")
+
+
 def disk_error(path: Path, error: OSError) -> UserError:
     """The operator's form of a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -80,7 +89,9 @@ def disk_error(path: Path, error: OSError) -> UserError:
             fix=f"make room on the disk of {path.parent}, then start again; nothing that was stored is lost",
         )
     return UserError(
-        f"{path} cannot be written", because=str(error), fix=f"check the folder {path.parent} and its permissions"
+        f"{path} cannot be written",
+        because=str(error),
+        fix=f"check the folder {path.parent} and its permissions",
     )
 
 
@@ -138,7 +149,9 @@ def _scan(data: mmap.mmap, salt: bytes, size: int, on_record: Callable[[int, byt
         payload = _record_at(data, salt, offset, size)
         if payload is None:
             if offset == _START:
-                return Scan(b"", salt, offset, None, Damage(offset, "the file's identity does not match its checksum"))
+                return Scan(
+                    b"", salt, offset, None, Damage(offset, "the file's identity does not match its checksum")
+                )
             because = _damage_at(data, salt, offset, size)
             if because is None:
                 return Scan(identity, salt, offset, Cut(offset, size - offset), None)
@@ -190,11 +203,13 @@ def _damage_at(data: mmap.mmap, salt: bytes, offset: int, size: int) -> str | No
     length = _length_at(data, salt, offset, size)
     if size - offset < 16 or (length is not None and offset + _HEAD_BYTES + length > size):
         return None
-    return None if _has_hole(data, offset, size) else "the last record was written whole and has changed since"
+    return (
+        None if _has_hole(data, offset, size) else "the last record was whole once and has changed"
+    )
 
 
 def _has_hole(data: mmap.mmap, start: int, end: int) -> bool:
-    """Whether some sector's share of [start, end) is all zero: the file grew and that sector was not written."""
+    """Whether a sector's share of [start, end) is all zero: the file grew, that sector was not written."""
     if not any(data[start:end]):
         return True
     place = start
@@ -229,7 +244,7 @@ class Journal:
         for payload in (identity, *records):
             parts += [_head(salt, end, payload), payload]
             end += _HEAD_BYTES + len(payload)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = _beside(path)
         handle = -1
         try:
             handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -268,7 +283,9 @@ class Journal:
                 )
             if identity is not None and found.identity != identity:
                 raise UserError(
-                    f"{path} belongs to something else", because="it was made for another key or chain", fix=fix
+                    f"{path} belongs to something else",
+                    because="it was made for another key or chain",
+                    fix=fix,
                 )
             if found.cut is not None:
                 os.ftruncate(handle, found.end)
@@ -289,7 +306,9 @@ class Journal:
                 fix="stop the other node; two nodes with one key would contradict each other",
             ) from error
         if os.fstat(handle).st_ino != path.stat().st_ino:
-            raise UserError(f"{path} is in use", because="it was replaced while it was opened", fix="start again")
+            raise UserError(
+                f"{path} is in use", because="it was replaced while it was opened", fix="start again"
+            )
 
     @property
     def size_bytes(self) -> int:
@@ -297,13 +316,15 @@ class Journal:
         return self._end
 
     def append(self, *payloads: bytes, sync: bool = True) -> list[int]:
-        """Write records behind the last; durable before it returns (one fsync for all). Returns their offsets.
+        """Write records behind the last, durable on return (one fsync for all). Returns their offsets.
 
         When the write fails (disk full), the file is as before and UserError is raised. When the fsync
         fails, nobody knows what is on the disk: the journal refuses every later append.
         """
         if self._broken is not None:
-            raise UserError(f"{self.path} takes no more records", because=self._broken, fix="start the node again")
+            raise UserError(
+                f"{self.path} takes no more records", because=self._broken, fix="start the node again"
+            )
         parts: list[bytes] = []
         offsets: list[int] = []
         end = self._end
@@ -336,7 +357,7 @@ class Journal:
             raise disk_error(self.path, error) from error
 
     def read(self, offset: int) -> bytes:
-        """The record at this offset, checked again. Raises UserError when the disk gave back something else."""
+        """The record at this offset, checked again. Raises UserError for other bytes than were written."""
         head = os.pread(self._handle, _HEAD_BYTES, offset)
         length = int.from_bytes(head[4:8], "big")
         payload = os.pread(self._handle, min(length, RECORD_BYTES_MAX), offset + _HEAD_BYTES)
@@ -344,7 +365,7 @@ class Journal:
             raise UserError(
                 f"{self.path} is damaged at byte {offset}",
                 because="a record that was good at the start no longer matches its checksum",
-                fix="check the disk; then restore the file from a copy, or remove it and let the node fetch it again",
+                fix="check the disk; then restore the file, or remove it and let the node fetch it again",
             )
         return payload
 

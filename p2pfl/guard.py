@@ -38,8 +38,8 @@ _HEIGHTS_KEPT = 2
 _RECORD_BYTES_MAX = 4096
 
 _DAMAGED = (
-    "restore the guard from a copy made after the last signature; without one, start with --guard-lost EPOCH, "
-    "and the node signs nothing before that epoch"
+    "restore the guard from a copy made after the last signature; without one, start with --guard-lost "
+    "EPOCH, and the node signs nothing before that epoch"
 )
 
 
@@ -117,7 +117,9 @@ class _Height:
 class Guard:
     """A signing key and the journal of what it signed. Calls may come from several threads."""
 
-    def __init__(self, path: Path, key: SigningKey, *, new_key: bool = False, lost_before_epoch: int = 0) -> None:
+    def __init__(
+        self, path: Path, key: SigningKey, *, new_key: bool = False, lost_before_epoch: int = 0
+    ) -> None:
         """Open the guard of `key` at `path`.
 
         new_key: the key has never signed anything, so a missing file is made. lost_before_epoch: the guard
@@ -146,7 +148,9 @@ class Guard:
                 self._remember(codec.decode(payload, GuardRecord, size_max=_RECORD_BYTES_MAX))
             except codec.DecodeError as error:
                 raise UserError(
-                    f"{path} is damaged at byte {offset}", because=f"not a record of a guard: {error}", fix=_DAMAGED
+                    f"{path} is damaged at byte {offset}",
+                    because=f"not a record of a guard: {error}",
+                    fix=_DAMAGED,
                 ) from error
 
         journal = Journal.open(path, take, identity=None, fix=_DAMAGED)
@@ -156,7 +160,9 @@ class Guard:
             journal.close()
             raise
         if journal.cut is not None:
-            log.warning("cut an interrupted record off the guard", offset=journal.cut.offset, bytes=journal.cut.length)
+            log.warning(
+                "cut an interrupted record off the guard", offset=journal.cut.offset, bytes=journal.cut.length
+            )
         return journal
 
     # -- what was signed ---------------------------------------------------
@@ -169,9 +175,9 @@ class Guard:
         with self._lock:
             return self._newest.get(signing.separator(domain))
 
-    def signed(self, domain: Domain, struct_type: type[T], epoch: int, height: int, round_: int = 0) -> (
-        tuple[T, bytes] | None
-    ):
+    def signed(
+        self, domain: Domain, struct_type: type[T], epoch: int, height: int, round_: int = 0
+    ) -> tuple[T, bytes] | None:
         """What was signed in this slot, with its signature: to send it again as it was. ParamTx: round 0."""
         with self._lock:
             kept = self._heights.get((signing.separator(domain), epoch, height))
@@ -265,7 +271,9 @@ class Guard:
                 for record in height.slots.values()
                 if id(record) not in lost
             ]
-            self._heights = {place: height for place, height in self._heights.items() if place[0] != separator}
+            self._heights = {
+                place: height for place, height in self._heights.items() if place[0] != separator
+            }
             self._newest.pop(separator, None)
             for record in kept:
                 self._remember(record)
@@ -282,7 +290,9 @@ class Guard:
                 self._journal = self._journal.replace(
                     codec.encode(self._identity), [codec.encode(record) for record in kept]
                 )
-            except UserError as error:  # The old journal is whole and open: a longer file is no reason to stop.
+            except (
+                UserError
+            ) as error:  # The old journal is whole and open: carry on.
                 log.warning("the guard could not be compacted", error=str(error))
 
 

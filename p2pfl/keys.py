@@ -44,7 +44,9 @@ STAKE_KEY_ITERATIONS = 1_000_000
 def create_signing_key(path: Path, secret: bytes | None = None) -> SigningKey:
     """Write a new signing key (32 random bytes unless `secret` is given). Refuses to overwrite."""
     key = SigningKey.from_secret(secret if secret is not None else os.urandom(32))
-    _create(path, "signing key", {"secret": "0x" + key.secret.secret.hex(), "member": "0x" + key.member_id.hex()})
+    _create(
+        path, "signing key", {"secret": "0x" + key.secret.secret.hex(), "member": "0x" + key.member_id.hex()}
+    )
     return key
 
 
@@ -86,7 +88,7 @@ def load_peer_key(path: Path) -> bytes:
 def create_stake_key(
     path: Path, password: str, secret: bytes | None = None, *, iterations: int = STAKE_KEY_ITERATIONS
 ) -> bytes:
-    """Write a web3 keystore V3; returns the 32-byte secret. Takes about a second at full work: use a thread."""
+    """Write a web3 keystore V3; returns the 32-byte secret. About a second at full work: use a thread."""
     from eth_keyfile import create_keyfile_json  # Not needed by an auditor, and slow to import.
 
     secret = secret if secret is not None else os.urandom(32)
@@ -132,7 +134,9 @@ def read_password(path: Path | None) -> str:
         ) from error
     if not password:
         raise UserError(
-            "the stake key is locked", because=f"its password file {path} is empty", fix="write the password into it"
+            "the stake key is locked",
+            because=f"its password file {path} is empty",
+            fix="write the password into it",
         )
     return password
 
@@ -183,7 +187,9 @@ def _json(path: Path, kind: str) -> dict[str, Any]:
             data = file.read(_KEY_FILE_BYTES_MAX + 1)
     except OSError as error:
         raise UserError(
-            f"the {kind} {path} cannot be read", because=str(error), fix="check the path, or make one: p2pfl key new"
+            f"the {kind} {path} cannot be read",
+            because=str(error),
+            fix="check the path, or make one: p2pfl key new",
         ) from error
     if mode & 0o077:
         raise UserError(
@@ -202,7 +208,9 @@ def _json(path: Path, kind: str) -> dict[str, Any]:
 
 def _damaged(path: Path, kind: str, because: str) -> UserError:
     return UserError(
-        f"the {kind} {path} is damaged", because=because, fix="restore it from your copy; never edit a key file"
+        f"the {kind} {path} is damaged",
+        because=because,
+        fix="restore it from your copy; never edit a key file",
     )
 
 

@@ -112,17 +112,21 @@ def logger(room: str) -> Log:
 
 
 def configure(*, level: str = "info", path: Path | None = None, stream: TextIO | None = None) -> None:
-    """Where lines go from now on: a file (appended to) or a stream, stderr by default; and from which level."""
+    """Where lines go from now on: appended to a file, or to a stream (stderr); and from which level on."""
     if level not in LEVELS:
         raise UserError(
-            f"there is no log level {level!r}", because="it is not in the table", fix=f"one of {', '.join(LEVELS)}"
+            f"there is no log level {level!r}",
+            because="it is not in the table",
+            fix=f"one of {', '.join(LEVELS)}",
         )
     if path is not None:
         try:
             opened: TextIO | None = path.open("a", encoding="utf-8", buffering=1)
         except OSError as error:
             raise UserError(
-                f"the log file {path} cannot be written", because=str(error), fix="name another with --log-file"
+                f"the log file {path} cannot be written",
+                because=str(error),
+                fix="name another with --log-file",
             ) from error
         _SINK.turn(opened, level, owned=True)
     else:

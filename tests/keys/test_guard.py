@@ -348,9 +348,7 @@ def test_a_copy_of_the_guard_serves_on_another_machine(guard: Guard, path: Path,
     guard.sign(DOMAIN, Commit(0, 5, 0, A))
     moved = tmp_path / "elsewhere"
     shutil.copy(path, moved)
+    copy = Guard(moved, KEY)
     with pytest.raises(Refused):
-        copy = Guard(moved, KEY)
-        try:
-            copy.sign(DOMAIN, Commit(0, 5, 0, B))
-        finally:
-            copy.close()
+        copy.sign(DOMAIN, Commit(0, 5, 0, B))
+    copy.close()

@@ -1,0 +1,130 @@
+"""Block files: every block that was kept is there after any crash, and damage is never guessed at."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from consensus.types import DecidedBlock, Digest
+from p2pfl.errors import UserError
+from p2pfl.store.blocks import BlockFile, BlockStore
+
+from .builds import GROUP, NETWORK, blocks
+
+
+def opened(path: Path) -> BlockStore:
+    return BlockStore(path, NETWORK, GROUP)
+
+
+@pytest.fixture
+def chain() -> list[DecidedBlock]:
+    return blocks(40)
+
+
+@pytest.fixture
+def path(tmp_path: Path, chain: list[DecidedBlock]) -> Path:
+    path = tmp_path / "g1.mps"
+    store = opened(path)
+    assert store.tip is None
+    assert store.tip_height == -1
+    for decided in chain:
+        store.append(decided)
+    store.close()
+    return path
+
+
+def test_blocks_come_back_by_height_and_in_order(path: Path, chain: list[DecidedBlock]) -> None:
+    store = opened(path)
+    assert list(store) == chain
+    assert [store.get(height) for height in (0, 39, 7)] == [chain[0], chain[39], chain[7]]
+    assert store.get(-1) is None
+    assert store.get(40) is None
+    assert store.tip == chain[-1]
+    assert store.tip_height == 39
+    assert list(store.iterate(37)) == chain[37:]
+    assert len(store) == len(store.ids) == 40
+    store.close()
+
+
+def test_a_block_that_does_not_follow_is_not_kept(path: Path, chain: list[DecidedBlock]) -> None:
+    store = opened(path)
+    size = path.stat().st_size
+    stranger = blocks(42, seed=2)[40]
+    for wrong in (chain[-1], chain[0], blocks(42)[41], dataclasses.replace(stranger, block=chain[3].block)):
+        with pytest.raises(ValueError, match="does not follow"):
+            store.append(wrong)
+    assert path.stat().st_size == size
+    store.append(blocks(41)[40])
+    store.close()
+
+
+def test_a_truncated_tail_is_cut_with_a_warning_and_nothing_before_it_is_lost(
+    path: Path, chain: list[DecidedBlock], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = opened(path)
+    store.close()
+    whole = path.read_bytes()
+    last = BlockFile(path).offsets[-1]
+    for end in range(last + 1, len(whole)):
+        path.write_bytes(whole[:end])
+        store = opened(path)
+        assert store.tip == chain[-2]
+        assert store.ids == tuple(opened_ids(chain[:-1]))
+        store.close()
+        assert f"offset={last}" in capsys.readouterr().err
+    store = opened(path)
+    store.append(chain[-1])
+    assert list(store) == chain
+    store.close()
+
+
+def opened_ids(chain: list[DecidedBlock]) -> list[Digest]:
+    from consensus.signing import block_id
+
+    return [block_id(decided.block.header) for decided in chain]
+
+
+def test_a_damaged_middle_stops_with_the_offset(path: Path) -> None:
+    whole = path.read_bytes()
+    offsets = BlockFile(path).offsets
+    for place in range(offsets[0], len(whole), 501):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :])
+        with pytest.raises(UserError) as caught:
+            opened(path)
+        assert caught.value.what.endswith(f"damaged at byte {max(o for o in offsets if o <= place)}")
+        assert "any member's" in caught.value.fix
+
+
+def test_a_file_of_another_chain_is_refused(path: Path) -> None:
+    for network, group in ((NETWORK, Digest(b"x" * 32)), (Digest(b"x" * 32), GROUP)):
+        with pytest.raises(UserError, match="belongs to something else"):
+            BlockStore(path, network, group)
+
+
+def test_an_auditor_reads_a_file_that_a_node_has_open(path: Path, chain: list[DecidedBlock]) -> None:
+    store = opened(path)
+    read = BlockFile(path)
+    assert list(read) == chain
+    assert read.tip_height == 39
+    assert read.get(3) == chain[3]
+    assert read.damage is None
+    assert read.cut is None
+    store.close()
+
+
+def test_an_auditor_sees_what_is_wrong_and_changes_nothing(path: Path, chain: list[DecidedBlock]) -> None:
+    whole = path.read_bytes()
+    offsets = BlockFile(path).offsets
+    path.write_bytes(whole[:-3])
+    read = BlockFile(path)
+    assert list(read) == chain[:-1]
+    assert read.cut is not None
+    assert read.cut.offset == offsets[-1]
+    assert path.stat().st_size == len(whole) - 3
+    path.write_bytes(whole[: offsets[5] + 40] + b"\xff" + whole[offsets[5] + 41 :])
+    read = BlockFile(path)
+    assert list(read) == chain[:5]
+    assert read.damage is not None
+    assert read.damage.offset == offsets[5]
