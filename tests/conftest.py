@@ -10,7 +10,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 
-settings.register_profile("quick", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "quick", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile("thorough", max_examples=2_000, deadline=None)
 # Examples are drawn from a fixed seed, so that a red test is red for everybody; `thorough` looks further.
 settings.register_profile("ci", parent=settings.get_profile("quick"), derandomize=True)
