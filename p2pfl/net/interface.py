@@ -1,0 +1,112 @@
+"""What the other rooms may rely on: the network's shape, with sockets (`host`) or without (`memory`).
+
+Knows members by their ids. Imports no libp2p, so that whoever writes against it stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from consensus.types import Digest, MemberId
+from p2pfl import params
+from p2pfl.errors import PeerFault
+from p2pfl.net import wire
+
+
+class Unreachable(PeerFault):
+    """No connection to the peer, or no answer in time. Nobody's evidence; ask somebody else or later."""
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__("unreachable", detail)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddress:
+    """Where a member listens. peer_id: libp2p peer id (base58). address: multiaddr without /p2p."""
+
+    peer_id: str
+    address: str
+
+
+@runtime_checkable
+class BlobSource(Protocol):
+    """A blob that may be served: bytes in memory or a file."""
+
+    @property
+    def length(self) -> int:
+        """How many bytes it has."""
+        ...
+
+    def leaf_hashes(self) -> Sequence[bytes]:
+        """RFC 9162 hashes of its 1,024-byte leaves. Called in a thread, once while the blob is served."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly these bytes. Called on the event loop for at most PIECE_BYTES_MAX; must be quick."""
+        ...
+
+
+class BytesBlob:
+    """A blob in memory."""
+
+    def __init__(self, data: bytes, hashes: Sequence[bytes] | None = None) -> None:
+        self._data = memoryview(data)
+        self._hashes = hashes
+
+    @property
+    def length(self) -> int:
+        """How many bytes it has."""
+        return len(self._data)
+
+    def leaf_hashes(self) -> Sequence[bytes]:
+        """RFC 9162 leaf hashes of its leaves."""
+        if self._hashes is None:
+            self._hashes = params.leaf_hashes(bytes(self._data))
+        return self._hashes
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly these bytes."""
+        return bytes(self._data[offset : offset + size])
+
+
+class Handlers(Protocol):
+    """What the node does with what comes in. A PeerFault raised here is counted against the sender."""
+
+    async def received(self, sender: MemberId, message: wire.Message) -> None:
+        """A message; the messages of one sender come one at a time and in their order."""
+        ...
+
+    async def answer(self, sender: MemberId, request: wire.Request) -> wire.Response | wire.Refused:
+        """The answer to GetStatus or GetBlocks."""
+        ...
+
+    def blob(self, sender: MemberId, blob_id: Digest) -> BlobSource | None:
+        """The blob, if this peer may have it now; None otherwise, whether it is here or not."""
+        ...
+
+
+class NetworkLike(Protocol):
+    """What `host.Network` and `memory.MemoryNetwork` have in common."""
+
+    connected: set[MemberId]
+    on_connect: list[Callable[[MemberId], None]]  # Called when a member becomes reachable (again).
+    on_announce: list[Callable[[MemberId, wire.Tip], None]]  # Called for each gossiped announcement.
+    sent_bytes: dict[str, int]  # By protocol: messages, requests, blobs, gossip, other.
+    received_bytes: dict[str, int]
+    faults: dict[tuple[MemberId, str], int]  # How often which member broke which rule.
+
+    def send(self, to: MemberId, message: wire.Message) -> None: ...
+
+    def broadcast(self, to: Iterable[MemberId], message: wire.Message) -> None: ...
+
+    async def request(self, to: MemberId, request: wire.Request, *, timeout_s: float) -> wire.Response: ...
+
+    async def fetch_blob(
+        self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]], *, timeout_s: float
+    ) -> bytes: ...
+
+    def announce(self, message: wire.Tip) -> None: ...
+
+    async def wait_connected(self, members: Iterable[MemberId], timeout_s: float) -> None: ...

@@ -1,0 +1,388 @@
+"""The table of messages: one line gives a message's type, tag, size limit and rate.
+
+A packed message is its tag (one byte) and its canonical CBOR. How packed messages are framed on a stream is
+in `stream`, who may say what when is in `rounds/`. Knows no socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import consensus.types as ct
+from consensus import codec
+from consensus.types import DecidedBlock, Digest
+from p2pfl.errors import PeerFault
+from p2pfl.params import BLOB_BYTES_MAX, LEAF_BYTES
+from p2pfl.records import (
+    BODY_BYTES_MAX,
+    SignedClose,
+    SignedMeasurement,
+    SignedParamTx,
+    SignedShareRequest,
+    Verdict,
+)
+
+VERSION = 1
+
+# A run of leaves in one answer: long enough that a request costs little beside it, short enough that a liar
+# costs little, and that a peer of 1 Mbit/s still delivers one within two seconds if it is the smallest.
+PIECE_LEAVES_MIN = 64
+PIECE_LEAVES_MAX = 1024
+PIECE_BYTES_MAX = PIECE_LEAVES_MAX * LEAF_BYTES
+_LEAVES_MAX = -(-BLOB_BYTES_MAX // LEAF_BYTES)
+# The audit path in the largest blob.
+PROOF_DIGESTS_MAX = (_LEAVES_MAX - 1).bit_length()
+
+
+# ---------------------------------------------------------------------------
+# One-way messages: acknowledged, sent again after a reconnect, delivered once.
+
+
+@dataclass(frozen=True, slots=True)
+class ConsensusMessage:
+    """A message of the consensus of one group (or of the council)."""
+
+    group_id: Digest
+    message: ct.Message
+
+    def __post_init__(self) -> None:
+        _digest(self.group_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ShareRequestMessage:
+    """Ci opens the round."""
+
+    group_id: Digest
+    request: SignedShareRequest
+
+    def __post_init__(self) -> None:
+        _digest(self.group_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ParamTxMessage:
+    """A member commits to its update."""
+
+    group_id: Digest
+    tx: SignedParamTx
+
+    def __post_init__(self) -> None:
+        _digest(self.group_id)
+
+
+@dataclass(frozen=True, slots=True)
+class CloseMessage:
+    """Ci ends the collection; with the commitments that it lists."""
+
+    group_id: Digest
+    close: SignedClose
+    txs: tuple[SignedParamTx, ...]
+
+    def __post_init__(self) -> None:
+        _digest(self.group_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    """The sender holds this blob and serves it to the receiver."""
+
+    blob_id: Digest
+
+    def __post_init__(self) -> None:
+        _digest(self.blob_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """The newest decided block of a group's chain; also what gossip announces."""
+
+    group_id: Digest
+    height: int
+    block_id: Digest
+
+    def __post_init__(self) -> None:
+        _digest(self.group_id)
+        _digest(self.block_id)
+        _height(self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """The council asks the accused of this case to open its round."""
+
+    case_id: Digest
+
+    def __post_init__(self) -> None:
+        _digest(self.case_id)
+
+
+@dataclass(frozen=True, slots=True)
+class OpeningOffer:
+    """The opening of a case lies ready as a blob: of the accused itself, or of a seat that relays it."""
+
+    case_id: Digest
+    blob_id: Digest
+    length: int
+
+    def __post_init__(self) -> None:
+        _digest(self.case_id)
+        _digest(self.blob_id)
+        _length(self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementMessage:
+    """What a seat measured when it replayed an opened round."""
+
+    measurement: SignedMeasurement
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictShare:
+    """A seat's signature under a verdict."""
+
+    verdict: Verdict
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Says that the sender is alive when it has nothing else to say. Never reaches the handlers."""
+
+    sequence: int
+
+
+Message: TypeAlias = (
+    ConsensusMessage
+    | ShareRequestMessage
+    | ParamTxMessage
+    | CloseMessage
+    | Have
+    | Tip
+    | OpenRequest
+    | OpeningOffer
+    | MeasurementMessage
+    | VerdictShare
+    | Heartbeat
+)
+
+
+# ---------------------------------------------------------------------------
+# Requests and their answers.
+
+
+@dataclass(frozen=True, slots=True)
+class GetStatus:
+    """Asks for the tip of the chain of this group."""
+
+    group_id: Digest
+
+    def __post_init__(self) -> None:
+        _digest(self.group_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The tip of a chain; height -1 and a zero id when it has no block yet."""
+
+    group_id: Digest
+    height: int
+    block_id: Digest
+
+    def __post_init__(self) -> None:
+        _digest(self.group_id)
+        _digest(self.block_id)
+        if self.height < -1:
+            raise ValueError("a height is -1 or more")
+
+
+# More blocks than this never fit one answer; the answer holds as many as fit (`fitting`).
+BLOCKS_COUNT_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class GetBlocks:
+    """The decided blocks from height `start` on, at most `count`, as many as fit one answer."""
+
+    group_id: Digest
+    start: int
+    count: int
+
+    def __post_init__(self) -> None:
+        _digest(self.group_id)
+        _height(self.start)
+        if not 1 <= self.count <= BLOCKS_COUNT_MAX:
+            raise ValueError(f"1 to {BLOCKS_COUNT_MAX} blocks")
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Consecutive decided blocks; none when the chain ends before `start`."""
+
+    blocks: tuple[DecidedBlock, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.blocks) > BLOCKS_COUNT_MAX:
+            raise ValueError(f"at most {BLOCKS_COUNT_MAX} blocks")
+
+
+@dataclass(frozen=True, slots=True)
+class GetPiece:
+    """An aligned run of leaves: `leaf_count` is a power of two and divides `first_leaf`."""
+
+    blob_id: Digest
+    first_leaf: int
+    leaf_count: int
+
+    def __post_init__(self) -> None:
+        _digest(self.blob_id)
+        power_of_two = self.leaf_count & (self.leaf_count - 1) == 0
+        if not power_of_two or not PIECE_LEAVES_MIN <= self.leaf_count <= PIECE_LEAVES_MAX:
+            raise ValueError(f"a run is a power of two from {PIECE_LEAVES_MIN} to {PIECE_LEAVES_MAX} leaves")
+        if not 0 <= self.first_leaf < _LEAVES_MAX or self.first_leaf % self.leaf_count:
+            raise ValueError("a run begins at a multiple of its length")
+
+
+@dataclass(frozen=True, slots=True)
+class PieceHead:
+    """What stands before a piece's bytes. `length` raw bytes follow the frame, outside of CBOR.
+
+    proof: audit path of the run's own root under the blob's id, in the tree whose leaves are such runs.
+    """
+
+    total_length: int
+    proof: tuple[Digest, ...]
+    length: int
+
+    def __post_init__(self) -> None:
+        _length(self.total_length)
+        if not 0 <= self.length <= min(PIECE_BYTES_MAX, self.total_length):
+            raise ValueError("a piece is no longer than a run")
+        if len(self.proof) > PROOF_DIGESTS_MAX:
+            raise ValueError("the path is longer than any tree is high")
+        for digest in self.proof:
+            _digest(digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece as the fetcher gets it: its head and its bytes."""
+
+    total_length: int
+    proof: tuple[Digest, ...]
+    data: bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No answer, and why: a name such as "not_held" or "busy"."""
+
+    reason: str
+
+    def __post_init__(self) -> None:
+        if len(self.reason) > 64 or not self.reason.isprintable():
+            raise ValueError("a reason is a short name")
+
+
+Request: TypeAlias = GetStatus | GetBlocks
+Response: TypeAlias = Status | Blocks
+
+
+# ---------------------------------------------------------------------------
+# The table.
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One message. size_max: bytes of its CBOR. rate_per_s, burst: what one peer may send (0: an answer)."""
+
+    tag: int
+    kind: type
+    size_max: int
+    rate_per_s: float
+    burst: int
+
+
+KIB = 1024
+# A proposal is a block with q ROUND-CHANGEs and q PREPAREs of about 250 bytes: 64 KiB hold hundreds.
+_BLOCK_BYTES_MAX = BODY_BYTES_MAX + 64 * KIB
+
+# A burst covers what an honest peer has in its outbox (`stream.OUTBOX_MESSAGES_MAX`) after an outage.
+TABLE: tuple[Row, ...] = (
+    Row(1, ConsensusMessage, size_max=_BLOCK_BYTES_MAX, rate_per_s=200, burst=4096),
+    Row(2, ShareRequestMessage, size_max=32 * KIB, rate_per_s=20, burst=512),
+    Row(3, ParamTxMessage, size_max=2 * KIB, rate_per_s=100, burst=2048),
+    Row(4, CloseMessage, size_max=64 * KIB, rate_per_s=50, burst=1024),
+    Row(5, Have, size_max=64, rate_per_s=200, burst=2048),
+    Row(6, Tip, size_max=128, rate_per_s=50, burst=1024),
+    Row(7, OpenRequest, size_max=64, rate_per_s=10, burst=256),
+    Row(8, OpeningOffer, size_max=128, rate_per_s=10, burst=256),
+    Row(9, MeasurementMessage, size_max=KIB, rate_per_s=20, burst=512),
+    Row(10, VerdictShare, size_max=KIB, rate_per_s=20, burst=512),
+    Row(11, Heartbeat, size_max=16, rate_per_s=5, burst=64),
+    Row(32, GetStatus, size_max=64, rate_per_s=20, burst=128),
+    Row(33, GetBlocks, size_max=64, rate_per_s=20, burst=128),
+    Row(34, GetPiece, size_max=64, rate_per_s=4000, burst=8192),
+    Row(48, Status, size_max=128, rate_per_s=0, burst=0),
+    Row(49, Blocks, size_max=_BLOCK_BYTES_MAX, rate_per_s=0, burst=0),
+    Row(50, PieceHead, size_max=KIB, rate_per_s=0, burst=0),
+    Row(51, Refused, size_max=128, rate_per_s=0, burst=0),
+)
+BY_TAG = {row.tag: row for row in TABLE}
+BY_KIND = {row.kind: row for row in TABLE}
+assert len(BY_TAG) == len(BY_KIND) == len(TABLE)
+# The largest packed message: what a reader of frames must be ready to hold.
+PACKED_BYTES_MAX = 1 + max(row.size_max for row in TABLE)
+
+
+def pack(message: object) -> bytes:
+    """Tag and canonical bytes. Raises ValueError for what is too large to be sent: our own bug."""
+    row = BY_KIND[type(message)]
+    data = codec.encode(message)
+    if len(data) > row.size_max:
+        raise ValueError(f"{row.kind.__name__} of {len(data)} bytes, the limit is {row.size_max}")
+    return bytes((row.tag,)) + data
+
+
+def unpack(data: bytes | bytearray | memoryview) -> object:
+    """The message in these bytes. Raises PeerFault ("unknown_message", "bad_message")."""
+    if not data or (row := BY_TAG.get(data[0])) is None:
+        raise PeerFault("unknown_message", f"tag {data[0]}" if data else "empty")
+    if len(data) - 1 > row.size_max:
+        raise PeerFault(
+            "bad_message", f"{len(data) - 1} bytes, {row.kind.__name__} has {row.size_max} at most"
+        )
+    try:
+        return codec.decode(bytes(memoryview(data)[1:]), row.kind, size_max=row.size_max)
+    except codec.DecodeError as error:
+        raise PeerFault("bad_message", f"{row.kind.__name__}: {error}") from error
+
+
+def fitting(blocks: Iterable[DecidedBlock]) -> Blocks:
+    """As many of these blocks, from the first on, as one answer may hold."""
+    room = BY_KIND[Blocks].size_max - 16
+    chosen: list[DecidedBlock] = []
+    for block in blocks:
+        room -= len(codec.encode(block))
+        if room < 0 or len(chosen) == BLOCKS_COUNT_MAX:
+            break
+        chosen.append(block)
+    return Blocks(tuple(chosen))
+
+
+def _digest(value: bytes) -> None:
+    if len(value) != 32:
+        raise ValueError("a digest has 32 bytes")
+
+
+def _height(value: int) -> None:
+    if not 0 <= value < 1 << 63:
+        raise ValueError("a height is 0 or more")
+
+
+def _length(value: int) -> None:
+    if not 0 <= value <= BLOB_BYTES_MAX:
+        raise ValueError(f"a blob has at most {BLOB_BYTES_MAX} bytes")
