@@ -1,0 +1,231 @@
+"""From a group that stands apart to the member whose absence brings it back.
+
+    chunks that deviate -> warnings filter -> candidates -> their updates only -> leave one out -> the accused
+
+A case is a suspicion with its reasoning. It never slashes: the accused is asked to open the round. Who
+fetches filters and updates is in `rounds`; these functions say what follows from them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+
+from consensus import codec
+from consensus.committee import Committee
+from consensus.signing import block_id
+from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, Header, MemberId
+from p2pfl.params import Update
+from p2pfl.records import MICRO, BloomFilter, Candidate, Case, GroupBody, SignedParamTx
+from p2pfl.rules import filters
+from p2pfl.rules.aggregate import factors_of
+from p2pfl.rules.chunks import ChunkId
+from p2pfl.rules.compare import Weighted, deviating_chunks
+from p2pfl.rules.gram import Gram, view, view_of
+from p2pfl.rules.triage import REASONS
+
+GROUP_APART = "group_apart"
+HARD_RULE = "hard_rule"
+# Chunks that are asked about, and members whose updates are fetched at most for one case.
+CASE_CHUNKS = 16
+CANDIDATES_MAX = 4
+# A member is a candidate when it was warned of in at least this share of the chunks of the most warned one.
+CANDIDATE_SHARE_MICRO = 500_000
+# By how much a member's absence must raise the group's cosine to the others before it is accused.
+RETURN_MARGIN_MICRO = 100_000
+
+
+def candidates(
+    warnings_filter: BloomFilter,
+    salt: bytes,
+    members: Sequence[MemberId],
+    chunks: Sequence[ChunkId],
+    reasons: Sequence[str] = REASONS,
+) -> tuple[tuple[MemberId, int], ...]:
+    """Who was warned of in these chunks, and in how many, by the filter alone: no update is fetched.
+
+    First (tensor, chunk, reason) is asked, then each member only where that may be there. The most warned
+    first; equals in the order of `members`. Those far behind the first are left out.
+    """
+    pairs = [(tensor, chunk, reason) for tensor, chunk in chunks for reason in reasons]
+    keys = [filters.warning_key(*pair) for pair in pairs]
+    hits = filters.might_contain_each(warnings_filter, salt, keys)
+    asked = [pair for pair, hit in zip(pairs, hits, strict=True) if hit]
+    scored: list[tuple[MemberId, int]] = []
+    for member in members:
+        own = [filters.warning_key(*pair, member=member) for pair in asked]
+        found = filters.might_contain_each(warnings_filter, salt, own)
+        warned = {pair[:2] for pair, hit in zip(asked, found, strict=True) if hit}
+        if warned:
+            scored.append((member, len(warned)))
+    scored.sort(key=lambda entry: -entry[1])
+    least = scored[0][1] * CANDIDATE_SHARE_MICRO if scored else 0
+    return tuple(entry for entry in scored[:CANDIDATES_MAX] if entry[1] * MICRO >= least)
+
+
+def leave_one_out(
+    group_delta: Update,
+    others: Sequence[Weighted],
+    member_update: Update,
+    member_factor: int,
+    divisor: int,
+) -> tuple[int, int]:
+    """The group's cosine to the others with the member and without it, in millionths.
+
+    member_factor / divisor: the member's share in the group's aggregate. Without it the aggregate points to
+    divisor * aggregate - factor * update; its length does not matter here.
+    """
+    whole = view_of([group_delta, member_update, *(delta for _, delta in others)])
+    others_sum = [0, 0, *(weight for weight, _ in others)]
+    before = whole.cos_of_sums_micro(whole.unit(0), others_sum)
+    without = [divisor, -member_factor] + [0] * len(others)
+    return before, whole.cos_of_sums_micro(without, others_sum)
+
+
+def judge_case(found: Sequence[Candidate], margin_micro: int = RETURN_MARGIN_MICRO) -> MemberId | None:
+    """The candidate whose absence brings the group back most, if by the margin at least; else None.
+
+    Of equals the earlier in the list.
+    """
+    gains = [entry.without_cos_micro - entry.with_cos_micro for entry in found]
+    if not gains or max(gains) < margin_micro:
+        return None
+    return found[gains.index(max(gains))].member
+
+
+# ---------------------------------------------------------------------------
+# The whole case.
+
+
+@dataclass(frozen=True)
+class GroupBlock:
+    """A decided block of a group, as far as the council reasons about it."""
+
+    header: Header
+    body: GroupBody
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """A block of a group that stands apart, before any member's update is known.
+
+    committee: the group's, of the block's epoch. salt: of the block's filters. aggregate: the block's own.
+    others: weight and delta of each group that it is compared with. deadline_height: of the council's chain.
+    """
+
+    block: GroupBlock
+    committee: Committee
+    salt: bytes
+    aggregate: Update
+    others: tuple[Weighted, ...]
+    deadline_height: int
+
+    def chunks(self) -> tuple[ChunkId, ...]:
+        """Where the block's aggregate deviates most."""
+        return deviating_chunks(self.aggregate, self.others, CASE_CHUNKS)
+
+    def wanted(self, chunks: Sequence[ChunkId] | None = None) -> tuple[tuple[MemberId, int], ...]:
+        """Whose updates are needed to judge it, with their scores.
+
+        Those whom the filter names; everybody who counted, when it names nobody that counted.
+        """
+        body = self.block.body
+        counted = [signed.tx.member for signed, weight in _weighted(body) if weight > 0]
+        warnings_filter = next(each for each in body.filters if each.name == filters.WARNINGS)
+        where = self.chunks() if chunks is None else chunks
+        named = candidates(warnings_filter, self.salt, counted, where)
+        return named or tuple((member, 0) for member in counted)
+
+
+def _weighted(body: GroupBody) -> Iterator[tuple[SignedParamTx, int]]:
+    return zip(body.txs, body.weights, strict=True)
+
+
+def derive_case(suspicion: Suspicion, updates: Mapping[MemberId, Update]) -> Case:
+    """The case that follows: to open it, and to check one that was opened.
+
+    updates: at least those of `suspicion.wanted()`, of the block's round.
+    """
+    header, body = suspicion.block.header, suspicion.block.body
+    chunks = suspicion.chunks()
+    shares = _shares(body, suspicion.committee.faulty_max)
+    blobs = {signed.tx.member: signed.tx.blob_id for signed in body.txs}
+    found: list[Candidate] = []
+    for member, score in suspicion.wanted(chunks):
+        factor, divisor = shares[member]
+        cosines = leave_one_out(suspicion.aggregate, suspicion.others, updates[member], factor, divisor)
+        found.append(Candidate(member, score, blobs[member], *cosines))
+    accused = judge_case(found) or ZERO_MEMBER
+    return _case(header, GROUP_APART, chunks, tuple(found), accused, suspicion.deadline_height)
+
+
+def hard_rule_cases(block: GroupBlock, deadline_height: int) -> tuple[Case, ...]:
+    """A case for each member whom a hard rule left out: duplicates and lengths out of bounds."""
+    blobs = {signed.tx.member: signed.tx.blob_id for signed in block.body.txs}
+    return tuple(
+        _case(
+            block.header,
+            HARD_RULE,
+            (),
+            (Candidate(row.member, 0, blobs[row.member], 0, 0),),
+            row.member,
+            deadline_height,
+        )
+        for row in block.body.triage
+        if row.duplicate or row.out_of_bounds
+    )
+
+
+def case_id_of(case: Case) -> Digest:
+    """SHA-256 of the case's canonical bytes with its id zero."""
+    return Digest(sha256(codec.encode(dataclasses.replace(case, case_id=ZERO_DIGEST))).digest())
+
+
+def _case(
+    header: Header,
+    cause: str,
+    chunks: tuple[ChunkId, ...],
+    found: tuple[Candidate, ...],
+    accused: MemberId,
+    deadline_height: int,
+) -> Case:
+    case = Case(
+        case_id=ZERO_DIGEST,
+        group_id=header.group_id,
+        epoch=header.epoch,
+        height=header.height,
+        block_id=block_id(header),
+        cause=cause,
+        chunks=chunks,
+        candidates=found,
+        accused=accused,
+        deadline_height=deadline_height,
+    )
+    return dataclasses.replace(case, case_id=case_id_of(case))
+
+
+def block_gram(body: GroupBody) -> Gram:
+    """The inner products of the body's revealed updates, from its Gram matrix alone."""
+    revealed = [signed for signed in body.txs if signed.tx.member not in body.unrevealed]
+    whole = view(body.gram, [body.exponents] * len(revealed) + [body.exponents] * 2)
+    return whole.first(len(revealed))
+
+
+def _shares(body: GroupBody, f: int) -> dict[MemberId, tuple[int, int]]:
+    """Each revealed member's factor in the aggregate, and the divisor.
+
+    Under a rule that is no weighted mean its weight stands in: what its update adds to a mean.
+    """
+    hidden = set(body.unrevealed)
+    revealed = [(s.tx.member, w) for s, w in _weighted(body) if s.tx.member not in hidden]
+    weights = [weight for _, weight in revealed]
+    nothing = [np.zeros(0, dtype=np.int16)] * len(weights)
+    factors, divisor = factors_of(body.rule, nothing, weights, block_gram(body), f) or (
+        tuple(weights),
+        sum(weights),
+    )
+    return {member: (factor, divisor) for (member, _), factor in zip(revealed, factors, strict=True)}

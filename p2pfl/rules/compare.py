@@ -1,0 +1,120 @@
+"""One group among the groups: the cosine of its delta to the others', and the chunks in which it deviates.
+
+Raw parameters of groups look alike whatever happens (cosines of 0.998); the deltas of one period do not.
+Knows nothing of members: from a group to a member leads `cases`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isqrt
+
+from consensus.types import Digest
+from p2pfl.genesis import Rules
+from p2pfl.params import Update
+from p2pfl.records import GroupRow
+from p2pfl.rules.chunks import ChunkId, chunk_dots, chunk_ids
+from p2pfl.rules.gram import Gram, Triangle, common_exponent, gram, view, view_of
+
+# Where chunks are compared, a group's delta is scaled to the others' length by a number of this many bits.
+RATIO_BITS = 32
+
+Weighted = tuple[int, Update]
+
+
+def compare_groups(
+    group_ids: Sequence[Digest],
+    deltas: Sequence[Update],
+    weights: Sequence[int],
+    root_update: Update | None,
+    rules: Rules,
+) -> tuple[tuple[Triangle, ...], tuple[GroupRow, ...]]:
+    """The Gram matrix of the deltas (then the root update, zero if None), and a row for each group.
+
+    weights: whole numbers above 0 where a group counts. A group whose weight is 0 is no reference to others.
+    """
+    if not deltas:
+        return (), ()
+    rows = [delta.values for delta in deltas]
+    exponents = [delta.exponents for delta in deltas]
+    root = root_update.values if root_update else rows[0] * 0
+    triangles = gram([*rows, root], deltas[0].layout)
+    whole = view(triangles, [*exponents, root_update.exponents if root_update else exponents[0]])
+    flagged = standing_apart(whole, weights, rules.group_cos_min_micro)
+    return triangles, tuple(
+        GroupRow(
+            group_id=group_id,
+            weight=weights[index],
+            others_cos_micro=_others_cos(whole, weights, index, range(len(deltas))),
+            root_cos_micro=whole.cos_micro(index, len(deltas)),
+            flagged=int(index in flagged),
+        )
+        for index, group_id in enumerate(group_ids)
+    )
+
+
+def standing_apart(whole: Gram, weights: Sequence[int], cos_min_micro: int) -> frozenset[int]:
+    """The groups that stand apart: one by one, the least like the others, while it is below the threshold.
+
+    Who is apart must not make the others look so: each is taken out before the next is looked at. Two groups
+    are equally far from each other; only a third can say which of them is apart, so the last two stay.
+    """
+    left = [index for index, weight in enumerate(weights) if weight > 0]
+    out: set[int] = set()
+    while len(left) > 2:
+        cosines = [(_others_cos(whole, weights, index, left), index) for index in left]
+        lowest, index = min(cosines)
+        if lowest >= cos_min_micro:
+            break
+        left.remove(index)
+        out.add(index)
+    return frozenset(out)
+
+
+def _others_cos(whole: Gram, weights: Sequence[int], index: int, among: Sequence[int] | range) -> int:
+    others = [0] * whole.size
+    for other in among:
+        if other != index:
+            others[other] = weights[other]
+    return whole.cos_of_sums_micro(whole.unit(index), others)
+
+
+def least_alike(aggregates: Sequence[Update], others: Sequence[Weighted]) -> int:
+    """The index of the aggregate with the lowest cosine to the others' weighted sum, the first of equals."""
+    whole = view_of([*aggregates, *(delta for _, delta in others)])
+    others_sum = [*([0] * len(aggregates)), *(weight for weight, _ in others)]
+    cosines = [whole.cos_of_sums_micro(whole.unit(i), others_sum) for i in range(len(aggregates))]
+    return cosines.index(min(cosines))
+
+
+def deviating_chunks(group_delta: Update, others: Sequence[Weighted], top: int) -> tuple[ChunkId, ...]:
+    """The `top` chunks in which the group falls farthest short of the others, the farthest first.
+
+    others: (weight, delta) of the groups it is compared with. In chunk c the group g, scaled to the length of
+    the others' sum o, falls short by <o, o>_c - |o| / |g| <g, o>_c.
+    """
+    layout = group_delta.layout
+    ids = chunk_ids(layout)
+    deltas = [group_delta, *(delta for _, delta in others)]
+    unit = common_exponent([delta.exponents for delta in deltas])
+    factors = [weight for weight, _ in others]
+
+    def sums(i: int, j: int) -> list[int]:
+        found = chunk_dots(deltas[i].values, deltas[j].values, layout).tolist()
+        shifts = [a + b - 2 * unit for a, b in zip(deltas[i].exponents, deltas[j].exponents, strict=True)]
+        return [value << shifts[tensor] for value, (tensor, _) in zip(found, ids, strict=True)]
+
+    own_sq = sum(sums(0, 0))
+    with_others = [0] * len(ids)
+    others_sq = [0] * len(ids)
+    for i, a in enumerate(factors, start=1):
+        with_others = [old + a * new for old, new in zip(with_others, sums(0, i), strict=True)]
+        for j, b in enumerate(factors, start=1):
+            if j >= i:
+                twice = a * b if i == j else 2 * a * b
+                others_sq = [old + twice * new for old, new in zip(others_sq, sums(i, j), strict=True)]
+    total_sq = sum(others_sq)
+    ratio = isqrt((total_sq << 2 * RATIO_BITS) // own_sq) if own_sq else 0
+    short = [(oo << RATIO_BITS) - ratio * go for oo, go in zip(others_sq, with_others, strict=True)]
+    ranked = sorted(range(len(ids)), key=lambda index: (-short[index], index))
+    return tuple(ids[index] for index in ranked[:top] if short[index] > 0)

@@ -1,0 +1,300 @@
+"""The body of the council's block: groups compared, a global base minted, cases opened and closed.
+
+    counted blocks -> deltas of the groups -> Gram matrix, rows -> mean of who does not stand apart -> base
+
+As with groups, one function derives the body, to propose it and to check it. Whether a root update is close
+enough to a seat's own, and who fetched what, is judged in `rounds`. What the chain says so far is in `state`,
+what measurements and verdicts are worth in `verdicts`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from consensus.chain import FIRST_HEIGHT
+from consensus.committee import Committee
+from consensus.signing import block_id
+from consensus.types import ZERO_MEMBER, Certificate, Digest, Header
+from consensus.votes import BadCertificate, verify_certificate
+from p2pfl.errors import PeerFault
+from p2pfl.params import Base, Update, apply_update, blob_id, fitting_exponents
+from p2pfl.records import (
+    BloomFilter,
+    Case,
+    CaseOutcome,
+    CouncilBody,
+    CountedBlock,
+    GroupBody,
+    GroupRow,
+    SignedMeasurement,
+    VerdictCertificate,
+    body_root,
+    field_proof,
+)
+from p2pfl.rules import filters
+from p2pfl.rules.aggregate import combine, zero_update
+from p2pfl.rules.cases import GroupBlock, Suspicion
+from p2pfl.rules.compare import compare_groups, least_alike
+from p2pfl.rules.gram import Triangle
+from p2pfl.rules.state import CouncilState
+from p2pfl.rules.verdicts import (
+    admissible_cases,
+    check_measurements,
+    check_verdict_certificate,
+    check_verdict_certificates,
+    derive_outcomes,
+)
+
+# A group that was cut off catches up with this many blocks at a time.
+COUNTED_PER_GROUP_MAX = 8
+ROLE_MEASURED = "measured"
+ROLE_CERTIFIED = "certified"
+ROLE_ACCUSED = "accused"
+
+
+@dataclass(frozen=True)
+class CouncilInputs:
+    """What the groups bring to a council block.
+
+    state: of the chain before this block. counted: by group in the genesis' order, then by height. bodies: of
+    the counted blocks, by block id. aggregates: by aggregate id. base_values: the base that `state.base_id`
+    names. root_update: the one that `state.root_update_id` names, trained from that base (None: none).
+    salt: of the council's filters in this epoch. group_salts: of each group's, by group id.
+    """
+
+    state: CouncilState
+    committee: Committee
+    epoch: int
+    height: int
+    counted: tuple[CountedBlock, ...]
+    bodies: Mapping[Digest, GroupBody]
+    aggregates: Mapping[Digest, Update]
+    base_values: Base
+    root_update: Update | None
+    salt: bytes
+    group_salts: Mapping[Digest, bytes]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What follows from the counted blocks alone; the new root update is trained from its base.
+
+    deltas: one for each row. mean: what is added to the last base.
+    """
+
+    gram: tuple[Triangle, ...]
+    rows: tuple[GroupRow, ...]
+    deltas: tuple[Update, ...]
+    mean: Update
+    base: Base
+    base_id: Digest
+    exponents: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CouncilDerived:
+    """The body and the base whose id it holds."""
+
+    body: CouncilBody
+    base: Base
+
+
+def compare(inputs: CouncilInputs) -> Comparison:
+    """Check what is counted, compare the groups, mint the base. Raises PeerFault."""
+    check_counted(inputs)
+    state, rules = inputs.state, inputs.state.network.rules
+    by_group: dict[Digest, list[CountedBlock]] = {}
+    for block in inputs.counted:
+        by_group.setdefault(block.header.group_id, []).append(block)
+    deltas: list[Update] = []
+    weights: list[int] = []
+    for blocks in by_group.values():
+        own = [inputs.aggregates[block.aggregate_id] for block in blocks]
+        deltas.append(combine(own, [1] * len(own), 1) if len(own) > 1 else own[0])
+        weights.append(max(block.weight for block in blocks))
+    triangles, rows = compare_groups(list(by_group), deltas, weights, inputs.root_update, rules)
+    shares = [0 if row.flagged else row.weight for row in rows]
+    if sum(shares):
+        mean = combine(deltas, shares, sum(shares))
+    else:
+        mean = zero_update(inputs.base_values.layout, state.exponents)
+    base = apply_update(inputs.base_values, mean)
+    return Comparison(
+        gram=triangles,
+        rows=rows,
+        deltas=tuple(deltas),
+        mean=mean,
+        base=base,
+        base_id=blob_id(base.to_bytes()),
+        exponents=next_exponents(state.exponents, mean),
+    )
+
+
+def next_exponents(current: Sequence[int], mean: Update) -> tuple[int, ...]:
+    """Those that fit the mean, but at most one step from the current ones: no liar makes them jump."""
+    fitting = fitting_exponents(mean)
+    return tuple(min(now + 1, max(now - 1, fit)) for now, fit in zip(current, fitting, strict=True))
+
+
+def suspicions(inputs: CouncilInputs, comparison: Comparison) -> tuple[Suspicion, ...]:
+    """For each group that stands apart, the counted block of it that is least like the others.
+
+    `cases.derive_case` makes the case of it, once the updates that it wants are at hand.
+    """
+    found: list[Suspicion] = []
+    rows, genesis = comparison.rows, inputs.state.network
+    for row in rows:
+        if not row.flagged:
+            continue
+        others = tuple(
+            (other.weight, delta)
+            for other, delta in zip(rows, comparison.deltas, strict=True)
+            if other.weight > 0 and not other.flagged
+        )
+        blocks = [block for block in inputs.counted if block.header.group_id == row.group_id]
+        aggregates = [inputs.aggregates[block.aggregate_id] for block in blocks]
+        index = least_alike(aggregates, others)
+        header = blocks[index].header
+        name = genesis.group_names[row.group_id]
+        found.append(
+            Suspicion(
+                block=GroupBlock(header, inputs.bodies[block_id(header)]),
+                committee=genesis.committee(name, header.epoch),
+                salt=inputs.group_salts[row.group_id],
+                aggregate=aggregates[index],
+                others=others,
+                deadline_height=inputs.height + genesis.rules.case_blocks,
+            )
+        )
+    return tuple(found)
+
+
+def derive_council(
+    inputs: CouncilInputs,
+    comparison: Comparison,
+    *,
+    root_update_id: Digest,
+    cases: Sequence[Case] = (),
+    measurements: Sequence[SignedMeasurement] = (),
+    certificates: Sequence[VerdictCertificate] = (),
+) -> CouncilDerived:
+    """The one body that follows. Raises PeerFault when a part cannot stand in it.
+
+    comparison: what `compare(inputs)` gave. cases: as `cases.derive_case` and `hard_rule_cases` gave them.
+    """
+    state = inputs.state
+    taken = admissible_cases(state, cases, inputs.height)
+    measured = check_measurements(measurements, state, inputs.height)
+    outcomes = derive_outcomes(state, measured, inputs.height, inputs.committee.quorum)
+    certified = check_verdict_certificates(certificates, state)
+    body = CouncilBody(
+        counted=inputs.counted,
+        gram=comparison.gram,
+        rows=comparison.rows,
+        cases=taken,
+        measurements=measured,
+        outcomes=outcomes,
+        certificates=certified,
+        exponents=comparison.exponents,
+        base_id=comparison.base_id,
+        root_update_id=root_update_id,
+        filters=_filters(inputs, taken, measured, outcomes, certified),
+    )
+    return CouncilDerived(body, comparison.base)
+
+
+def check_council_body(
+    body: CouncilBody, inputs: CouncilInputs, comparison: Comparison, cases: Sequence[Case]
+) -> CouncilDerived:
+    """Derive the body again; PeerFault "wrong_<field>" names the first field that differs.
+
+    inputs: with the proposal's `counted`. cases: derived by this seat itself, where it holds what they need.
+    """
+    derived = derive_council(
+        inputs,
+        comparison,
+        root_update_id=body.root_update_id,
+        cases=cases,
+        measurements=body.measurements,
+        certificates=body.certificates,
+    )
+    for field in dataclasses.fields(CouncilBody):
+        if getattr(body, field.name) != getattr(derived.body, field.name):
+            raise PeerFault(f"wrong_{field.name}", f"of the council's body of height {inputs.height}")
+    return derived
+
+
+# ---------------------------------------------------------------------------
+# Counted blocks.
+
+
+def count_block(header: Header, certificate: Certificate, body: GroupBody) -> CountedBlock:
+    """How a group's decided block enters a council block."""
+    return CountedBlock(
+        header=header,
+        certificate=certificate,
+        aggregate_id=body.aggregate_id,
+        weight=sum(body.weights),
+        exponents=body.exponents,
+        app_proof=field_proof(body, "aggregate_id")[3],
+    )
+
+
+def check_counted(inputs: CouncilInputs) -> None:
+    """Raises PeerFault unless each counted block is decided, comes next in its group, and is told truly.
+
+    The order is by group as in the genesis, then by height.
+    """
+    state, genesis = inputs.state, inputs.state.network
+    place = {genesis.group_id(entry.name): index for index, entry in enumerate(genesis.groups)}
+    seats = [(place.get(b.header.group_id, -1), b.header.height) for b in inputs.counted]
+    if any(seat[0] < 0 for seat in seats) or seats != sorted(seats):
+        raise PeerFault("bad_counted", "an unknown group, or not in order")
+    last = dict(state.counted)
+    for group_id in last:
+        if sum(b.header.group_id == group_id for b in inputs.counted) > COUNTED_PER_GROUP_MAX:
+            raise PeerFault("bad_counted", f"more than {COUNTED_PER_GROUP_MAX} blocks of one group")
+    for block in inputs.counted:
+        header = block.header
+        height, parent_id = last[header.group_id]
+        if header.height != height + 1 or (height >= FIRST_HEIGHT and header.parent_id != parent_id):
+            raise PeerFault("bad_counted", f"block {header.height} does not follow the counted {height}")
+        name = genesis.group_names[header.group_id]
+        try:
+            verify_certificate(
+                genesis.domain(name), genesis.committee(name, header.epoch), header, block.certificate
+            )
+        except BadCertificate as error:
+            raise PeerFault("bad_counted", str(error)) from error
+        body = inputs.bodies[block_id(header)]
+        if header.app_root != body_root(body) or block != count_block(header, block.certificate, body):
+            raise PeerFault("bad_counted", f"block {header.height} of {name} says something else")
+        last[header.group_id] = (header.height, block_id(header))
+
+
+def _filters(
+    inputs: CouncilInputs,
+    cases: Sequence[Case],
+    measurements: Sequence[SignedMeasurement],
+    outcomes: Sequence[CaseOutcome],
+    certificates: Sequence[VerdictCertificate],
+) -> tuple[BloomFilter, ...]:
+    """Actors: seats that measured or certified, and the accused. Accused: every case this block speaks of."""
+    state, salt = inputs.state, inputs.salt
+    actors: list[bytes] = []
+    pairs = [(case.accused, case.case_id) for case in cases if case.accused != ZERO_MEMBER]
+    pairs += [(state.cases[outcome.case_id].case.accused, outcome.case_id) for outcome in outcomes]
+    pairs += [(each.verdict.accused, each.verdict.case_id) for each in certificates]
+    roles = [(member, ROLE_ACCUSED) for member, _ in pairs]
+    roles += [(state.measured(signed).seat, ROLE_MEASURED) for signed in measurements]
+    for each in certificates:
+        roles += [(seat, ROLE_CERTIFIED) for seat in check_verdict_certificate(each, state)]
+    for member, role in roles:
+        actors += [filters.actor_key(member), filters.actor_key(member, role)]
+    rate = state.network.rules.filter_rate_ppb
+    return (
+        filters.build(filters.ACTORS, actors, salt, rate),
+        filters.build(filters.ACCUSED, [filters.case_key(*pair) for pair in pairs], salt, rate),
+    )

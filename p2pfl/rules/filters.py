@@ -1,0 +1,196 @@
+"""The five Bloom filters of a block: where has this been seen, and where certainly not.
+
+A filter is a pure function of its keys: every replica recomputes it and refuses one wrong bit, so that an
+auditor can rely on absence. Knows how keys become bits; `validate` and `council` say which keys a block has.
+
+    actors     (member), (member, role)                 who took part, and as what
+    chunks     (tensor, leaf, leaf hash)                 has this piece of an update been seen before
+    bands      (band, 32 SimHash bits)                   near-copies
+    warnings   (member, tensor, chunk, reason), (tensor, chunk, reason)
+    accused    (member, case id)                         accusations and sanctions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from hashlib import sha256
+
+import mmh3
+import numpy as np
+from numpy.typing import NDArray
+
+from consensus.types import Digest, MemberId
+from p2pfl.params import LEAF_BYTES, Int16, Layout, Update, data_offset, leaf_hashes
+from p2pfl.records import BloomFilter
+from p2pfl.rules.gram import exact_int64
+
+ACTORS, CHUNKS, BANDS, WARNINGS, ACCUSED = NAMES = ("actors", "chunks", "bands", "warnings", "accused")
+
+# A handful of keys in a handful of bits collide more often than the formula for large filters says.
+BITS_MIN = 512
+# Bits a key and hash, 1 / ln 2: then a filter of k hashes is wrong for one absent key in 2^k.
+LOG2_E_PPB = 1_442_695_041
+HASHES_MAX = 32
+# A leaf with fewer numbers than this says little: most of a sparse update's leaves look alike.
+LEAF_NONZEROS_MIN = 64
+LEAF_COORDINATES = LEAF_BYTES // 2
+SKETCH_BUCKETS = 256
+BAND_BITS = 32
+# The table of buckets of the largest model is 96 MB; one epoch's salt is in use at a time, two at its end.
+TABLES_MAX = 2
+
+
+def epoch_salt(network_id: Digest, epoch: int, previous_last_block_id: Digest) -> bytes:
+    """The salt of an epoch: its predecessor's last block, so that collisions cannot be prepared.
+
+    In epoch 0 there is none (32 zeros): the network's own id has to do.
+    """
+    return sha256(
+        b"MPS filter salt" + network_id + epoch.to_bytes(8, "big") + previous_last_block_id
+    ).digest()
+
+
+def build(name: str, keys: Iterable[bytes], salt: bytes, rate_ppb: int) -> BloomFilter:
+    """The filter over these keys, each counted once. rate_ppb: false positives per 10^9 absent keys asked."""
+    distinct = set(keys)
+    hashes = hashes_for(rate_ppb)
+    bits = max(BITS_MIN, len(distinct) * hashes * LOG2_E_PPB // 10**9 + 1)
+    array = np.zeros(-(-bits // 8) * 8, dtype=np.uint8)
+    if distinct:
+        array[_positions(list(distinct), name, salt, hashes, len(array)).reshape(-1)] = 1
+    return BloomFilter(name, hashes, len(distinct), np.packbits(array, bitorder="little").tobytes())
+
+
+def might_contain(found: BloomFilter, salt: bytes, key: bytes) -> bool:
+    """False: the key is certainly not in it."""
+    return bool(might_contain_each(found, salt, [key])[0])
+
+
+def might_contain_each(found: BloomFilter, salt: bytes, keys: Sequence[bytes]) -> NDArray[np.bool_]:
+    """For each key whether it may be in the filter. Returns bool, shape (keys,)."""
+    if not keys or not found.bits or not 0 < found.hashes <= HASHES_MAX:
+        return np.zeros(len(keys), dtype=np.bool_)
+    size = 8 * len(found.bits)
+    positions = _positions(keys, found.name, salt, found.hashes, size)
+    octets = np.frombuffer(found.bits, dtype=np.uint8)
+    hit = octets[positions >> np.uint64(3)] >> (positions & np.uint64(7)).astype(np.uint8) & 1
+    return np.asarray(hit.all(axis=1), dtype=np.bool_)
+
+
+def hashes_for(rate_ppb: int) -> int:
+    """The fewest hashes k with 2^-k at most the rate, in whole numbers: `log` is not the same everywhere."""
+    if not 0 < rate_ppb < 10**9:
+        raise ValueError("the rate lies between 0 and 1")
+    hashes = next(k for k in range(1, 64) if rate_ppb << k >= 10**9)
+    return min(hashes, HASHES_MAX)
+
+
+def _positions(
+    keys: Sequence[bytes], name: str, salt: bytes, hashes: int, size: int
+) -> NDArray[np.uint64]:
+    """The bits of each key. uint64, shape (keys, hashes).
+
+    Enhanced double hashing (Dillinger and Manolios 2004): h1 + i h2 + (i^3 - i) / 6, all modulo 2^64 and
+    then modulo the size. Plain double hashing is wrong more often in small filters.
+    """
+    prefix = salt + name.encode()
+    raw = b"".join([mmh3.mmh3_x64_128_digest(prefix + key, 0) for key in keys])
+    halves = np.frombuffer(raw, dtype="<u8").reshape(-1, 2).astype(np.uint64)
+    i = np.arange(hashes, dtype=np.uint64)
+    cubic = (i * i * i - i) // np.uint64(6)
+    return (halves[:, :1] + i * halves[:, 1:] + cubic) % np.uint64(size)
+
+
+# ---------------------------------------------------------------------------
+# Keys: a kind, then fields of fixed width; text comes last.
+
+
+def actor_key(member: MemberId, role: str = "") -> bytes:
+    """A member, in any role or in this one."""
+    return b"a" + member + role.encode()
+
+
+def chunk_key(tensor: int, leaf: int, leaf_hash: bytes) -> bytes:
+    """A leaf of an update's data: its tensor, its number (512 coordinates each), its SHA-256 leaf hash."""
+    return b"c" + tensor.to_bytes(2, "big") + leaf.to_bytes(4, "big") + leaf_hash
+
+
+def band_key(band: int, bits: bytes) -> bytes:
+    """One band of a SimHash."""
+    return b"b" + band.to_bytes(1, "big") + bits
+
+
+def warning_key(tensor: int, chunk: int, reason: str, member: MemberId | None = None) -> bytes:
+    """A warning about a chunk, by anybody or by this member."""
+    who = b"v" if member is None else b"w" + member
+    return who + tensor.to_bytes(2, "big") + chunk.to_bytes(4, "big") + reason.encode()
+
+
+def case_key(member: MemberId, case_id: Digest) -> bytes:
+    """An accusation of a member."""
+    return b"x" + member + case_id
+
+
+# ---------------------------------------------------------------------------
+# Chunks and bands of one update.
+
+
+def chunk_keys(update: Update) -> list[bytes]:
+    """The keys of the update's leaves with at least 64 numbers that are not zero."""
+    blob = update.to_bytes()
+    skip = data_offset(blob) // LEAF_BYTES
+    hashes = leaf_hashes(blob)[skip:]
+    tensors = _tensor_of_leaf(update.layout)
+    counts = _nonzeros(update.values)
+    return [
+        chunk_key(tensors[leaf], leaf, found)
+        for leaf, found in enumerate(hashes)
+        if counts[leaf] >= LEAF_NONZEROS_MIN
+    ]
+
+
+def _nonzeros(values: Int16) -> list[int]:
+    starts = np.arange(0, len(values), LEAF_COORDINATES)
+    return np.add.reduceat(values != 0, starts, dtype=np.int64).tolist() if len(values) else []
+
+
+@lru_cache(maxsize=TABLES_MAX)
+def _tensor_of_leaf(layout: Layout) -> list[int]:
+    """The tensor in which each leaf begins."""
+    ends = np.array([part.stop for part in layout.slices()])
+    return np.searchsorted(ends, np.arange(0, layout.size, LEAF_COORDINATES), side="right").tolist()
+
+
+def band_keys(update: Update, salt: bytes) -> list[bytes]:
+    """The eight bands of the update's SimHash; none for a zero update, which resembles everything."""
+    if not update.values.any():
+        return []
+    bits = simhash(update, salt)
+    width = BAND_BITS // 8
+    return [band_key(band, bits[band * width : (band + 1) * width]) for band in range(len(bits) // width)]
+
+
+def simhash(update: Update, salt: bytes) -> bytes:
+    """The signs of a 256-bucket count sketch (Charikar et al. 2002), as 256 bits, little-endian."""
+    buckets = _buckets(salt, update.layout.size)
+    unit = min(update.exponents)
+    sketch = [0] * SKETCH_BUCKETS
+    for part, exponent in zip(update.layout.slices(), update.exponents, strict=True):
+        values = update.values[part].astype(np.float64)
+        counted = np.bincount(buckets[part], weights=values, minlength=2 * SKETCH_BUCKETS)
+        sums = exact_int64(np.asarray(counted, dtype=np.float64))
+        signed = (sums[:SKETCH_BUCKETS] - sums[SKETCH_BUCKETS:]).tolist()
+        sketch = [old + (new << (exponent - unit)) for old, new in zip(sketch, signed, strict=True)]
+    return np.packbits(np.array([value > 0 for value in sketch]), bitorder="little").tobytes()
+
+
+@lru_cache(maxsize=TABLES_MAX)
+def _buckets(salt: bytes, size: int) -> NDArray[np.uint16]:
+    """Each coordinate's bucket, plus 256 where its sign is negative: nine bits from Philox under the salt.
+
+    Raw words of the generator are the same in every version of numpy; its drawing of integers is not.
+    """
+    key = int.from_bytes(sha256(b"MPS sketch" + salt).digest()[:16], "little")
+    words = np.random.Philox(key=key).random_raw(-(-size // 4)).astype("<u8")
+    return words.view("<u2")[:size] & np.uint16(2 * SKETCH_BUCKETS - 1)

@@ -1,0 +1,194 @@
+"""What the council's chain says so far: an immutable fold over its blocks.
+
+`apply` takes a block that was checked and decided: it knows no update and judges nothing again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from types import MappingProxyType
+
+from consensus import codec
+from consensus.chain import FIRST_HEIGHT, FIRST_PARENT_ID
+from consensus.signing import block_id, recover, signing_digest
+from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, Header, MemberId
+from p2pfl.genesis import COUNCIL, Genesis
+from p2pfl.records import NO_OPENING as NO_OPENING_OFFENCE
+from p2pfl.records import (
+    REPLAY_MISMATCH,
+    Case,
+    CouncilBody,
+    Measurement,
+    SignedMeasurement,
+    Standing,
+    Verdict,
+)
+
+OPEN, GUILTY, CLEARED, NO_OPENING = "open", "guilty", "cleared", "no_opening"
+# Outcomes with which a member is left out: while a case is open, and when it was lost or not answered.
+LEFT_OUT = frozenset({OPEN, GUILTY, NO_OPENING})
+OFFENCE_OF = {GUILTY: REPLAY_MISMATCH, NO_OPENING: NO_OPENING_OFFENCE}
+# Council blocks after "cleared" in which a member is not suspected again: one that is merely unusual must
+# not have to open every round.
+COOLDOWN_BLOCKS = 5
+REPLAYED, UNOPENED = 0, 1  # Measurement.status
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement, who signed it, and its id: SHA-256 of the canonical bytes with the signature."""
+
+    seat: MemberId
+    measurement: Measurement
+    id: Digest
+
+
+@dataclass(frozen=True)
+class CaseState:
+    """A case and what became of it.
+
+    opened_height, outcome_height: of the council's chain (-1: no outcome yet). opened_epoch: its seats finish
+    it. measured: one of each seat and status. certified: offences for which a verdict was certified.
+    """
+
+    case: Case
+    opened_epoch: int
+    opened_height: int
+    outcome: str
+    outcome_height: int = -1
+    measured: tuple[Measured, ...] = ()
+    certified: tuple[int, ...] = ()
+
+    @property
+    def awaits_measurements(self) -> bool:
+        """Whether a seat's measurement can still change it: a missing opening may come late."""
+        return self.case.accused != ZERO_MEMBER and self.outcome in (OPEN, NO_OPENING)
+
+    def due_verdict(self) -> Verdict | None:
+        """What the council is to certify, if anything."""
+        offence = OFFENCE_OF.get(self.outcome)
+        if offence is None or offence in self.certified:
+            return None
+        case = self.case
+        return Verdict(case.group_id, case.epoch, case.height, case.accused, offence, case.case_id)
+
+
+@dataclass(frozen=True)
+class CouncilState:
+    """The council's chain up to one block.
+
+    network: the genesis. height: -1 before the first block. base_id, exponents, root_update_id: in force for
+    the groups that build on this block (root_update_id zero: none). counted: height and id of each group's
+    last counted block. cases: by id, in the order in which they were opened.
+    """
+
+    network: Genesis
+    height: int
+    block_id: Digest
+    base_id: Digest
+    exponents: tuple[int, ...]
+    root_update_id: Digest
+    counted: Mapping[Digest, tuple[int, Digest]]
+    cases: Mapping[Digest, CaseState]
+
+    @classmethod
+    def genesis(cls, genesis: Genesis) -> CouncilState:
+        """Before the first block."""
+        nothing = (FIRST_HEIGHT - 1, FIRST_PARENT_ID)
+        return cls(
+            network=genesis,
+            height=FIRST_HEIGHT - 1,
+            block_id=ZERO_DIGEST,
+            base_id=genesis.initial_base_id,
+            exponents=genesis.initial_exponents,
+            root_update_id=ZERO_DIGEST,
+            counted=MappingProxyType({genesis.group_id(entry.name): nothing for entry in genesis.groups}),
+            cases=MappingProxyType({}),
+        )
+
+    def apply(self, header: Header, body: CouncilBody) -> CouncilState:
+        """The state after the next block. Raises ValueError when it is not the council's next one."""
+        if header.group_id != self.network.group_id(COUNCIL) or header.height != self.height + 1:
+            raise ValueError(f"block {header.height} does not follow the council's block {self.height}")
+        counted = dict(self.counted)
+        for block in body.counted:
+            counted[block.header.group_id] = (block.header.height, block_id(block.header))
+        cases = self.with_measurements(body.measurements)
+        for outcome in body.outcomes:
+            entry = cases[outcome.case_id]
+            cases[outcome.case_id] = replace(entry, outcome=outcome.outcome, outcome_height=header.height)
+        for certificate in body.certificates:
+            verdict = certificate.verdict
+            entry = cases[verdict.case_id]
+            cases[verdict.case_id] = replace(entry, certified=(*entry.certified, verdict.offence))
+        for case in body.cases:
+            # A case without an accused asks nobody anything: it is a record, and closed at once.
+            outcome = OPEN if case.accused != ZERO_MEMBER else CLEARED
+            cases[case.case_id] = CaseState(case, header.epoch, header.height, outcome)
+        return replace(
+            self,
+            height=header.height,
+            block_id=block_id(header),
+            base_id=body.base_id,
+            exponents=body.exponents,
+            root_update_id=body.root_update_id,
+            counted=MappingProxyType(counted),
+            cases=MappingProxyType(cases),
+        )
+
+    def with_measurements(self, measurements: Iterable[SignedMeasurement]) -> dict[Digest, CaseState]:
+        """The cases with these measurements added."""
+        cases = dict(self.cases)
+        for signed in measurements:
+            measured = self.measured(signed)
+            entry = cases[signed.measurement.case_id]
+            cases[signed.measurement.case_id] = replace(entry, measured=(*entry.measured, measured))
+        return cases
+
+    def measured(self, signed: SignedMeasurement) -> Measured:
+        """The measurement with its seat. Raises BadSignature when it is nobody's."""
+        digest = signing_digest(self.network.domain(COUNCIL), signed.measurement)
+        seat = recover(digest, signed.signature)
+        return Measured(seat, signed.measurement, Digest(sha256(codec.encode(signed)).digest()))
+
+    def cases_of(self, member: MemberId) -> list[CaseState]:
+        """The cases against this member, in the order in which they were opened."""
+        return [entry for entry in self.cases.values() if entry.case.accused == member]
+
+    def standings(self, group_id: Digest) -> tuple[Standing, ...]:
+        """One for each member of the group that was ever accused, in committee order.
+
+        "guilty" outlives everything; otherwise the member's latest case says it.
+        """
+        name = self.network.group_names[group_id]
+        found: list[Standing] = []
+        for entry in self.network.entry(name).members:
+            cases = self.cases_of(entry.member_id)
+            if cases:
+                said = next((case for case in cases if case.outcome == GUILTY), cases[-1])
+                found.append(Standing(entry.member_id, said.case.case_id, said.outcome))
+        return tuple(found)
+
+    def may_accuse(self, member: MemberId, height: int) -> bool:
+        """Whether a case against this member may be opened at this height of the council's chain.
+
+        One open case at a time, none against who is guilty or has not answered yet, and a pause after
+        "cleared".
+        """
+        for entry in self.cases_of(member):
+            if entry.outcome in LEFT_OUT:
+                return False
+            if height - entry.outcome_height <= COOLDOWN_BLOCKS:
+                return False
+        return True
+
+    def open_cases(self) -> list[CaseState]:
+        """The cases that a measurement can still change."""
+        return [entry for entry in self.cases.values() if entry.awaits_measurements]
+
+    def due_verdicts(self) -> list[Verdict]:
+        """What the seats are to certify next."""
+        verdicts = [entry.due_verdict() for entry in self.cases.values()]
+        return [verdict for verdict in verdicts if verdict is not None]

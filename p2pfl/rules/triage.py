@@ -1,0 +1,229 @@
+"""One member in its group: features from the Gram matrix, hard rules, and warnings about single chunks.
+
+Everything is an exact function of the round's updates. A warning is a lead for backtracking, nothing more.
+Which weight a member gets in the end is decided in `validate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from typing import NamedTuple
+
+import numpy as np
+
+from consensus.types import MemberId
+from p2pfl.genesis import Rules
+from p2pfl.params import Int16, Int64, Layout
+from p2pfl.records import MICRO, TriageRow, WarningRow
+from p2pfl.rules.chunks import chunk_dots, chunk_ids
+from p2pfl.rules.gram import (
+    RATIO_MAX_MICRO,
+    Gram,
+    cosine_micro,
+    lower_median,
+    ratio_micro,
+)
+
+# Two updates are at most this far apart relative to the longer one; also what a member without others gets.
+NEAREST_MAX_MICRO = 2 * MICRO
+# Warnings a member may have for each reason, the weightiest first: enough to recognise an attack on the whole
+# model among the chunks in which a group deviates most, few enough for a block.
+WARNINGS_PER_REASON = 16
+# The others are shortened to the median norm in these units, so that a chunk's sums stay inside int64.
+SHORTENING_ONE = 64
+OPPOSED_COS_MICRO = -100_000
+LOUD_RATIO_MICRO = 3 * MICRO
+SILENT_RATIO_MICRO = MICRO // 10
+
+
+def triage(members: Sequence[MemberId], gram: Gram, f: int, rules: Rules) -> tuple[TriageRow, ...]:
+    """A row for each revealed member.
+
+    gram: the revealed updates in the order of `members`, then the previous aggregate, then the root update.
+    """
+    n = len(members)
+    if gram.size != n + 2:
+        raise ValueError("a row for each member, the previous aggregate and the root update")
+    if not n:
+        return ()
+    median_sq = lower_median(gram.norms_sq[:n])
+    scores = [_krum(gram, i, n, f) for i in range(n)]
+    median_score = lower_median(scores)
+    rows: list[TriageRow] = []
+    for i, member in enumerate(members):
+        norm = ratio_micro(gram.norms_sq[i], median_sq)
+        nearest = min((relative_distance_micro(gram, i, j) for j in range(n) if j != i), default=None)
+        rows.append(
+            TriageRow(
+                member=member,
+                norm_ratio_micro=norm,
+                nearest_micro=NEAREST_MAX_MICRO if nearest is None else nearest,
+                previous_cos_micro=gram.cos_micro(i, n),
+                root_cos_micro=gram.cos_micro(i, n + 1),
+                krum_micro=_share_micro(scores[i], median_score),
+                out_of_bounds=int(_out_of_bounds(norm, rules)),
+                duplicate=int(nearest is not None and nearest < rules.duplicate_max_micro),
+            )
+        )
+    return tuple(rows)
+
+
+def relative_distance_micro(gram: Gram, i: int, j: int) -> int:
+    """|a - b| / max(|a|, |b|) in millionths; 0 when both are zero."""
+    longer_sq = max(gram.norms_sq[i], gram.norms_sq[j])
+    return ratio_micro(gram.distance_sq(i, j), longer_sq) if longer_sq else 0
+
+
+def _out_of_bounds(norm_ratio_micro: int, rules: Rules) -> bool:
+    """Above the bound or below its inverse, compared as products."""
+    bound = rules.norm_ratio_max_micro
+    return norm_ratio_micro > bound or norm_ratio_micro * bound < MICRO * MICRO
+
+
+def _krum(gram: Gram, i: int, n: int, f: int) -> int:
+    """The sum of the n - f - 2 smallest squared distances (Blanchard et al. 2017), at least one of them."""
+    distances = sorted(gram.distance_sq(i, j) for j in range(n) if j != i)
+    return sum(distances[: max(1, n - f - 2)])
+
+
+def _share_micro(part: int, whole: int) -> int:
+    if whole <= 0:
+        return MICRO if part <= 0 else RATIO_MAX_MICRO
+    return min(RATIO_MAX_MICRO, MICRO * part // whole)
+
+
+# ---------------------------------------------------------------------------
+# Warnings about chunks.
+
+
+@dataclass(frozen=True)
+class ChunkView:
+    """One member's chunks beside the others': int64, shape (chunks,), in units of 4^exponent of the tensor.
+
+    own_sq: |q_i|^2. others_dot, others_sq: inner product with, and squared norm of, the sum of the others,
+    each shortened to the median norm, in units of 1/64. median_sq: the lower median of the members' |q_j|^2.
+    """
+
+    own_sq: Int64
+    others_dot: Int64
+    others_sq: Int64
+    median_sq: Int64
+
+
+class Chunk(NamedTuple):
+    """One chunk of a ChunkView."""
+
+    own_sq: int
+    others_dot: int
+    others_sq: int
+    median_sq: int
+
+
+# A rule says how weighty a warning about a chunk is, 0 for none.
+ChunkRule = Callable[[Chunk], int]
+CHUNK_RULES: dict[str, ChunkRule] = {}
+
+
+def chunk_rule(reason: str) -> Callable[[ChunkRule], ChunkRule]:
+    """Add a reason for a warning to the table."""
+
+    def add(rule: ChunkRule) -> ChunkRule:
+        if reason in CHUNK_RULES:
+            raise ValueError(f"there is a reason {reason!r} already")
+        CHUNK_RULES[reason] = rule
+        return rule
+
+    return add
+
+
+@chunk_rule("opposed")
+def opposed(chunk: Chunk) -> int:
+    """It pushes against what the others agree on. Weighs the inner product."""
+    if chunk.others_dot >= 0:
+        return 0
+    cosine = cosine_micro(chunk.others_dot, chunk.own_sq, chunk.others_sq)
+    return -chunk.others_dot if cosine <= OPPOSED_COS_MICRO else 0
+
+
+@chunk_rule("loud")
+def loud(chunk: Chunk) -> int:
+    """It is several times as long as the members' median. Weighs its squared norm."""
+    return chunk.own_sq if _length_ratio(chunk) > LOUD_RATIO_MICRO else 0
+
+
+@chunk_rule("silent")
+def silent(chunk: Chunk) -> int:
+    """It hardly moves where the members' median does. Weighs the median's squared norm."""
+    return chunk.median_sq if _length_ratio(chunk) < SILENT_RATIO_MICRO else 0
+
+
+def _length_ratio(chunk: Chunk) -> int:
+    """Its length relative to the median; 1 where the median is still."""
+    return ratio_micro(chunk.own_sq, chunk.median_sq) if chunk.median_sq > 0 else MICRO
+
+
+REASONS = tuple(CHUNK_RULES)
+
+
+def warnings(
+    members: Sequence[MemberId], rows: Sequence[Int16], layout: Layout, exponents: Sequence[int], gram: Gram
+) -> tuple[WarningRow, ...]:
+    """The warnings of a round: by member in the given order, then by tensor, chunk and reason.
+
+    rows: the revealed updates, int16. Each member has at most WARNINGS_PER_REASON for a reason: the
+    weightiest, the earlier chunk first where two weigh the same.
+    """
+    ids = chunk_ids(layout)
+    found: list[WarningRow] = []
+    for member, chunk_view in zip(members, chunk_views(rows, layout, gram), strict=True):
+        picked = [
+            (*ids[index], reason)
+            for reason, rule in CHUNK_RULES.items()
+            for index in _weightiest(chunk_view, rule, ids, exponents)
+        ]
+        found += [WarningRow(member, *row) for row in sorted(picked)]
+    return tuple(found)
+
+
+def _weightiest(
+    chunk_view: ChunkView, rule: ChunkRule, ids: Sequence[tuple[int, int]], exponents: Sequence[int]
+) -> list[int]:
+    least = min(exponents)
+    columns = (chunk_view.own_sq, chunk_view.others_dot, chunk_view.others_sq, chunk_view.median_sq)
+    weights: list[tuple[int, int]] = []
+    for index, numbers in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        weight = rule(Chunk(*numbers))
+        if weight > 0:
+            weights.append((-(weight << 2 * (exponents[ids[index][0]] - least)), index))
+    return [index for _, index in sorted(weights)[:WARNINGS_PER_REASON]]
+
+
+def chunk_views(rows: Sequence[Int16], layout: Layout, gram: Gram) -> list[ChunkView]:
+    """Each update's chunks beside the sum of the others."""
+    if not rows:
+        return []
+    factors = _shortenings(gram.norms_sq[: len(rows)])
+    total = np.zeros(layout.size, dtype=np.int64)
+    for row, factor in zip(rows, factors, strict=True):
+        total += row.astype(np.int64) * factor
+    total_sq = chunk_dots(total, total, layout)
+    own = [chunk_dots(row, row, layout) for row in rows]
+    median_sq = np.sort(np.stack(own), axis=0)[(len(rows) - 1) // 2]
+    views: list[ChunkView] = []
+    for row, own_sq, factor in zip(rows, own, factors, strict=True):
+        with_total = chunk_dots(row, total, layout)
+        others_dot = with_total - factor * own_sq
+        others_sq = total_sq - 2 * factor * with_total + factor * factor * own_sq
+        views.append(ChunkView(own_sq, others_dot, others_sq, median_sq))
+    return views
+
+
+def _shortenings(norms_sq: Sequence[int]) -> list[int]:
+    """min(1, median / norm) of each row, in units of 1/64, rounded down: nobody drowns out the others."""
+    bound = lower_median(norms_sq)
+    return [
+        SHORTENING_ONE if norm <= bound else isqrt(bound * SHORTENING_ONE * SHORTENING_ONE // norm)
+        for norm in norms_sq
+    ]

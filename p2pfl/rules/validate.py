@@ -1,0 +1,324 @@
+"""The body of a group's block: derived once, to propose it and to check it.
+
+`Ci` derives a body and proposes it; every replica derives it again from what it holds itself, and votes only
+if each field is the same. Knows nothing of clocks, deadlines and who was asked for what: whether this Close
+and this base may be proposed now is judged in `rounds`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from consensus.committee import Committee
+from consensus.justification import asks_for_round
+from consensus.signing import BadSignature, Domain, keccak256, recover, signing_digest, struct_hash
+from consensus.types import ZERO_DIGEST, Digest, MemberId
+from consensus.votes import recoverer
+from p2pfl.errors import PeerFault
+from p2pfl.genesis import Genesis
+from p2pfl.params import Base, Layout, Update, apply_update, blob_id, byte_length
+from p2pfl.records import (
+    BaseRef,
+    BloomFilter,
+    GroupBody,
+    ParamTx,
+    SignedBallot,
+    SignedClose,
+    SignedParamTx,
+    Standing,
+    TriageRow,
+    WarningRow,
+)
+from p2pfl.rules import filters
+from p2pfl.rules.aggregate import aggregate
+from p2pfl.rules.gram import Gram, Triangle, gram, view
+from p2pfl.rules.state import LEFT_OUT
+from p2pfl.rules.triage import triage, warnings
+
+# Roles in the actors filter, besides the member as such.
+ROLE_AGGREGATOR = "aggregator"
+ROLE_UNREVEALED = "unrevealed"
+ROLE_LEFT_OUT = "left_out"
+
+
+@dataclass(frozen=True)
+class GroupInputs:
+    """All that a group's body follows from.
+
+    txs: in committee order, those of the Close. updates: of every revealed member, of this round's exponents.
+    previous_aggregate, root_update: None where there is none (a zero row). standings: of the group's members,
+    as of the council block that the base names. base_values: the base that `base.base_id` names.
+    salt: of this epoch's filters.
+    """
+
+    genesis: Genesis
+    group: str
+    committee: Committee
+    epoch: int
+    height: int
+    txs: tuple[SignedParamTx, ...]
+    close: SignedClose
+    unrevealed: tuple[MemberId, ...]
+    updates: Mapping[MemberId, Update]
+    exponents: tuple[int, ...]
+    previous_aggregate: Update | None
+    root_update: Update | None
+    standings: tuple[Standing, ...]
+    base: BaseRef
+    base_values: Base
+    salt: bytes
+    ballots: tuple[SignedBallot, ...] = ()
+
+    @property
+    def layout(self) -> Layout:
+        """Of the model that the genesis names."""
+        return self.genesis.task.layout
+
+    @property
+    def revealed(self) -> tuple[MemberId, ...]:
+        """Whose updates are shown, in committee order."""
+        return tuple(s.tx.member for s in self.txs if s.tx.member not in self.unrevealed)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """The body, the aggregate whose id it holds, and the own base for the next height."""
+
+    body: GroupBody
+    aggregate: Update
+    next_base: Base
+
+
+def derive_group_body(inputs: GroupInputs) -> Derived:
+    """The one body that follows from these inputs. Raises PeerFault when the inputs cannot be a round's."""
+    check_txs(
+        inputs.genesis,
+        inputs.group,
+        inputs.committee,
+        epoch=inputs.epoch,
+        height=inputs.height,
+        base_id=inputs.base.base_id,
+        exponents=inputs.exponents,
+        txs=inputs.txs,
+        close=inputs.close,
+        unrevealed=inputs.unrevealed,
+    )
+    rules, f = inputs.genesis.rules, inputs.committee.faulty_max
+    updates = _revealed_updates(inputs)
+    triangles, whole = _gram(inputs, updates)
+    rows = triage(inputs.revealed, whole, f, rules)
+    weights = derive_weights(inputs.txs, inputs.unrevealed, rows, inputs.standings, rules.weight_cap)
+    shown = [w for s, w in zip(inputs.txs, weights, strict=True) if s.tx.member not in inputs.unrevealed]
+    vectors = [update.values for update in updates]
+    values = aggregate(rules.aggregator, vectors, shown, whole.first(len(updates)), f)
+    total = Update(inputs.layout, inputs.exponents, values)
+    next_base = apply_update(inputs.base_values, total)
+    warned = warnings(inputs.revealed, vectors, inputs.layout, inputs.exponents, whole.first(len(updates)))
+    body = GroupBody(
+        txs=inputs.txs,
+        close=inputs.close,
+        unrevealed=inputs.unrevealed,
+        ballots=inputs.ballots,
+        rule=rules.aggregator,
+        weights=weights,
+        exponents=inputs.exponents,
+        aggregate_id=blob_id(total.to_bytes()),
+        # The tree for proofs of one wrong coordinate, and the calibration pool, are not in use yet.
+        row_root=ZERO_DIGEST,
+        gram=triangles,
+        triage=rows,
+        warnings=warned,
+        standings=inputs.standings,
+        pool_digest=ZERO_DIGEST,
+        filters=_filters(inputs, updates, weights, warned),
+        base=inputs.base,
+        next_base_id=blob_id(next_base.to_bytes()),
+    )
+    return Derived(body, total, next_base)
+
+
+def check_group_body(body: GroupBody, inputs: GroupInputs) -> Derived:
+    """Derive the body again; PeerFault "wrong_<field>" names the first field that differs."""
+    derived = derive_group_body(inputs)
+    for field in dataclasses.fields(GroupBody):
+        if getattr(body, field.name) != getattr(derived.body, field.name):
+            raise PeerFault(f"wrong_{field.name}", f"of the body of height {inputs.height}")
+    return derived
+
+
+# ---------------------------------------------------------------------------
+# What was committed.
+
+
+def check_txs(
+    genesis: Genesis,
+    group: str,
+    committee: Committee,
+    *,
+    epoch: int,
+    height: int,
+    base_id: Digest,
+    exponents: tuple[int, ...],
+    txs: Sequence[SignedParamTx],
+    close: SignedClose,
+    unrevealed: Sequence[MemberId],
+) -> None:
+    """Raises PeerFault unless these commitments, this Close and these unrevealed names make one round."""
+    domain = genesis.domain(group)
+    length = byte_length("update", genesis.task.layout, exponents)
+    order = {member: index for index, member in enumerate(committee.members)}
+    places: list[int] = []
+    for signed in txs:
+        check_param_tx(
+            signed, domain, committee, epoch=epoch, height=height, base_id=base_id, length=length
+        )
+        places.append(order[signed.tx.member])
+    if any(a >= b for a, b in zip(places, places[1:], strict=False)):
+        raise PeerFault("bad_txs", "not distinct members in the committee's order")
+    if len(txs) < committee.quorum:
+        raise PeerFault("bad_txs", f"{len(txs)} commitments, {committee.quorum} are needed")
+    check_close(close, domain, committee, epoch=epoch, height=height)
+    if close.tx_ids != tuple(struct_hash(signed.tx) for signed in txs):
+        raise PeerFault("bad_close", "it lists other commitments")
+    committed = [signed.tx.member for signed in txs]
+    if list(unrevealed) != [member for member in committed if member in set(unrevealed)]:
+        raise PeerFault("bad_unrevealed", "not distinct committed members in the committee's order")
+    if len(unrevealed) > committee.faulty_max:
+        raise PeerFault("bad_unrevealed", f"{len(unrevealed)} names, the limit is {committee.faulty_max}")
+
+
+def check_param_tx(
+    signed: SignedParamTx,
+    domain: Domain,
+    committee: Committee,
+    *,
+    epoch: int,
+    height: int,
+    base_id: Digest,
+    length: int,
+) -> None:
+    """Raises PeerFault unless this is its member's commitment to an update of this round on this base."""
+    tx = signed.tx
+    if tx.member not in committee:
+        raise PeerFault("bad_tx", "not a member")
+    if (tx.epoch, tx.height) != (epoch, height):
+        raise PeerFault("bad_tx", f"epoch {tx.epoch}, height {tx.height}")
+    if tx.base_id != base_id:
+        raise PeerFault("bad_tx", "trained from another base")
+    if tx.byte_length != length:
+        raise PeerFault("bad_tx", f"{tx.byte_length} bytes, an update has {length}")
+    if tx.samples < 1 or tx.data_leaves < 1:
+        raise PeerFault("bad_tx", "trained on nothing")
+    if signer_of(domain, tx, signed.signature) != tx.member:
+        raise PeerFault("bad_tx", "signed by somebody else")
+
+
+def check_close(
+    signed: SignedClose, domain: Domain, committee: Committee, *, epoch: int, height: int
+) -> None:
+    """Raises PeerFault unless this Close is of this height and of the Ci of its round."""
+    close = signed.close
+    if (close.epoch, close.height) != (epoch, height):
+        raise PeerFault("bad_close", f"epoch {close.epoch}, height {close.height}")
+    if not committee.quorum <= len(signed.tx_ids) <= committee.size:
+        raise PeerFault("bad_close", f"{len(signed.tx_ids)} commitments, {committee.quorum} are needed")
+    if close.list_root != list_root(signed.tx_ids):
+        raise PeerFault("bad_close", "its list is another")
+    if signer_of(domain, close, signed.signature) != committee.proposer(height, close.round):
+        raise PeerFault("bad_close", f"not signed by the Ci of round {close.round}")
+    changes = signed.justification
+    if close.round == 0 and changes:
+        raise PeerFault("bad_close", "round 0 needs no justification")
+    if close.round and not asks_for_round(recoverer(domain), committee, height, close.round, changes):
+        raise PeerFault("bad_close", f"no quorum asked for round {close.round}")
+
+
+def list_root(tx_ids: Sequence[Digest]) -> Digest:
+    """What a Close signs: keccak256 over the commitments' struct hashes in committee order."""
+    return keccak256(b"".join(tx_ids))
+
+
+def signer_of(domain: Domain, struct: object, signature: bytes) -> MemberId | None:
+    """Who signed this struct; None for what is nobody's canonical signature or fits no ABI word."""
+    try:
+        return recover(signing_digest(domain, struct), signature)
+    except (BadSignature, ValueError):
+        return None
+
+
+# ---------------------------------------------------------------------------
+# What follows.
+
+
+def derive_weights(
+    txs: Sequence[SignedParamTx],
+    unrevealed: Sequence[MemberId],
+    rows: Sequence[TriageRow],
+    standings: Sequence[Standing],
+    weight_cap: int,
+) -> tuple[int, ...]:
+    """One weight a commitment: checked, not believed, and 0 for who is left out of this round."""
+    out = set(unrevealed)
+    out |= {row.member for row in rows if row.out_of_bounds or row.duplicate}
+    out |= {standing.member for standing in standings if standing.outcome in LEFT_OUT}
+    return tuple(0 if signed.tx.member in out else checked_weight(signed.tx, weight_cap) for signed in txs)
+
+
+def checked_weight(tx: ParamTx, weight_cap: int) -> int:
+    """The samples that a member claims count as far as its data root and the genesis allow."""
+    return min(tx.samples, tx.data_leaves, weight_cap)
+
+
+def _revealed_updates(inputs: GroupInputs) -> list[Update]:
+    if set(inputs.updates) < set(inputs.revealed):
+        raise ValueError("the update of a revealed member is missing")
+    updates = [inputs.updates[member] for member in inputs.revealed]
+    if any(u.layout != inputs.layout or u.exponents != inputs.exponents for u in updates):
+        raise ValueError("an update has another layout or other exponents than the round")
+    return updates
+
+
+def _gram(inputs: GroupInputs, updates: Sequence[Update]) -> tuple[tuple[Triangle, ...], Gram]:
+    """Over the revealed updates, the previous aggregate and the root update (zero where there is none)."""
+    nothing = np.zeros(inputs.layout.size, dtype=np.int16)
+    vectors = [update.values for update in updates]
+    exponents = [update.exponents for update in updates]
+    for extra in (inputs.previous_aggregate, inputs.root_update):
+        vectors.append(nothing if extra is None else extra.values)
+        exponents.append(inputs.exponents if extra is None else extra.exponents)
+    triangles = gram(vectors, inputs.layout)
+    return triangles, view(triangles, exponents)
+
+
+def _filters(
+    inputs: GroupInputs,
+    updates: Sequence[Update],
+    weights: Sequence[int],
+    warned: Sequence[WarningRow],
+) -> tuple[BloomFilter, ...]:
+    keys: dict[str, list[bytes]] = {name: [] for name in filters.NAMES}
+    ci = inputs.committee.proposer(inputs.height, inputs.close.close.round)
+    keys[filters.ACTORS] = [filters.actor_key(ci, ROLE_AGGREGATOR)]
+    for signed, weight in zip(inputs.txs, weights, strict=True):
+        member = signed.tx.member
+        keys[filters.ACTORS].append(filters.actor_key(member))
+        if member in inputs.unrevealed:
+            keys[filters.ACTORS].append(filters.actor_key(member, ROLE_UNREVEALED))
+        elif weight == 0:
+            keys[filters.ACTORS].append(filters.actor_key(member, ROLE_LEFT_OUT))
+    for update in updates:
+        keys[filters.CHUNKS] += filters.chunk_keys(update)
+        keys[filters.BANDS] += filters.band_keys(update, inputs.salt)
+    for row in warned:
+        keys[filters.WARNINGS].append(filters.warning_key(row.tensor, row.chunk, row.reason))
+        keys[filters.WARNINGS].append(
+            filters.warning_key(row.tensor, row.chunk, row.reason, member=row.member)
+        )
+    for standing in inputs.standings:
+        keys[filters.ACCUSED].append(filters.case_key(standing.member, standing.case_id))
+    rate = inputs.genesis.rules.filter_rate_ppb
+    return tuple(filters.build(name, keys[name], inputs.salt, rate) for name in filters.NAMES)
