@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return failures.watch(lambda: _run(words), json_wanted="--json" in words)
 
 
-def _run(words: list[str]) -> int:
+def parser_for(words: Sequence[str]) -> Parser:
+    """The parser that understands these words: with the chosen door open, the others as names in a list."""
     chosen = next((word for word in words if not word.startswith("-")), None)
     parser = Parser(
         prog="p2pfl",
@@ -66,13 +67,17 @@ def _run(words: list[str]) -> int:
         epilog="Exit codes: 0 done, 1 a claim does not hold or an audit found something, 2 usage, "
         "3 something you can mend, 70 a bug of ours, 130 interrupted.",
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for door in DOORS:
-        # Only the chosen door is opened; the others lend their names to the list.
         if door.name == chosen:
             importlib.import_module(door.module).add_parser(commands)
         else:
             commands.add_parser(door.name, help=door.help)
+    return parser
+
+
+def _run(words: list[str]) -> int:
+    parser = parser_for(words)
     arguments = parser.parse_args(words)
     run = getattr(arguments, "run", None)
     if run is None:
