@@ -38,8 +38,8 @@ _HEIGHTS_KEPT = 2
 _RECORD_BYTES_MAX = 4096
 
 _DAMAGED = (
-    "restore the guard from a copy made after the last signature; without one, start with --guard-lost "
-    "EPOCH, and the node signs nothing before that epoch"
+    "restore the guard from a copy made after the last signature; without one this key must sign nothing "
+    "more in this epoch"
 )
 
 
@@ -139,7 +139,7 @@ class Guard:
             raise UserError(
                 f"the guard {path} is missing",
                 because="without it this key could sign against its own earlier votes, and lose its stake",
-                fix="restore it; or start with --new-key if the key never signed, or with --guard-lost EPOCH",
+                fix="restore it from a copy; only if the key never signed anything: --set node.new_keys=true",
             )
 
     def _open(self, path: Path) -> Journal:
@@ -290,9 +290,7 @@ class Guard:
                 self._journal = self._journal.replace(
                     codec.encode(self._identity), [codec.encode(record) for record in kept]
                 )
-            except (
-                UserError
-            ) as error:  # The old journal is whole and open: carry on.
+            except UserError as error:  # The old journal is whole and open: carry on.
                 log.warning("the guard could not be compacted", error=str(error))
 
 

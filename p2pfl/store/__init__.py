@@ -8,6 +8,7 @@
     DIR/wal/<group>.wal         inputs of the core for the open height
     DIR/chain/<group>.mps       decided blocks: of the own group, of the council, of whatever is followed
     DIR/blobs/ab/abcdef...      parameters by id
+    DIR/own/                    own commitments and training states (p2pfl.rounds.own)
     DIR/records/<name>.jsonl    notes: transactions, accuracies, faults, evidence
     DIR/index.sqlite            a view for questions; delete it, and it is built again
 

@@ -40,6 +40,14 @@ class StoredBlob:
         """Bytes."""
         return len(self.data)
 
+    def leaf_hashes(self) -> tuple[bytes, ...]:
+        """RFC 9162 hashes of the leaves: known since the blob was checked."""
+        return self.leaves
+
+    def read(self, offset: int, size: int) -> bytes:
+        """A piece of it."""
+        return self.data[offset : offset + size]
+
     @cached_property
     def size_bytes(self) -> int:
         """What it costs to keep, leaf hashes included."""

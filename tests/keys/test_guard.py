@@ -231,7 +231,7 @@ def test_what_may_be_said_twice_needs_no_guard(guard: Guard, path: Path) -> None
 def test_a_key_without_its_guard_does_not_start(path: Path) -> None:
     with pytest.raises(UserError, match="missing") as caught:
         Guard(path, KEY)
-    assert "--new-key" in caught.value.fix
+    assert "node.new_keys" in caught.value.fix
     Guard(path, KEY, new_key=True).close()
     Guard(path, KEY).close()
 
@@ -283,7 +283,7 @@ def test_a_damaged_byte_anywhere_stops_the_guard_with_its_offset(guard: Guard, p
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
         with pytest.raises(UserError, match=r"damaged at byte \d+|another key") as caught:
             Guard(path, KEY)
-        assert "--guard-lost" in caught.value.fix
+        assert "restore the guard" in caught.value.fix
     path.write_bytes(whole)
     Guard(path, KEY).close()
 
