@@ -1,0 +1,424 @@
+"""One node: its parts opened in the data's order, one nursery, closed in the end.
+
+`assemble` opens the parts (keys, store, network, trainer, chain); `run` lets them work until it is
+cancelled. A testnet's attack replaces a part in between, from outside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trio
+
+from consensus.replica import Replica
+from consensus.types import DecidedBlock, DecidedMessage, Fault, MemberId
+from p2pfl import genesis as genesis_file
+from p2pfl.errors import PeerFault, UserError
+from p2pfl.genesis import COUNCIL, Genesis
+from p2pfl.keys import Guard, SigningKey, load_peer_key, load_signing_key
+from p2pfl.learn.models import initial_parameters
+from p2pfl.net.interface import NetworkLike, PeerAddress
+from p2pfl.params import Base, blob_id
+from p2pfl.rounds.context import Context, Observe
+from p2pfl.rounds.council import CouncilApp
+from p2pfl.rounds.council_view import CouncilView
+from p2pfl.rounds.court import Court
+from p2pfl.rounds.defence import Defence
+from p2pfl.rounds.desk import Desk, holders_of
+from p2pfl.rounds.driver import Application, Driver
+from p2pfl.rounds.follow import Chain, Follower
+from p2pfl.rounds.group import GroupApp
+from p2pfl.rounds.pace import Pace, council_parts, group_parts
+from p2pfl.rounds.prosecutor import Prosecutor
+from p2pfl.rounds.pulse import Pulse
+from p2pfl.rounds.shelf import Shelf
+from p2pfl.rounds.trainer import Trainer
+from p2pfl.store import Folder, Store
+from p2pfl.telemetry import counters, logger
+
+log = logger("node")
+
+# How often a watcher is told of bytes sent and of the event loop's lag.
+REPORT_S = 2.0
+LAG_PROBE_S = 0.01
+# What a follower waits for consensus to decide a block that it handed over.
+HANDED_OVER_S = 5.0
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """What an operator decides about one node.
+
+    dir: the node's folder (see p2pfl.store). name: the member's or seat's in the genesis. listen: multiaddr,
+    default the genesis entry's. explorer: host and port (0: any free), None for no pages. rpc: the chain's
+    JSON-RPC. account_key: funded EVM account that submits evidence. new_keys: the signing key is new, so a
+    guard may be made.
+    """
+
+    dir: Path
+    genesis: Path
+    name: str
+    listen: str | None = None
+    explorer: tuple[str, int] | None = None
+    rpc: str | None = None
+    account_key: bytes | None = None
+    data_dir: Path | None = None
+    new_keys: bool = False
+
+
+@dataclass
+class Parts:
+    """What a node is made of. `attach` gives the network its handlers when the node runs."""
+
+    settings: NodeSettings
+    genesis: Genesis
+    me: MemberId
+    name: str
+    group: str
+    key: SigningKey
+    store: Store
+    guard: Guard
+    network: Any
+    trainer: Trainer
+    chain: Any | None
+    observe: Observe
+
+
+def assemble(
+    settings: NodeSettings,
+    observe: Observe = lambda kind, fields: None,
+    *,
+    network: Callable[[Genesis, MemberId, bytes], NetworkLike] | None = None,
+) -> Parts:
+    """Open a node's parts. Raises UserError for what the operator must mend.
+
+    network: makes another network than libp2p's, for tests and experiments.
+    """
+    genesis = genesis_file.load(settings.genesis)
+    folder = Folder(settings.dir)
+    key = load_signing_key(folder.signing_key)
+    group = _seat_of(genesis, key.member_id, settings.name)
+    store = Store(settings.dir, genesis)
+    guard = Guard(folder.guard, key, new_key=settings.new_keys)
+    x, y = (None, None) if group == COUNCIL else _read_data(settings.dir / "data.npz", genesis)
+    trainer = Trainer(genesis, x, y, data_dir=settings.data_dir)
+    peer_key = load_peer_key(folder.peer_key)
+    made = (network or _libp2p(settings))(genesis, key.member_id, peer_key)
+    chain = _chain_client(settings, genesis) if settings.rpc else None
+    return Parts(
+        settings, genesis, key.member_id, settings.name, group, key, store, guard, made, trainer, chain, observe
+    )
+
+
+async def run(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Let the node work until it is cancelled; close what `assemble` opened."""
+    try:
+        await Node(parts).run(task_status=task_status)
+    finally:
+        parts.trainer.close()
+        parts.guard.close()
+        parts.store.close()
+
+
+class Node:
+    """The rooms of one node, wired."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        genesis = parts.genesis
+        self.council_chain = Chain(genesis, COUNCIL, parts.store.chain(COUNCIL))
+        self.own_chain = (
+            self.council_chain if parts.group == COUNCIL else Chain(genesis, parts.group, parts.store.chain(parts.group))
+        )
+        self.context = Context(
+            genesis=genesis,
+            name=parts.group,
+            me=parts.me,
+            directory=parts.settings.dir,
+            chain=self.own_chain,
+            council=CouncilView(genesis, self.council_chain),
+            shelf=Shelf(parts.store.blobs, parts.network),
+            network=parts.network,
+            guard=parts.guard,
+            trainer=parts.trainer,
+            observe=parts.observe,
+            on_double=self._double_signed,
+        )
+        self.desk = Desk(self.context)
+        self.prosecutor = Prosecutor(self.context, parts.store.notes, parts.chain)
+        self._advanced = Pulse()
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See `run` above."""
+        parts = self.parts
+        await self._keep_initial_base()
+        await parts.trainer.worker.warm()
+        async with trio.open_nursery() as nursery:
+            self.driver, app = self._open_consensus(nursery)
+            self._open_followers(nursery, app)
+            parts.network.on_connect.append(self._connected)
+            parts.network.on_announce.append(self.desk.announced)
+            parts.network.handlers = self.desk
+            await nursery.start(parts.network.run)
+            explorer = await self._open_explorer(nursery)
+            self._tell_started(explorer)
+            nursery.start_soon(self.prosecutor.run)
+            nursery.start_soon(self._watch_lag)
+            nursery.start_soon(self._report_wire)
+            task_status.started()
+            rounds = parts.genesis.rounds
+            if parts.group == COUNCIL or not rounds or self.own_chain.height + 1 < rounds:
+                nursery.start_soon(lambda: self.driver.run(self.own_chain.started(), resume=True))
+
+    # -- wiring ----------------------------------------------------------------
+
+    def _open_consensus(self, nursery: trio.Nursery) -> tuple[Driver, GroupApp | CouncilApp]:
+        parts, context = self.parts, self.context
+        times = parts.genesis.times
+        pace = Pace(
+            council_parts(times) if parts.group == COUNCIL else group_parts(times),
+            times.double_max,
+            context.name,
+            context.committee.quorum,
+            context.name_of,
+            lambda at: self.driver.set_deadline(at),
+            parts.observe,
+        )
+        app: GroupApp | CouncilApp
+        if parts.group == COUNCIL:
+            groups = {
+                parts.genesis.group_id(entry.name): Chain(parts.genesis, entry.name, parts.store.chain(entry.name))
+                for entry in parts.genesis.groups
+            }
+            app = CouncilApp(context, pace, groups, nursery, self.prosecutor.certified)
+            self.desk.court = app.court = Court(context, nursery, groups, app.changed)
+            self.desk.chains.update(groups)
+        else:
+            app = GroupApp(context, pace, nursery)
+            self.desk.group = app
+            self.desk.defence = Defence(context, app.own)
+        replica = Replica(
+            context.committee, parts.me, context.domain, decided_at=self.own_chain.get, context=app.context_digest
+        )
+        driver = Driver(
+            replica=replica,
+            app=_Advancing(app, self._on_decided),
+            domain=context.domain,
+            wal=parts.store.wal(context.name),
+            guard=parts.guard,
+            network=parts.network,
+            me=parts.me,
+            members=context.committee.members,
+            on_fault=self._fault,
+            on_behind=self._behind,
+            on_vote=pace.voted,
+        )
+        self.desk.driver = driver
+        return driver, app
+
+    def _open_followers(self, nursery: trio.Nursery, app: GroupApp | CouncilApp) -> None:
+        context, desk = self.context, self.desk
+        desk.chains[context.group_id] = self.own_chain
+        desk.chains[self.council_chain.group_id] = self.council_chain
+        for group_id, chain in list(desk.chains.items()):
+            if chain is self.own_chain:
+                take = self._hand_over
+            elif chain is self.council_chain:
+                take = self._take_council
+            else:
+                assert isinstance(app, CouncilApp)
+                take = app.take_group_block
+            follower = Follower(
+                chain, self.parts.network, holders_of(context, chain.name), take, self._peer_fault
+            )
+            desk.followers[group_id] = follower
+            nursery.start_soon(follower.run)
+
+    async def _take_council(self, decided: DecidedBlock) -> None:
+        await self.context.council.take(decided)
+
+    async def _hand_over(self, decided: DecidedBlock) -> None:
+        """A block of the own chain that others decided: consensus checks it and decides it too."""
+        height = decided.block.header.height
+        self.driver.deliver(self.parts.me, DecidedMessage(decided))
+        await self._advanced.until(lambda: self.own_chain.height >= height, timeout_s=HANDED_OVER_S)
+
+    def _on_decided(self) -> None:
+        self._advanced.beat()
+        counters.count("blocks_decided")
+
+    async def _keep_initial_base(self) -> None:
+        """The genesis base is drawn from the model's name and the seed: the same bits on every machine."""
+        genesis, shelf = self.parts.genesis, self.context.shelf
+        if not await shelf.has(genesis.initial_base_id):
+            base = await self.context.aside(initial_base, genesis)
+            data = base.to_bytes()
+            if blob_id(data) != genesis.initial_base_id:
+                raise UserError(
+                    "the genesis names another initial base than its model and seed give",
+                    because=f"{genesis.task.model} drawn here has the id 0x{blob_id(data).hex()}",
+                    fix="use the release of p2pfl-mps that made the genesis, or a genesis made by this one",
+                )
+            await shelf.put(genesis.initial_base_id, data)
+        shelf.show(genesis.initial_base_id)
+
+    async def _open_explorer(self, nursery: trio.Nursery) -> str | None:
+        where = self.parts.settings.explorer
+        if where is None:
+            return None
+        from p2pfl.audit.explorer import StoreView, serve_explorer  # Pages cost imports: only where wanted.
+
+        host, port = where
+        view = StoreView(self.parts.store)
+        return await nursery.start(serve_explorer, view, host, port)
+
+    # -- what goes wrong -----------------------------------------------------------
+
+    def _fault(self, fault: Fault) -> None:
+        counters.count("peer_faults", reason=fault.reason)
+        self.parts.observe("fault", {"peer": self._name(fault.peer), "reason": fault.reason})
+        if fault.pair is not None:
+            self.prosecutor.equivocation(fault.peer, fault.pair)
+
+    def _peer_fault(self, peer: MemberId, fault: PeerFault) -> None:
+        log.warning("a peer was at fault", peer=self._name(peer), why=str(fault))
+        self.parts.observe("fault", {"peer": self._name(peer), "reason": fault.reason})
+
+    def _double_signed(self, double: Any) -> None:
+        self._peer_fault(double.signer, PeerFault("double_signed", double.kind))
+        self.prosecutor.double_signed(double)
+
+    def _name(self, peer: MemberId) -> str:
+        try:
+            return self.context.name_of(peer)
+        except KeyError:
+            return "0x" + peer.hex()
+
+    # -- the network ------------------------------------------------------------------
+
+    def _connected(self, peer: MemberId) -> None:
+        if peer in self.context.committee:
+            self.driver.resend_to(peer)
+
+    def _behind(self, peer: MemberId, height: int) -> None:
+        # Who votes on height h has decided h - 1.
+        self.desk.followers[self.context.group_id].tip_seen(peer, height - 1)
+
+    # -- what watchers see -----------------------------------------------------------------
+
+    def _tell_started(self, explorer: str | None) -> None:
+        entry = self.parts.genesis.member(self.parts.me)
+        fields = {"name": entry.name, "group": self.parts.group, "peer_id": entry.peer_id, "explorer": explorer}
+        self.parts.observe("started", fields)
+        log.info("the node is up", **{key: value for key, value in fields.items() if value})
+
+    async def _watch_lag(self) -> None:
+        """How late the event loop wakes, p99 of each period: votes wait at least so long."""
+        late_ms: list[float] = []
+        while True:
+            due = trio.current_time() + LAG_PROBE_S
+            await trio.sleep_until(due)
+            late_ms.append((trio.current_time() - due) * 1000)
+            if len(late_ms) * LAG_PROBE_S >= REPORT_S:
+                late_ms.sort()
+                p99 = late_ms[math.ceil(len(late_ms) * 0.99) - 1]
+                self.parts.observe("lag", {"p99_ms": round(p99, 3), "max_ms": round(late_ms[-1], 3)})
+                late_ms.clear()
+
+    async def _report_wire(self) -> None:
+        while True:
+            await trio.sleep(REPORT_S)
+            self.parts.observe("wire", {"sent": dict(self.parts.network.sent_bytes)})
+
+
+class _Advancing:
+    """The application, with a word to the node after each decision."""
+
+    def __init__(self, app: Application, then: Callable[[], None]) -> None:
+        self._app = app
+        self._then = then
+        self.entered = app.entered
+        self.build = app.build
+        self.validate = app.validate
+        self.started = app.started
+
+    async def decided(self, decided: DecidedBlock) -> bool:
+        goes_on = await self._app.decided(decided)
+        self._then()
+        return goes_on
+
+
+# ---------------------------------------------------------------------------
+
+
+def initial_base(genesis: Genesis) -> Base:
+    """Where learning starts: the model's parameters drawn from the genesis' seed."""
+    task = genesis.task
+    seed = int.from_bytes(genesis.seed[:8], "big")
+    return Base(task.layout, initial_parameters(task.model, task.input_shape, task.classes, seed))
+
+
+def _seat_of(genesis: Genesis, me: MemberId, name: str) -> str:
+    """The group in which this key sits under this name."""
+    try:
+        group, entry = genesis.group_of(me), genesis.member(me)
+    except KeyError:
+        raise UserError(
+            f"the signing key of {name} has no seat in this network",
+            because=f"the genesis names no member 0x{me.hex()}",
+            fix="use the genesis file that was made with this key, or the key that the genesis names",
+        ) from None
+    if entry.name != name:
+        raise UserError(
+            f"the signing key is that of {entry.name}, not of {name}",
+            because="the genesis file says so",
+            fix=f"start it as {entry.name}, or in the folder of {name}",
+        )
+    return group
+
+
+def _read_data(path: Path, genesis: Genesis) -> tuple[Any, Any]:
+    fix = "put the member's samples there: numpy arrays `x` (float32) and `y` (int64) in one .npz file"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            x, y = file["x"], file["y"]
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"the training data {path} cannot be read", because=str(error), fix=fix) from error
+    task = genesis.task
+    right = x.dtype == np.float32 and y.dtype == np.int64 and x.shape == (len(y), *task.input_shape)
+    if not right or not len(y) or y.min() < 0 or y.max() >= task.classes:
+        raise UserError(
+            f"the training data {path} does not fit the task",
+            because=f"x is {x.dtype} {x.shape}, y is {y.dtype} {y.shape}; samples have shape {task.input_shape}",
+            fix=fix,
+        )
+    return x, y
+
+
+def _libp2p(settings: NodeSettings) -> Callable[[Genesis, MemberId, bytes], NetworkLike]:
+    def make(genesis: Genesis, me: MemberId, peer_key: bytes) -> NetworkLike:
+        from p2pfl.net.host import Network  # libp2p costs 80 MB: only where sockets are wanted.
+
+        entries = [entry for group in (*genesis.groups, genesis.council) for entry in group.members]
+        peers = {
+            entry.member_id: PeerAddress(entry.peer_id, entry.address) for entry in entries if entry.member_id != me
+        }
+        listen = settings.listen or genesis.member(me).address
+        return Network(me=me, peer_key=peer_key, listen=listen, peers=peers)
+
+    return make
+
+
+def _chain_client(settings: NodeSettings, genesis: Genesis) -> Any:
+    from p2pfl.evm.staking import connect  # web3 is slow to import: only where a chain is named.
+
+    assert settings.rpc is not None
+    return connect(settings.rpc, genesis.chain, settings.account_key)
+
+
+__all__ = ["Folder", "Node", "NodeSettings", "Parts", "assemble", "initial_base", "run"]

@@ -1,0 +1,71 @@
+"""From a group that stands apart to the one member: fetch what the reasoning wants, and no blob more.
+
+    chunks of the aggregate that deviate -> warnings filter (no blob) -> the candidates' blobs -> leave one out
+
+The reasoning itself is `rules.cases`, so that an auditor repeats it without this room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from consensus.signing import block_id
+from consensus.types import Digest, MemberId
+from p2pfl.errors import PeerFault
+from p2pfl.params import Update, parse_update
+from p2pfl.records import Case, GroupBody
+from p2pfl.rounds.context import Context
+from p2pfl.rounds.follow import Chain
+from p2pfl.rules.cases import GroupBlock, Suspicion, derive_case, hard_rule_cases
+from p2pfl.rules.council import Comparison, CouncilInputs, suspicions
+from p2pfl.telemetry import logger
+
+log = logger("rounds.backtrack")
+
+# Cases whose number of fetched blobs is remembered for watchers.
+REMEMBERED_MAX = 256
+
+
+class Backtrack:
+    """A seat's way from groups to members. `fetched`: blobs fetched for each case."""
+
+    def __init__(self, context: Context, groups: Mapping[Digest, Chain]) -> None:
+        self._context = context
+        self._groups = groups
+        self.fetched: dict[Digest, int] = {}
+
+    async def cases(self, inputs: CouncilInputs, comparison: Comparison) -> tuple[Case, ...]:
+        """The cases that follow from the counted blocks, in a fixed order: groups that stand apart, hard rules."""
+        found: list[Case] = []
+        for suspicion in await self._context.aside(suspicions, inputs, comparison):
+            found.append(await self._case(suspicion))
+        deadline_height = inputs.height + inputs.state.network.rules.case_blocks
+        for counted in inputs.counted:
+            body = inputs.bodies[block_id(counted.header)]
+            found.extend(hard_rule_cases(GroupBlock(counted.header, body), deadline_height))
+        return tuple(found)
+
+    async def _case(self, suspicion: Suspicion) -> Case:
+        context, body = self._context, suspicion.block.body
+        chunks = await context.aside(suspicion.chunks)
+        wanted = await context.aside(suspicion.wanted, chunks)
+        before = context.shelf.fetched
+        updates = {member: await self._update(suspicion, body, member) for member, _ in wanted}
+        case = await context.aside(derive_case, suspicion, updates)
+        new = context.shelf.fetched - before
+        if len(self.fetched) < REMEMBERED_MAX:
+            self.fetched[case.case_id] = max(new, self.fetched.get(case.case_id, 0))
+        return case
+
+    async def _update(self, suspicion: Suspicion, body: GroupBody, member: MemberId) -> Update:
+        context = self._context
+        tx = next(signed.tx for signed in body.txs if signed.tx.member == member)
+        others = [each for each in suspicion.committee.members if each != member]
+        try:
+            data = await context.shelf.need(tx.blob_id, tx.byte_length, [member], [*others, *context.others])
+        except PeerFault as fault:
+            name = context.name_of(member)
+            log.warning("a candidate's update is not to be had", member=name, why=str(fault))
+            raise
+        context.shelf.show(tx.blob_id, context.seats)
+        return parse_update(data, context.genesis.task.layout, body.exponents)

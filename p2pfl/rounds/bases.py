@@ -1,0 +1,92 @@
+"""Which parameters a round starts from, and how this node comes by them.
+
+    base = the council's base, plus the group's own aggregates that the council has not counted yet
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from consensus.types import ZERO_DIGEST, Digest
+from p2pfl.errors import PeerFault
+from p2pfl.params import Base, Update, apply_update, blob_id, byte_length, parse_base, parse_update
+from p2pfl.records import BaseRef, GroupBody, decode_body
+from p2pfl.rounds.context import Context
+from p2pfl.rules.state import CouncilState
+
+# How long a replica waits for a council block that somebody's message names before it gives up on it.
+COUNCIL_BLOCK_WAIT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A base with all that judges updates from it."""
+
+    ref: BaseRef
+    base: Base
+    exponents: tuple[int, ...]
+    root_update: Update | None
+    state: CouncilState
+
+
+class Bases:
+    """Resolves bases for the next height of the own group's chain; keeps the last one."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._last: tuple[Digest, int, Resolved] | None = None
+        self._turn = trio.Lock()
+
+    async def resolve(self, council_block_id: Digest, height: int) -> Resolved:
+        """The base for `height` under this council block. Raises PeerFault when the block or a blob is not to be had."""
+        context = self._context
+        view = context.council
+        await view.pulse.until(lambda: view.at(council_block_id) is not None, timeout_s=COUNCIL_BLOCK_WAIT_S)
+        state = view.at(council_block_id)
+        if state is None:
+            raise PeerFault("unknown_council_block", council_block_id.hex())
+        async with self._turn:
+            if self._last is not None and self._last[:2] == (council_block_id, height):
+                return self._last[2]
+            resolved = await self._resolve(state, height)
+            self._last = (council_block_id, height, resolved)
+            return resolved
+
+    async def _resolve(self, state: CouncilState, height: int) -> Resolved:
+        context = self._context
+        layout = context.genesis.task.layout
+        own_heights = tuple(range(state.counted[context.group_id][0] + 1, height))
+        base = await self._council_base(state)
+        for own in own_heights:
+            base = await context.aside(apply_update, base, await self.aggregate(own))
+        base_id = await context.aside(blob_id, base.to_bytes()) if own_heights else state.base_id
+        root_update = None
+        if state.root_update_id != ZERO_DIGEST:
+            length = byte_length("update", layout, state.exponents)
+            data = await context.shelf.need(state.root_update_id, length, context.seats, context.others)
+            context.shelf.show(state.root_update_id)
+            root_update = parse_update(data, layout, state.exponents)
+        ref = BaseRef(base_id, state.height, state.block_id, own_heights)
+        return Resolved(ref, base, state.exponents, root_update, state)
+
+    async def _council_base(self, state: CouncilState) -> Base:
+        context = self._context
+        layout = context.genesis.task.layout
+        length = byte_length("base", layout)
+        data = await context.shelf.need(state.base_id, length, context.seats, context.others)
+        context.shelf.show(state.base_id)
+        return await context.aside(parse_base, data, layout)
+
+    async def aggregate(self, height: int) -> Update:
+        """The aggregate of the own group's block at this height."""
+        context = self._context
+        decided = context.chain.get(height)
+        assert decided is not None, height
+        body: GroupBody = decode_body(decided.block.body, GroupBody)
+        layout = context.genesis.task.layout
+        length = byte_length("update", layout, body.exponents)
+        data = await context.shelf.need(body.aggregate_id, length, context.others, context.seats)
+        context.shelf.show(body.aggregate_id)
+        return parse_update(data, layout, body.exponents)

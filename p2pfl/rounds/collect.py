@@ -1,0 +1,162 @@
+"""What a member has heard of one height before there is a block: requests, commitments, the close.
+
+Checks each message for itself (right signer, right height, right round) and keeps the first; a second,
+different one of the same signer is an offence (E6) and is handed out as a pair. Sends nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from consensus.committee import Committee
+from consensus.justification import asks_for_round
+from consensus.signing import Domain, keccak256, struct_hash
+from consensus.types import Digest, MemberId, SignedRoundChange
+from consensus.votes import recoverer
+from p2pfl.errors import PeerFault
+from p2pfl.records import ShareRequest, SignedClose, SignedParamTx, SignedShareRequest
+from p2pfl.rules.validate import list_root, signer_of
+
+# A hostile Ci of every round may open and close; nobody else is listened to.
+ROUNDS_MAX = 64
+
+
+@dataclass(frozen=True)
+class DoubleSigned:
+    """Two different signed structs of one slot: evidence for the contract (E6)."""
+
+    signer: MemberId
+    kind: str
+    first: Any
+    first_signature: bytes
+    second: Any
+    second_signature: bytes
+
+
+@dataclass
+class Collected:
+    """One height's request, commitments and close."""
+
+    domain: Domain
+    committee: Committee
+    epoch: int
+    height: int
+    requests: dict[int, SignedShareRequest] = field(default_factory=dict)
+    txs: dict[MemberId, SignedParamTx] = field(default_factory=dict)
+    closes: dict[int, SignedClose] = field(default_factory=dict)
+
+    @property
+    def request(self) -> SignedShareRequest | None:
+        """The earliest request (lowest round)."""
+        return self.requests[min(self.requests)] if self.requests else None
+
+    @property
+    def close(self) -> SignedClose | None:
+        """The earliest close (lowest round) all of whose commitments are here."""
+        for round_ in sorted(self.closes):
+            if self.closed_txs(self.closes[round_]) is not None:
+                return self.closes[round_]
+        return None
+
+    def closed_txs(self, close: SignedClose) -> tuple[SignedParamTx, ...] | None:
+        """The commitments under this close, in its order; None while one is missing."""
+        by_id = {struct_hash(signed.tx): signed for signed in self.txs.values()}
+        found = [by_id.get(tx_id) for tx_id in close.tx_ids]
+        return None if None in found else tuple(signed for signed in found if signed is not None)
+
+    def committed(self, base_id: Digest) -> tuple[SignedParamTx, ...]:
+        """The commitments on this base, in committee order."""
+        mine = {member: signed for member, signed in self.txs.items() if signed.tx.base_id == base_id}
+        return tuple(mine[member] for member in self.committee.members if member in mine)
+
+    # -- taking in. Each returns whether it was new; raises PeerFault; E6 pairs come back in `double`. --
+
+    def add_request(self, signed: SignedShareRequest) -> bool | DoubleSigned:
+        """A ShareRequest of this height by the right Ci of its round."""
+        request = signed.request
+        self._slot(request.epoch, request.height)
+        self._by_proposer(request, request.round, signed.signature)
+        self._justified(request.round, signed.justification)
+        held = self.requests.get(request.round)
+        if held is None:
+            self.requests[request.round] = signed
+            return True
+        if held.request == request:
+            return False
+        signer = self.committee.proposer(self.height, request.round)
+        return DoubleSigned(
+            signer, "ShareRequest", held.request, held.signature, request, signed.signature
+        )
+
+    def add_tx(self, signed: SignedParamTx) -> bool | DoubleSigned:
+        """A ParamTx of this height by a member."""
+        tx = signed.tx
+        self._slot(tx.epoch, tx.height)
+        held = self.txs.get(tx.member)
+        if held is not None and held.tx == tx:
+            return False
+        if tx.member not in self.committee or signer_of(self.domain, tx, signed.signature) != tx.member:
+            raise PeerFault("bad_signature", "a ParamTx that its member did not sign")
+        if held is None:
+            self.txs[tx.member] = signed
+            return True
+        return DoubleSigned(tx.member, "ParamTx", held.tx, held.signature, tx, signed.signature)
+
+    def add_close(self, signed: SignedClose, txs: tuple[SignedParamTx, ...]) -> bool | DoubleSigned:
+        """A Close of this height by the right Ci of its round, with the commitments it names."""
+        close = signed.close
+        self._slot(close.epoch, close.height)
+        held = self.closes.get(close.round)
+        if held is not None and held.close == close:
+            return False
+        self._by_proposer(close, close.round, signed.signature)
+        self._justified(close.round, signed.justification)
+        if held is not None:
+            signer = self.committee.proposer(self.height, close.round)
+            return DoubleSigned(signer, "Close", held.close, held.signature, close, signed.signature)
+        if list_root(signed.tx_ids) != close.list_root:
+            raise PeerFault("bad_close", "the ids are not those under its root")
+        for tx in txs:
+            self.add_tx(tx)
+        self._check_list(signed)
+        self.closes[close.round] = signed
+        return True
+
+    def _check_list(self, signed: SignedClose) -> None:
+        txs = self.closed_txs(signed)
+        if txs is None:
+            raise PeerFault("bad_close", "it names commitments that it does not bring")
+        order = [tx.tx.member for tx in txs]
+        if order != [member for member in self.committee.members if member in set(order)]:
+            raise PeerFault("bad_close", "not in committee order, or a member twice")
+        if len(txs) < self.committee.quorum:
+            raise PeerFault("bad_close", f"{len(txs)} commitments, {self.committee.quorum} are needed")
+        if len({tx.tx.base_id for tx in txs}) != 1:
+            raise PeerFault("bad_close", "commitments on different bases")
+
+    def _slot(self, epoch: int, height: int) -> None:
+        if (epoch, height) != (self.epoch, self.height):
+            raise PeerFault("wrong_height", f"{epoch}/{height}, here is {self.epoch}/{self.height}")
+
+    def _justified(self, round_: int, changes: tuple[SignedRoundChange, ...]) -> None:
+        """A request or close of a round above 0 brings q ROUND-CHANGEs for that round."""
+        if round_ > ROUNDS_MAX:
+            raise PeerFault("bad_round", str(round_))
+        if round_ == 0:
+            return
+        if not asks_for_round(recoverer(self.domain), self.committee, self.height, round_, changes):
+            raise PeerFault("unjustified", f"round {round_} without a quorum of ROUND-CHANGEs")
+
+    def _by_proposer(self, struct: Any, round_: int, signature: bytes) -> None:
+        if signer_of(self.domain, struct, signature) != self.committee.proposer(self.height, round_):
+            raise PeerFault("not_your_turn", f"{type(struct).__name__} of round {round_}")
+
+
+def context_of(request: ShareRequest | None, close: SignedClose | None) -> Digest:
+    """What a ROUND-CHANGE carries: the ids of the request and of the close that its sender holds."""
+    if request is None and close is None:
+        return Digest(bytes(32))
+    held_request = struct_hash(request) if request is not None else bytes(32)
+    held_close = struct_hash(close.close) if close is not None else bytes(32)
+    return keccak256(held_request + held_close)

@@ -1,0 +1,89 @@
+"""What the applications of a node share: who I am, the rooms, and how a step is told to watchers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from consensus.committee import Committee
+from consensus.signing import Domain
+from consensus.types import Digest, MemberId
+from p2pfl.genesis import COUNCIL, Genesis
+from p2pfl.keys import Guard
+from p2pfl.rounds.council_view import CouncilView
+from p2pfl.rounds.follow import Chain
+from p2pfl.rounds.shelf import Shelf
+from p2pfl.rounds.trainer import Trainer
+
+T = TypeVar("T")
+
+Observe = Callable[[str, dict[str, Any]], None]
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970, for header times only."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass
+class Context:
+    """One node's rooms, as the applications see them. `name` is the own group's, or "council"."""
+
+    genesis: Genesis
+    name: str
+    me: MemberId
+    directory: Path
+    chain: Chain
+    council: CouncilView
+    shelf: Shelf
+    network: Any
+    guard: Guard
+    trainer: Trainer
+    observe: Observe
+    on_double: Callable[[Any], None]
+    clock_ms: Callable[[], int] = wall_clock_ms
+    # Heavy numpy work leaves the event loop, two jobs at a time: more would only fight for the processors.
+    heavy: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(2))
+
+    @cached_property
+    def group_id(self) -> Digest:
+        """The own group's id."""
+        return self.genesis.group_id(self.name)
+
+    @cached_property
+    def domain(self) -> Domain:
+        """Where the own signatures count."""
+        return self.genesis.domain(self.name)
+
+    @cached_property
+    def committee(self) -> Committee:
+        """The own group's committee."""
+        return self.genesis.committee(self.name)
+
+    @cached_property
+    def others(self) -> tuple[MemberId, ...]:
+        """The other members of the own group."""
+        return tuple(member for member in self.committee.members if member != self.me)
+
+    @cached_property
+    def seats(self) -> tuple[MemberId, ...]:
+        """The council's seats."""
+        return self.genesis.committee(COUNCIL).members
+
+    def name_of(self, member: MemberId) -> str:
+        """A member's name for people."""
+        return self.genesis.member(member).name
+
+    async def aside(self, work: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Heavy work in a thread."""
+        return await trio.to_thread.run_sync(partial(work, *args, **options), limiter=self.heavy)
+
+    async def sign(self, struct: Any, domain: Domain | None = None) -> bytes:
+        """The guarded signature (durable before it returns). Raises keys.Refused."""
+        return await trio.to_thread.run_sync(self.guard.sign, domain or self.domain, struct)

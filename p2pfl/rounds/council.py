@@ -1,0 +1,442 @@
+"""The council's round: gather the groups' blocks, compare, mint the base, open cases, certify verdicts.
+
+The application of the council's consensus, the same core as a group's. What follows from what is computed
+in `rules.council`; here is what is fetched, from whom, and what is waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import trio
+
+from consensus import codec
+from consensus import types as ct
+from consensus.signing import block_id
+from p2pfl.errors import PeerFault
+from p2pfl.net import wire
+from p2pfl.params import (
+    Base,
+    Update,
+    blob_id,
+    byte_length,
+    delta_of,
+    parse_base,
+    parse_update,
+    quantize,
+)
+from p2pfl.records import Case, CountedBlock, CouncilBody, GroupBody, body_root, decode_body
+from p2pfl.rounds.backtrack import Backtrack
+from p2pfl.rounds.context import Context
+from p2pfl.rounds.court import Court
+from p2pfl.rounds.follow import Chain
+from p2pfl.rounds.pace import Pace
+from p2pfl.rounds.pulse import Pulse
+from p2pfl.rules.council import (
+    COUNTED_PER_GROUP_MAX,
+    Comparison,
+    CouncilDerived,
+    CouncilInputs,
+    check_council_body,
+    compare,
+    count_block,
+    derive_council,
+)
+from p2pfl.rules.filters import epoch_salt
+from p2pfl.rules.state import OPEN, CouncilState
+from p2pfl.telemetry import logger
+
+log = logger("rounds.council")
+
+HEADER_VERSION = 1
+# While a case is open and nothing else happens, the council still mints, so that deadlines pass.
+HEARTBEAT_S = 3.0
+# How long a seat waits for its copy of a group's chain to reach what a proposal counts.
+COPY_WAIT_S = 10.0
+# Distance between a proposed root update and the own one that a seat accepts, relative, in millionths.
+ROOT_TOLERANCE_PPM = 250_000
+
+
+class CouncilApp:
+    """One seat's side of the council. The node sets `court` before the first round."""
+
+    court: Court
+
+    def __init__(
+        self,
+        context: Context,
+        pace: Pace,
+        groups: Mapping[ct.Digest, Chain],
+        nursery: trio.Nursery,
+        certified: Callable[[CouncilBody], None],
+    ) -> None:
+        self.context = context
+        self.pace = pace
+        self.groups = groups
+        self.backtrack = Backtrack(context, groups)
+        self._nursery = nursery
+        self._certified = certified
+        self._pulse = Pulse()
+        self._derived: dict[ct.Digest, CouncilDerived] = {}
+        self._root: tuple[ct.Digest, Update] | None = None
+        self._decided_s = trio.current_time()
+        self._since_s: float | None = None
+        nursery.start_soon(self._beat)
+
+    # -- what consensus asks ----------------------------------------------------
+
+    def context_digest(self) -> ct.Digest:
+        """A council carries nothing across rounds."""
+        return ct.ZERO_DIGEST
+
+    def started(self) -> ct.Started:
+        """Where the next height begins."""
+        return self.context.chain.started()
+
+    def entered(self, effect: ct.EnteredRound) -> None:
+        """A round began; its clock runs only while there is something to decide."""
+        self.pace.enter(effect.height, effect.round)
+        if self._has_work():
+            self.pace.step("gather")
+        else:
+            self.pace.idle()
+
+    async def build(self, effect: ct.Build) -> ct.Block | None:
+        """As proposer: wait for something to decide, gather, compare, derive."""
+        await self._pulse.until(self._has_work)
+        await self._pulse.until(self._is_complete, timeout_s=self._patience_s())
+        try:
+            return await self._block(effect)
+        except PeerFault as fault:
+            log.warning("no council block could be built", height=effect.height, why=str(fault))
+            return None
+
+    async def validate(self, effect: ct.Validate) -> bool:
+        """Recompute everything that the block says."""
+        header = effect.block.header
+        self.pace.step("propose")
+        try:
+            body: CouncilBody = decode_body(effect.block.body, CouncilBody)
+            if body_root(body) != header.app_root:
+                raise PeerFault("bad_body", "its root is not the header's")
+            skew_ms = header.time_ms - self.context.clock_ms()
+            if effect.fresh and abs(skew_ms) > self.context.genesis.times.clock_skew_ms:
+                raise PeerFault("clock", f"its time is {skew_ms} ms from mine")
+            await self._check(header, body)
+        except (PeerFault, codec.DecodeError) as fault:
+            log.warning(
+                "a council proposal was refused", height=header.height, round=effect.round, why=str(fault)
+            )
+            return False
+        return True
+
+    async def decided(self, decided: ct.DecidedBlock) -> bool:
+        """Keep the block, show its blobs, tell the members, begin what it asks for."""
+        context, header = self.context, decided.block.header
+        await context.council.take(decided)
+        body: CouncilBody = decode_body(decided.block.body, CouncilBody)
+        derived = self._derived.pop(block_id(header), None)
+        self._derived.clear()
+        self._decided_s, self._since_s = trio.current_time(), None
+        for shown in (body.base_id, body.root_update_id):
+            context.shelf.show(shown)
+        tip = wire.Tip(context.group_id, header.height, block_id(header))
+        context.network.broadcast(self._listeners(), tip)
+        context.network.announce(tip)
+        self._report(decided, body)
+        self.court.update(context.council.tip)
+        self._certified(body)
+        if derived is not None and header.proposer == context.me and body.counted:
+            self._nursery.start_soon(self._evaluate, header.height, derived.base)
+        return True
+
+    # -- what grows outside -------------------------------------------------------
+
+    def changed(self) -> None:
+        """There is something new for the next block."""
+        if self._since_s is None and self._has_work():
+            self._since_s = trio.current_time()
+            self.pace.step("gather")
+        self._pulse.beat()
+
+    async def take_group_block(self, decided: ct.DecidedBlock) -> None:
+        """The next decided block of a group: checked, kept, its aggregate fetched."""
+        header = decided.block.header
+        body: GroupBody = decode_body(decided.block.body, GroupBody)
+        if body_root(body) != header.app_root:
+            raise PeerFault("bad_body", "its root is not the header's")
+        await self.groups[header.group_id].append(decided)
+        self.changed()
+        self._nursery.start_soon(self._aggregate_quietly, header.group_id, body)
+
+    # -- when there is something to decide ------------------------------------------
+
+    def _has_work(self) -> bool:
+        state = self.context.council.tip
+        if any(self._uncounted(state, group_id) for group_id in self.groups):
+            return True
+        if self.court.measurements(state) or self.court.certificates(state):
+            return True
+        waiting = any(entry.outcome == OPEN for entry in state.cases.values())
+        return waiting and trio.current_time() - self._decided_s >= HEARTBEAT_S
+
+    def _is_complete(self) -> bool:
+        """Whether every group that still runs has brought a block."""
+        state, rounds = self.context.council.tip, self.context.genesis.rounds
+        return all(
+            self._uncounted(state, group_id) or (rounds and state.counted[group_id][0] + 1 >= rounds)
+            for group_id in self.groups
+        )
+
+    def _uncounted(self, state: CouncilState, group_id: ct.Digest) -> range:
+        first = state.counted[group_id][0] + 1
+        return range(first, min(self.groups[group_id].height + 1, first + COUNTED_PER_GROUP_MAX))
+
+    def _patience_s(self) -> float:
+        return self.context.genesis.times.gather_ms / 1000
+
+    async def _beat(self) -> None:
+        while True:
+            await trio.sleep(HEARTBEAT_S / 4)
+            if self._since_s is None:
+                self.changed()
+
+    # -- proposing and checking --------------------------------------------------------
+
+    async def _block(self, effect: ct.Build) -> ct.Block:
+        context, state = self.context, self.context.council.tip
+        counted = tuple(
+            counted
+            for group_id in self.groups
+            for height in self._uncounted(state, group_id)
+            if (counted := self._counted(group_id, height)) is not None
+        )
+        inputs = await self._inputs(state, effect.height, counted)
+        comparison = await context.aside(compare, inputs)
+        root_id = state.root_update_id
+        if comparison.base_id != state.base_id or root_id == ct.ZERO_DIGEST:
+            root = await self._train_root(comparison, effect.height)
+            data = root.to_bytes()
+            root_id = await context.aside(blob_id, data)
+            await context.shelf.put(root_id, data)
+            context.shelf.show(root_id)
+        cases = await self.backtrack.cases(inputs, comparison)
+        derived = await context.aside(
+            derive_council,
+            inputs,
+            comparison,
+            root_update_id=root_id,
+            cases=cases,
+            measurements=self.court.measurements(state),
+            certificates=self.court.certificates(state),
+        )
+        await self._keep(derived)
+        header = ct.Header(
+            version=HEADER_VERSION,
+            network_id=context.genesis.network_id,
+            group_id=context.group_id,
+            epoch=context.committee.epoch,
+            height=effect.height,
+            parent_id=effect.parent_id,
+            proposer=context.me,
+            time_ms=max(context.clock_ms(), effect.parent.time_ms + 1 if effect.parent else 0),
+            app_root=body_root(derived.body),
+            log_root=effect.log_root,
+            next_committee_root=context.committee.root(),
+        )
+        self._derived[block_id(header)] = derived
+        self.pace.step("propose")
+        return ct.Block(header, codec.encode(derived.body))
+
+    async def _check(self, header: ct.Header, body: CouncilBody) -> None:
+        context, state = self.context, self.context.council.tip
+        for counted in body.counted:
+            await self._wait_for_copy(counted)
+        inputs = await self._inputs(state, header.height, body.counted)
+        comparison = await context.aside(compare, inputs)
+        await self._judge_root(body, state, comparison, header.height)
+        cases: tuple[Case, ...] = await self.backtrack.cases(inputs, comparison)
+        derived = await context.aside(check_council_body, body, inputs, comparison, cases)
+        await self._keep(derived)
+        self._derived[block_id(header)] = derived
+
+    async def _wait_for_copy(self, counted: CountedBlock) -> None:
+        chain = self.groups.get(counted.header.group_id)
+        if chain is None:
+            raise PeerFault("bad_counted", "a block of an unknown group")
+        height = counted.header.height
+        arrived = await self._pulse.until(lambda: chain.height >= height, timeout_s=COPY_WAIT_S)
+        held = chain.get(height) if arrived else None
+        if held is None or block_id(held.block.header) != block_id(counted.header):
+            raise PeerFault("bad_counted", f"block {height} of {chain.name} is not to be had")
+
+    async def _judge_root(
+        self, body: CouncilBody, state: CouncilState, comparison: Comparison, height: int
+    ) -> None:
+        """Float training differs between machines: a root update close to the own one is accepted as given."""
+        if comparison.base_id == state.base_id and state.root_update_id != ct.ZERO_DIGEST:
+            if body.root_update_id != state.root_update_id:
+                raise PeerFault("bad_root_update", "another one for the same base")
+            return
+        layout = self.context.genesis.task.layout
+        length = byte_length("update", layout, comparison.exponents)
+        data = await self.context.shelf.need(body.root_update_id, length, self.context.others)
+        proposed = parse_update(data, layout, comparison.exponents)
+        own = await self._train_root(comparison, height)
+        if proposed.values.tobytes() == own.values.tobytes():
+            return
+        distance_ppm = await self.context.aside(_distance_ppm, proposed, own)
+        if distance_ppm > ROOT_TOLERANCE_PPM:
+            raise PeerFault("bad_root_update", f"{distance_ppm} millionths from the own one")
+
+    async def _train_root(self, comparison: Comparison, height: int) -> Update:
+        """The update that training on the public root set gives from the new base. Kept for the height."""
+        if self._root is not None and self._root[0] == comparison.base_id:
+            return self._root[1]
+        context = self.context
+        seed = context.genesis.round_seed(context.group_id, context.committee.epoch, height)
+        trained = await context.trainer.train_root(comparison.base.values, seed)
+        delta = delta_of(comparison.base, trained)
+        update, _ = quantize(delta, context.genesis.task.layout, comparison.exponents)
+        self._root = (comparison.base_id, update)
+        return update
+
+    async def _inputs(
+        self, state: CouncilState, height: int, counted: tuple[CountedBlock, ...]
+    ) -> CouncilInputs:
+        context, genesis = self.context, self.context.genesis
+        layout, epoch = genesis.task.layout, self.context.committee.epoch
+        bodies = {block_id(each.header): self._body(each) for each in counted}
+        aggregates = {
+            each.aggregate_id: await self._aggregate(each.header.group_id, bodies[block_id(each.header)])
+            for each in counted
+        }
+        seats = context.others
+        base = await context.shelf.need(state.base_id, byte_length("base", layout), seats)
+        root_update = None
+        if state.root_update_id != ct.ZERO_DIGEST:
+            length = byte_length("update", layout, state.exponents)
+            data = await context.shelf.need(state.root_update_id, length, seats)
+            root_update = parse_update(data, layout, state.exponents)
+        return CouncilInputs(
+            state=state,
+            committee=context.committee,
+            epoch=epoch,
+            height=height,
+            counted=counted,
+            bodies=bodies,
+            aggregates=aggregates,
+            base_values=await context.aside(parse_base, base, layout),
+            root_update=root_update,
+            salt=epoch_salt(genesis.network_id, epoch, ct.ZERO_DIGEST),
+            group_salts={
+                group_id: epoch_salt(genesis.network_id, epoch, ct.ZERO_DIGEST) for group_id in self.groups
+            },
+        )
+
+    def _counted(self, group_id: ct.Digest, height: int) -> CountedBlock | None:
+        decided = self.groups[group_id].get(height)
+        if decided is None:
+            return None
+        body: GroupBody = decode_body(decided.block.body, GroupBody)
+        return count_block(decided.block.header, decided.certificate, body)
+
+    def _body(self, counted: CountedBlock) -> GroupBody:
+        decided = self.groups[counted.header.group_id].get(counted.header.height)
+        assert decided is not None, "the copy was waited for"
+        return decode_body(decided.block.body, GroupBody)
+
+    async def _aggregate(self, group_id: ct.Digest, body: GroupBody) -> Update:
+        context, layout = self.context, self.context.genesis.task.layout
+        members = context.genesis.committee(self.groups[group_id].name).members
+        length = byte_length("update", layout, body.exponents)
+        data = await context.shelf.need(body.aggregate_id, length, members, context.others)
+        context.shelf.show(body.aggregate_id)
+        return parse_update(data, layout, body.exponents)
+
+    async def _aggregate_quietly(self, group_id: ct.Digest, body: GroupBody) -> None:
+        try:
+            await self._aggregate(group_id, body)
+        except PeerFault as fault:
+            log.warning("a group's aggregate is not to be had", group=self.groups[group_id].name, why=str(fault))
+
+    async def _keep(self, derived: CouncilDerived) -> None:
+        if not await self.context.shelf.has(derived.body.base_id):
+            await self.context.shelf.put(derived.body.base_id, derived.base.to_bytes())
+        self.context.shelf.show(derived.body.base_id)
+
+    # -- around ----------------------------------------------------------------------------
+
+    def _listeners(self) -> list[ct.MemberId]:
+        """Each seat tells a part of the members, so that everybody hears from two seats."""
+        seats, genesis = self.context.committee, self.context.genesis
+        mine = seats.members.index(self.context.me)
+        everybody = [entry.member_id for group in genesis.groups for entry in group.members]
+        near = {mine, (mine + 1) % seats.size}
+        return [member for index, member in enumerate(everybody) if index % seats.size in near]
+
+    async def _evaluate(self, height: int, base: Base) -> None:
+        loss, accuracy = await self.context.trainer.evaluate(base.values)
+        fields = {"group": self.context.name, "height": height, "loss": loss, "accuracy": accuracy}
+        self.context.observe("evaluated", fields)
+
+    def _report(self, decided: ct.DecidedBlock, body: CouncilBody) -> None:
+        context = self.context
+        names = context.genesis.group_names
+        self.pace.decided(
+            decided.block.header,
+            decided.certificate.round,
+            members=[names[row.group_id] for row in body.rows],
+            left_out=[names[row.group_id] for row in body.rows if row.flagged],
+            votes=len(decided.certificate.signatures),
+            distance=[row.others_cos_micro / 1e6 for row in body.rows],
+            counted=[[names[each.header.group_id], each.header.height] for each in body.counted],
+        )
+        for case in body.cases:
+            context.observe("case", self._told(case))
+        for outcome in body.outcomes:
+            case = context.council.tip.cases[outcome.case_id].case
+            fields = {"case_id": "0x" + outcome.case_id.hex(), "outcome": outcome.outcome}
+            context.observe("outcome", {**fields, "accused": context.name_of(case.accused)})
+        for certificate in body.certificates:
+            verdict = certificate.verdict
+            context.observe(
+                "verdict",
+                {
+                    "case_id": "0x" + verdict.case_id.hex(),
+                    "accused": context.name_of(verdict.accused),
+                    "offence": verdict.offence,
+                    "signatures": len(certificate.signatures),
+                    "height": verdict.height,
+                },
+            )
+
+    def _told(self, case: Case) -> dict[str, object]:
+        context = self.context
+        accused = context.name_of(case.accused) if case.accused != ct.ZERO_MEMBER else None
+        return {
+            "case_id": "0x" + case.case_id.hex(),
+            "group": context.genesis.group_names[case.group_id],
+            "height": case.height,
+            "accused": accused,
+            "cause": case.cause,
+            "candidates": [
+                {
+                    "member": context.name_of(each.member),
+                    "score": each.score,
+                    "with": each.with_cos_micro / 1e6,
+                    "without": each.without_cos_micro / 1e6,
+                }
+                for each in case.candidates
+            ],
+            "blobs_fetched": self.backtrack.fetched.get(case.case_id, 0),
+        }
+
+
+def _distance_ppm(proposed: Update, own: Update) -> int:
+    """|proposed - own| / |own|, in millionths."""
+    wide = own.values.astype("float64")
+    length_sq = float((wide * wide).sum())
+    apart = proposed.values.astype("float64") - wide
+    apart_sq = float((apart * apart).sum())
+    return round((apart_sq / length_sq) ** 0.5 * 1_000_000) if length_sq else 10**9

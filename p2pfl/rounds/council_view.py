@@ -1,0 +1,52 @@
+"""The council's chain as this node knows it, folded into the state that its last blocks left."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from consensus.signing import block_id
+from consensus.types import DecidedBlock, Digest
+from p2pfl.genesis import Genesis
+from p2pfl.records import CouncilBody, decode_body
+from p2pfl.rounds.follow import Chain
+from p2pfl.rounds.pulse import Pulse
+from p2pfl.rules.state import CouncilState
+
+# A group names a council block that is at most a few old; each state is some kilobytes.
+STATES_MAX = 64
+
+
+class CouncilView:
+    """Council states by block id, the newest last. `pulse` beats when a block was added."""
+
+    def __init__(self, genesis: Genesis, chain: Chain) -> None:
+        self.chain = chain
+        self.pulse = Pulse()
+        self._states: OrderedDict[Digest, CouncilState] = OrderedDict()
+        self._tip = CouncilState.genesis(genesis)
+        self._states[self._tip.block_id] = self._tip
+        for decided in chain.blocks:
+            self._fold(decided)
+
+    @property
+    def tip(self) -> CouncilState:
+        """The newest state."""
+        return self._tip
+
+    def at(self, council_block_id: Digest) -> CouncilState | None:
+        """The state after this council block, if it is known and not too old."""
+        return self._states.get(council_block_id)
+
+    async def take(self, decided: DecidedBlock) -> None:
+        """The next council block: checked, kept, folded."""
+        await self.chain.append(decided)
+        self._fold(decided)
+        self.pulse.beat()
+
+    def _fold(self, decided: DecidedBlock) -> None:
+        header = decided.block.header
+        body: CouncilBody = decode_body(decided.block.body, CouncilBody)
+        self._tip = self._tip.apply(header, body)
+        self._states[block_id(header)] = self._tip
+        while len(self._states) > STATES_MAX:
+            self._states.popitem(last=False)

@@ -1,0 +1,273 @@
+"""Carries out what the consensus core decides: durable first, then signed, then sent.
+
+One task feeds the core with events one at a time, so that the order of its effects is kept. Knows the
+core, the WAL, the guarded signer and the network; what a block means is the application's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from itertools import groupby
+from typing import Any, Protocol
+
+import trio
+
+from consensus import types as ct
+from consensus.chain import FIRST_HEIGHT
+from consensus.replica import Replica
+from consensus.signing import Domain, block_id
+from consensus.votes import signed_vote, with_signature
+from p2pfl.keys import Guard, Refused
+from p2pfl.net import wire
+from p2pfl.store.wal import Wal
+from p2pfl.telemetry import logger
+
+log = logger("rounds.driver")
+
+# Messages of others that may wait for the core. R8 brings back what was dropped.
+INBOX_MAX = 1024
+# R8: how often the own current messages are sent again while a height is open.
+RESEND_S = 2.0
+
+
+class Application(Protocol):
+    """What consensus asks of the group's or the council's application."""
+
+    def entered(self, effect: ct.EnteredRound) -> None:
+        """A round began."""
+        ...
+
+    async def build(self, effect: ct.Build) -> ct.Block | None:
+        """A fresh block; cancelled when the round ends."""
+        ...
+
+    async def validate(self, effect: ct.Validate) -> bool:
+        """Is this block valid? May fetch what it needs; cancelled when the round ends."""
+        ...
+
+    async def decided(self, decided: ct.DecidedBlock) -> bool:
+        """Keep the block; True when another height follows."""
+        ...
+
+    def started(self) -> ct.Started:
+        """Where the next height begins: after the tip of the chain as it is kept."""
+        ...
+
+
+class Peers(Protocol):
+    """The part of the network that the driver uses."""
+
+    def send(self, to: ct.MemberId, message: Any) -> None: ...
+    def broadcast(self, to: Any, message: Any) -> None: ...
+
+
+class Driver:
+    """One group's consensus on one node."""
+
+    def __init__(
+        self,
+        *,
+        replica: Replica,
+        app: Application,
+        domain: Domain,
+        wal: Wal,
+        guard: Guard,
+        network: Peers,
+        me: ct.MemberId,
+        members: tuple[ct.MemberId, ...],
+        on_fault: Callable[[ct.Fault], None],
+        on_behind: Callable[[ct.MemberId, int], None],
+        on_vote: Callable[[str], None],
+    ) -> None:
+        self.replica = replica
+        self.app = app
+        self.domain = domain
+        self.wal = wal
+        self.guard = guard
+        self.network = network
+        self.me = me
+        self.others = tuple(member for member in members if member != me)
+        self.on_fault = on_fault
+        self.on_behind = on_behind
+        self.on_vote = on_vote
+        self.height = 0
+        self.round = 0
+        self.active = False
+        self.dropped = 0
+        self._own: deque[ct.Event] = deque()
+        self._inbox: deque[ct.Event] = deque()
+        self._wake = trio.Event()
+        self._deadline = float("inf")
+        self._deadline_moved = trio.Event()
+        self._round_work: set[trio.CancelScope] = set()
+        self._nursery: trio.Nursery | None = None
+        self._disk = trio.CapacityLimiter(1)
+
+    # -- from outside -----------------------------------------------------
+
+    def deliver(self, sender: ct.MemberId, message: ct.Message) -> None:
+        """A decoded message of an authenticated peer; dropped when too many wait (R8 repeats it)."""
+        if len(self._inbox) >= INBOX_MAX:
+            self.dropped += 1
+            return
+        self._inbox.append(ct.Received(sender, message))
+        self._wake.set()
+
+    def resend_to(self, peer: ct.MemberId) -> None:
+        """After a reconnect (R8)."""
+        self._inbox.append(ct.Resend(peer))
+        self._wake.set()
+
+    def set_deadline(self, at: float) -> None:
+        """The round ends at this trio time unless it is decided or moved before."""
+        self._deadline = at
+        self._deadline_moved.set()
+
+    async def run(self, started: ct.Started, *, resume: bool) -> None:
+        """Run until cancelled, from the height after `started.parent`."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._timer)
+            nursery.start_soon(self._resend)
+            await self._start(started, resume=resume)
+            while True:
+                await self._carry_out(self.replica.step(await self._next()))
+
+    # -- inside -----------------------------------------------------------
+
+    async def _next(self) -> ct.Event:
+        while True:
+            if self._own:
+                return self._own.popleft()
+            if self._inbox:
+                return self._inbox.popleft()
+            self._wake = trio.Event()
+            await self._wake.wait()
+
+    def _feed(self, event: ct.Event) -> None:
+        self._own.append(event)
+        self._wake.set()
+
+    async def _start(self, started: ct.Started, *, resume: bool) -> None:
+        self.height = FIRST_HEIGHT if started.parent is None else started.parent.height + 1
+        self.round = 0
+        self.active = True
+        restored = await self._in_thread(self.wal.replay, self.height) if resume else []
+        if restored:
+            log.info("height taken up from the log", height=self.height, entries=len(restored))
+            effects = self.replica.restore(started, restored)  # R9
+        else:
+            effects = self.replica.step(started)
+        await self._carry_out(effects)
+
+    async def _carry_out(self, effects: list[ct.Effect]) -> None:
+        """In their order; entries that follow one another reach the disk with one fsync."""
+        for together, some in groupby(effects, lambda effect: isinstance(effect, ct.Persist)):
+            if together:
+                await self._in_thread(self.wal.append_many, [e.event for e in some if isinstance(e, ct.Persist)])
+                continue
+            for effect in some:
+                await self._perform(effect)
+
+    async def _perform(self, effect: ct.Effect) -> None:
+        match effect:
+            case ct.Persist():
+                raise AssertionError("kept above")
+            case ct.Sign(message):
+                await self._sign(message)
+            case ct.Send(to, message):
+                self._send(to, message)
+            case ct.EnteredRound():
+                self._enter(effect)
+            case ct.Build():
+                self._spawn(self._build, effect)
+            case ct.Validate():
+                self._spawn(self._validate, effect)
+            case ct.Decide(decided):
+                await self._decide(decided)
+            case ct.Behind(peer, height):
+                self.on_behind(peer, height)
+            case ct.Fault():
+                self.on_fault(effect)
+
+    async def _sign(self, message: Any) -> None:
+        unsigned = signed_vote(message)
+        assert unsigned is not None
+        try:
+            signature = await self._in_thread(self.guard.sign, self.domain, unsigned.vote)
+        except Refused as refused:
+            log.warning("the guard refused a signature", why=str(refused), height=self.height, round=self.round)
+            return
+        signed = with_signature(message, signature)
+        self._send(None, signed)
+        self._feed(ct.Received(self.me, signed))
+        self.on_vote(type(unsigned.vote).__name__)
+
+    def _send(self, to: ct.MemberId | None, message: ct.Message) -> None:
+        packed = wire.ConsensusMessage(self.domain.group_id, message)
+        if to is None:
+            self.network.broadcast(self.others, packed)
+        elif to != self.me:
+            self.network.send(to, packed)
+
+    def _enter(self, effect: ct.EnteredRound) -> None:
+        self._cancel_round_work()
+        self.round = effect.round
+        self.set_deadline(float("inf"))
+        self.app.entered(effect)
+
+    def _cancel_round_work(self) -> None:
+        for scope in self._round_work:
+            scope.cancel()
+
+    def _spawn(self, work: Callable[[Any], Awaitable[None]], effect: Any) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._bounded, work, effect)
+
+    async def _bounded(self, work: Callable[[Any], Awaitable[None]], effect: Any) -> None:
+        with trio.CancelScope() as scope:
+            self._round_work.add(scope)
+            try:
+                await work(effect)
+            finally:
+                self._round_work.discard(scope)
+
+    async def _build(self, effect: ct.Build) -> None:
+        block = await self.app.build(effect)
+        if block is not None:
+            self._feed(ct.Built(effect.height, effect.round, block))
+
+    async def _validate(self, effect: ct.Validate) -> None:
+        valid = await self.app.validate(effect)
+        self._feed(ct.Validated(effect.height, effect.round, block_id(effect.block.header), valid))
+
+    async def _decide(self, decided: ct.DecidedBlock) -> None:
+        self._cancel_round_work()
+        self.set_deadline(float("inf"))
+        self.active = False
+        goes_on = await self.app.decided(decided)
+        header = decided.block.header
+        await self._in_thread(self.wal.reset, header.height + 1)
+        if goes_on:
+            await self._start(self.app.started(), resume=False)
+
+    async def _timer(self) -> None:
+        while True:
+            self._deadline_moved = trio.Event()
+            with trio.move_on_at(self._deadline):
+                await self._deadline_moved.wait()
+                continue
+            self._deadline = float("inf")
+            if self.active:
+                self._feed(ct.Elapsed(self.height, self.round))
+
+    async def _resend(self) -> None:
+        while True:
+            await trio.sleep(RESEND_S)
+            if self.active:
+                self._feed(ct.Resend())
+
+    async def _in_thread(self, work: Callable[..., Any], *args: Any) -> Any:
+        return await trio.to_thread.run_sync(partial(work, *args), limiter=self._disk)

@@ -1,0 +1,52 @@
+"""What a member must not lose between signing and deciding, and what it needs to open a round later.
+
+    own/<height>.tx       the exact bytes of its SignedParamTx, durable before it is sent
+    own/<height>.states   the training states under its trace root
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from consensus import codec
+from p2pfl.durable import write_whole
+from p2pfl.errors import PeerFault
+from p2pfl.params import BLOB_BYTES_MAX
+from p2pfl.records import SignedParamTx
+
+# Rounds that may still be asked for: a case opens at most a few council blocks after its round.
+KEEP_ROUNDS = 32
+TX_BYTES_MAX = 4096
+
+
+class OwnRounds:
+    """The own commitments and training states of the last rounds."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def save(self, signed: SignedParamTx, states: list[bytes]) -> None:
+        """Keep a round; the commitment is durable when this returns. The states are only written."""
+        height = signed.tx.height
+        # A lost trace costs a re-training on this machine, not a contradiction: no fsync for megabytes.
+        trace = codec.encode(tuple(states), tuple[bytes, ...])
+        write_whole(self._directory / f"{height}.states", trace, durable=False)
+        write_whole(self._directory / f"{height}.tx", codec.encode(signed))
+        for kind in ("tx", "states"):
+            (self._directory / f"{height - KEEP_ROUNDS}.{kind}").unlink(missing_ok=True)
+
+    def commitment(self, height: int) -> SignedParamTx | None:
+        """The own commitment of this height, if one was made."""
+        path = self._directory / f"{height}.tx"
+        if not path.exists():
+            return None
+        return codec.decode(path.read_bytes(), SignedParamTx, size_max=TX_BYTES_MAX)
+
+    def states(self, height: int) -> list[bytes]:
+        """The training states of this height. Raises PeerFault("no_trace") when they are gone."""
+        try:
+            data = (self._directory / f"{height}.states").read_bytes()
+            return list(codec.decode(data, tuple[bytes, ...], size_max=BLOB_BYTES_MAX))
+        except (OSError, codec.DecodeError) as error:
+            raise PeerFault("no_trace", str(error)) from error

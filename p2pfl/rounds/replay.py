@@ -1,0 +1,126 @@
+"""An accused opens its round; a seat trains it again, segment by segment, and measures the distance.
+
+    state 0 (the base) --replay--> ? ~ state 1 --replay--> ? ~ state 2 = base + update, within rounding
+
+Float training differs between machines, so each segment starts from a state that the member committed to.
+Who is asked, and what follows from the numbers, is in `court` and `rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consensus import codec, merkle
+from p2pfl.errors import PeerFault
+from p2pfl.genesis import Genesis
+from p2pfl.learn.datasets import data_leaves, parse_leaves
+from p2pfl.learn.train import State, TrainJob, decode_state, start_state, trace_leaves
+from p2pfl.params import BLOB_BYTES_MAX, Base, Update, delta_of, quantize
+from p2pfl.records import ParamTx
+from p2pfl.rounds.trainer import job_of
+
+PPM = 1_000_000
+# A distance is recorded as a uint64 in millionths; this is further than any honest training goes.
+WORST_PPM_MAX = 10**12
+
+ReplaySegment = Callable[[TrainJob, bytes, int], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What an accused shows to the council's seats only: its samples as leaves, and its states."""
+
+    samples: tuple[bytes, ...]
+    states: tuple[bytes, ...]
+
+
+def make_opening(x: NDArray[np.float32], y: NDArray[np.int64], states: list[bytes]) -> bytes:
+    """The canonical bytes of an opening. Raises ValueError when it is larger than a blob may be."""
+    data = codec.encode(Opening(tuple(data_leaves(x, y)), tuple(states)))
+    if len(data) > BLOB_BYTES_MAX:
+        raise ValueError(f"the opening has {len(data)} bytes, the limit is {BLOB_BYTES_MAX}")
+    return data
+
+
+def read_opening(data: bytes, tx: ParamTx, base: Base, genesis: Genesis) -> tuple[Opening, TrainJob]:
+    """The opening in these bytes, checked against what the member committed to.
+
+    Raises PeerFault when it does not match: such bytes are no opening at all.
+    """
+    try:
+        opening = codec.decode(data, Opening, size_max=BLOB_BYTES_MAX)
+    except codec.DecodeError as error:
+        raise PeerFault("bad_opening", str(error)) from error
+    if len(opening.samples) != tx.data_leaves or merkle.root(opening.samples) != tx.data_root:
+        raise PeerFault("bad_opening", "the samples are not those under the data root")
+    if merkle.root(trace_leaves(opening.states)) != tx.trace_root:
+        raise PeerFault("bad_opening", "the states are not those under the trace root")
+    task = genesis.task
+    x, y = parse_leaves(opening.samples, task.input_shape, task.classes)
+    group = genesis.group_id(genesis.group_of(tx.member))
+    seed = genesis.round_seed(group, tx.epoch, tx.height)
+    job = job_of(task, base.values, x, y, seed=seed, member=tx.member, keep_states=False)
+    if len(opening.states) != job.segments + 1:
+        raise PeerFault("bad_opening", f"{len(opening.states)} states, {job.segments + 1} were to be committed")
+    return opening, job
+
+
+async def measure(opening: Opening, job: TrainJob, base: Base, update: Update, replay: ReplaySegment) -> int:
+    """The largest relative distance of any step of the story, in millionths (0 on the same kind of machine).
+
+    Steps: the first state is the base; each segment leads from its state to the next; the last state is
+    the base plus the update, within rounding.
+    """
+    states = [_state(data, job) for data in opening.states]
+    if opening.states[0] != start_state(base.values) or any(state is None for state in states):
+        return WORST_PPM_MAX
+    worst = _update_distance_ppm(states[-1], base, update)
+    for segment in range(job.segments):
+        start, claimed = states[segment], states[segment + 1]
+        assert start is not None and claimed is not None
+        if start.step != segment * job.trace_every:
+            return WORST_PPM_MAX
+        try:
+            replayed = decode_state(await replay(job, opening.states[segment], segment), len(base.values))
+        except PeerFault:
+            return WORST_PPM_MAX
+        worst = max(worst, _segment_distance_ppm(start, claimed, replayed))
+    return worst
+
+
+def _state(data: bytes, job: TrainJob) -> State | None:
+    try:
+        return decode_state(data, len(job.parameters))
+    except PeerFault:
+        return None
+
+
+def _segment_distance_ppm(start: State, claimed: State, replayed: State) -> int:
+    """|claimed - replayed| / |replayed - start|, parameters; and momentum, where a later step uses it."""
+    if claimed.step != replayed.step:
+        return WORST_PPM_MAX
+    parameters = _ratio_ppm(claimed.parameters, replayed.parameters, start.parameters)
+    momentum = _ratio_ppm(claimed.momentum, replayed.momentum, np.zeros_like(start.momentum))
+    return max(parameters, momentum)
+
+
+def _update_distance_ppm(last: State | None, base: Base, update: Update) -> int:
+    """How far the submitted update is from the one that the last state leads to, rounding excepted."""
+    assert last is not None
+    expected, _ = quantize(delta_of(base, last.parameters), update.layout, update.exponents)
+    return _ratio_ppm(
+        update.values.astype(np.float64), expected.values.astype(np.float64), np.zeros(update.layout.size)
+    )
+
+
+def _ratio_ppm(claimed: NDArray[np.floating], expected: NDArray[np.floating], origin: NDArray[np.floating]) -> int:
+    wide = expected.astype(np.float64)
+    distance = float(np.linalg.norm(claimed.astype(np.float64) - wide))
+    length = float(np.linalg.norm(wide - origin.astype(np.float64)))
+    if distance == 0.0:
+        return 0
+    return WORST_PPM_MAX if length == 0.0 else min(WORST_PPM_MAX, round(distance / length * PPM))

@@ -1,0 +1,98 @@
+"""Training as the rounds see it: from a base to a result, by the genesis' task, on the member's own data.
+
+The computing is in `learn`, in a process of its own. An attack of a testnet wraps an object of this class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consensus.types import Digest, MemberId
+from p2pfl.genesis import Genesis, Task
+from p2pfl.learn.datasets import Dataset, data_root, load_dataset, root_set
+from p2pfl.learn.train import TrainJob, TrainResult
+from p2pfl.learn.worker import Worker
+from p2pfl.params import Float32
+from p2pfl.records import MICRO
+
+Int64 = NDArray[np.int64]
+
+
+def job_of(
+    task: Task, parameters: Float32, x: Float32, y: Int64, *, seed: bytes, member: MemberId, keep_states: bool = True
+) -> TrainJob:
+    """The training that the genesis names, as one job."""
+    return TrainJob(
+        model=task.model,
+        input_shape=task.input_shape,
+        classes=task.classes,
+        parameters=parameters,
+        x=x,
+        y=y,
+        seed=seed,
+        member=member,
+        epochs=task.local_epochs,
+        batch_size=task.batch_size,
+        learning_rate=task.learning_rate_micro / MICRO,
+        momentum=task.momentum_micro / MICRO,
+        trace_every=task.trace_every,
+        keep_states=keep_states,
+    )
+
+
+class Trainer:
+    """One member's data and the process that learns from it.
+
+    x: float32, shape (samples, *input_shape); y: int64. A council seat has no data of its own: None.
+    """
+
+    def __init__(
+        self, genesis: Genesis, x: Float32 | None, y: Int64 | None, *, data_dir: Path | None = None, worker: Worker | None = None
+    ) -> None:
+        self.genesis = genesis
+        self.x = x
+        self.y = y
+        self.worker = worker or Worker()
+        self.data_root, self.data_leaves = data_root(x, y) if x is not None and y is not None else (Digest(b""), 0)
+        self._data_dir = data_dir
+        self._public: tuple[Float32, Int64, Dataset] | None = None
+
+    async def train(self, base: Float32, seed: bytes, member: MemberId) -> TrainResult:
+        """Train on the own data from this base. base: float32, flat."""
+        assert self.x is not None and self.y is not None
+        job = job_of(self.genesis.task, base, self.x, self.y, seed=seed, member=member)
+        return await self.worker.run("train", job)
+
+    async def train_root(self, base: Float32, seed: bytes) -> Float32:
+        """The parameters after training on the public root set from this base (float32, flat)."""
+        x, y, _ = self.public()
+        job = job_of(self.genesis.task, base, x, y, seed=seed, member=MemberId(bytes(20)), keep_states=False)
+        result: TrainResult = await self.worker.run("train", job)
+        return result.parameters
+
+    async def replay_segment(self, job: TrainJob, state: bytes, segment: int) -> bytes:
+        """One segment of somebody's training, again."""
+        return await self.worker.run("replay_segment", job, state, segment)
+
+    async def evaluate(self, parameters: Float32) -> tuple[float, float]:
+        """(loss, accuracy) on the public test set."""
+        _, _, rest = self.public()
+        task = self.genesis.task
+        arguments: Sequence[Any] = (task.model, task.input_shape, task.classes, parameters, rest.test_x, rest.test_y)
+        return await self.worker.run("evaluate", *arguments)
+
+    def public(self) -> tuple[Float32, Int64, Dataset]:
+        """The root set's x and y, and the data set without it. Reads the data set once."""
+        if self._public is None:
+            task = self.genesis.task
+            self._public = root_set(load_dataset(task.dataset, self._data_dir), task.root_size, task.root_seed)
+        return self._public
+
+    def close(self) -> None:
+        """End the training process."""
+        self.worker.close()
