@@ -21,8 +21,8 @@ EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
 # Modules that an extra brings, by extra.
 _EXTRAS = {
-    "node": ("torch", "sklearn", "libp2p", "multiaddr", "web3", "eth_account", "eth_keyfile"),
-    "testnet": ("eth_tester", "eth", "psutil"),
+    "node": ("torch", "libp2p", "multiaddr", "web3", "eth_account", "eth_keyfile"),
+    "testnet": ("eth", "eth_utils"),
 }
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 

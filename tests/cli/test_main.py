@@ -18,7 +18,7 @@ from p2pfl.cli.main import DOORS
 from p2pfl.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "libp2p", "web3", "sklearn", "eth_tester", "scipy")
+HEAVY = ("torch", "libp2p", "web3", "sklearn", "eth", "scipy")
 
 
 def python(*words: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
@@ -112,7 +112,7 @@ def test_a_bug_is_shown_whole_even_beside_an_operators_fault(capsys: pytest.Capt
     assert "ZeroDivisionError('ours')" in err
 
 
-@pytest.mark.parametrize("extra", ["torch", "libp2p.host", "web3.types", "eth_tester"])
+@pytest.mark.parametrize("extra", ["torch", "libp2p.host", "web3.types", "eth.vm"])
 def test_a_missing_extra_comes_with_the_command_that_mends_it(
     extra: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
