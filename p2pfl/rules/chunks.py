@@ -1,22 +1,34 @@
-"""Short aligned runs of coordinates inside a tensor: where in a model two updates agree or disagree.
+"""Inner products of updates chunk by chunk, in exact integers: where in a model two of them agree.
 
     tensor 0: |--- chunk 0 ---|--- chunk 1 ---|-- 2 --|     a chunk never crosses into the next tensor
     tensor 1: |- 0 -|
 
-Knows nothing of members and warnings.
+int16 values are carried in float64 through BLAS, over chunks so short that every partial sum stays below
+2^53: then any order of summation gives the same integer on every machine. Knows nothing of members.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from p2pfl.params import Int16, Int64, Layout
 
+Float64 = NDArray[np.float64]
+
 # Eight leaves of a blob. Short enough to say where, long enough that an inner product is more than noise; a
-# model of 11 million coordinates has 2,700 of them.
+# model of 11 million coordinates has 2,700 of them. Its sums stay below (2^15)^2 * 2^12 = 2^42.
 CHUNK_COORDINATES = 4096
+# (2^15)^2 * 2^22 = 2^52: beyond this many coordinates a float64 sum may be rounded.
+EXACT_COORDINATES_MAX = 1 << 22
+EXACT_FLOAT = 1 << 53
+# Chunks converted at a time: 16 rows of them are 4 MiB in float64, and stay in the cache until multiplied.
+_CHUNKS_AT_ONCE = 8
+# Rows that lie a power of two apart compete for the same lines of the cache.
+_PADDING = 8
 
 ChunkId = tuple[int, int]  # (index of the tensor in the layout, index of the chunk in the tensor)
 
@@ -31,21 +43,32 @@ def chunk_ids(layout: Layout) -> tuple[ChunkId, ...]:
     )
 
 
-@lru_cache(maxsize=8)
-def _starts(layout: Layout) -> Int64:
-    starts = [
-        start for part in layout.slices() for start in range(part.start, part.stop, CHUNK_COORDINATES)
-    ]
-    return np.array(starts, dtype=np.int64)
+def chunk_grams(rows: Sequence[Int16], layout: Layout) -> Int64:
+    """The Gram matrix of each chunk. Returns int64, shape (chunks, rows, rows).
 
-
-def chunk_dots(left: Int16 | Int64, right: Int16 | Int64, layout: Layout) -> Int64:
-    """The inner product of two vectors in each chunk. Returns int64, shape (chunks,).
-
-    left, right: integers, shape (layout.size,); the product of their largest absolute values times 4,096
-    must stay below 2^63, or ArithmeticError is raised.
+    rows: int16 vectors, each of shape (layout.size,); any other raises ValueError.
     """
-    largest = [int(np.abs(each.astype(np.int64)).max(initial=0)) for each in (left, right)]
-    if largest[0] * largest[1] * CHUNK_COORDINATES >= 1 << 63:
-        raise ArithmeticError("an inner product of a chunk may leave int64")
-    return np.add.reduceat(left.astype(np.int64) * right.astype(np.int64), _starts(layout))
+    assert CHUNK_COORDINATES <= EXACT_COORDINATES_MAX
+    if any(row.dtype != np.int16 or row.shape != (layout.size,) for row in rows):
+        raise ValueError(f"each row is an int16 vector of {layout.size} coordinates")
+    out = np.empty((len(chunk_ids(layout)), len(rows), len(rows)), dtype=np.float64)
+    span = CHUNK_COORDINATES * _CHUNKS_AT_ONCE
+    wide = np.empty((len(rows), span + _PADDING), dtype=np.float64)
+    chunk = 0
+    for part in layout.slices():
+        for start in range(part.start, part.stop, span):
+            width = min(span, part.stop - start)
+            for index, row in enumerate(rows):
+                wide[index, :width] = row[start : start + width]
+            for offset in range(0, width, CHUNK_COORDINATES):
+                piece = wide[:, offset : min(offset + CHUNK_COORDINATES, width)]
+                np.matmul(piece, piece.T, out=out[chunk])
+                chunk += 1
+    return exact_int64(out)
+
+
+def exact_int64(sums: Float64) -> Int64:
+    """Float64 sums of integers as int64. Raises ArithmeticError when one may have been rounded."""
+    if sums.size and float(np.abs(sums).max()) >= EXACT_FLOAT:
+        raise ArithmeticError("a sum reached 2^53: it may have been rounded")
+    return sums.astype(np.int64)

@@ -13,7 +13,7 @@ from consensus.types import Digest
 from p2pfl.genesis import Rules
 from p2pfl.params import Update
 from p2pfl.records import GroupRow
-from p2pfl.rules.chunks import ChunkId, chunk_dots, chunk_ids
+from p2pfl.rules.chunks import ChunkId, chunk_grams, chunk_ids
 from p2pfl.rules.gram import Gram, Triangle, common_exponent, gram, view, view_of
 
 # Where chunks are compared, a group's delta is scaled to the others' length by a number of this many bits.
@@ -97,22 +97,17 @@ def deviating_chunks(group_delta: Update, others: Sequence[Weighted], top: int) 
     ids = chunk_ids(layout)
     deltas = [group_delta, *(delta for _, delta in others)]
     unit = common_exponent([delta.exponents for delta in deltas])
-    factors = [weight for weight, _ in others]
-
-    def sums(i: int, j: int) -> list[int]:
-        found = chunk_dots(deltas[i].values, deltas[j].values, layout).tolist()
-        shifts = [a + b - 2 * unit for a, b in zip(deltas[i].exponents, deltas[j].exponents, strict=True)]
-        return [value << shifts[tensor] for value, (tensor, _) in zip(found, ids, strict=True)]
-
-    own_sq = sum(sums(0, 0))
-    with_others = [0] * len(ids)
-    others_sq = [0] * len(ids)
-    for i, a in enumerate(factors, start=1):
-        with_others = [old + a * new for old, new in zip(with_others, sums(0, i), strict=True)]
-        for j, b in enumerate(factors, start=1):
-            if j >= i:
-                twice = a * b if i == j else 2 * a * b
-                others_sq = [old + twice * new for old, new in zip(others_sq, sums(i, j), strict=True)]
+    factors = [0, *(weight for weight, _ in others)]
+    own_sq, with_others, others_sq = 0, [0] * len(ids), [0] * len(ids)
+    for index, matrix in enumerate(chunk_grams([delta.values for delta in deltas], layout).tolist()):
+        tensor = ids[index][0]
+        scaled = [factor << (delta.exponents[tensor] - unit) for factor, delta in zip(factors, deltas)]
+        own = 1 << (group_delta.exponents[tensor] - unit)
+        own_sq += own * own * matrix[0][0]
+        with_others[index] = own * sum(a * matrix[0][i] for i, a in enumerate(scaled))
+        others_sq[index] = sum(
+            a * b * matrix[i][j] for i, a in enumerate(scaled) for j, b in enumerate(scaled)
+        )
     total_sq = sum(others_sq)
     ratio = isqrt((total_sq << 2 * RATIO_BITS) // own_sq) if own_sq else 0
     short = [(oo << RATIO_BITS) - ratio * go for oo, go in zip(others_sq, with_others, strict=True)]

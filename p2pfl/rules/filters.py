@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from consensus.types import Digest, MemberId
 from p2pfl.params import LEAF_BYTES, Int16, Layout, Update, data_offset, leaf_hashes
 from p2pfl.records import BloomFilter
-from p2pfl.rules.gram import exact_int64
+from p2pfl.rules.chunks import exact_int64
 
 ACTORS, CHUNKS, BANDS, WARNINGS, ACCUSED = NAMES = ("actors", "chunks", "bands", "warnings", "accused")
 

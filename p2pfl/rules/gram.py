@@ -1,8 +1,8 @@
 """Inner products of updates, in exact integers: the same bits on every machine.
 
-int16 values are carried in float64 through BLAS, in blocks so short that every partial sum stays below
-2^53: then any order of summation gives the same integer. What follows from the inner products (norms,
-cosines, distances) is done in Python integers. Knows nothing of members, groups or thresholds.
+The sums come from `chunks`. What follows from them (norms, cosines, distances, any weighted sum of rows) is
+done in Python integers, whatever power of two each row and tensor has. Knows nothing of members, groups or
+thresholds.
 """
 
 from __future__ import annotations
@@ -13,54 +13,37 @@ from functools import cached_property
 from math import isqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p2pfl.params import EXPONENT_MAX, EXPONENT_MIN, Int16, Int64, Layout, Update
 from p2pfl.records import MICRO
+from p2pfl.rules.chunks import chunk_grams, chunk_ids
 
-# (2^15)^2 * 2^22 = 2^52: the largest partial sum of a block of this many coordinates.
-BLOCK_COORDINATES_MAX = 1 << 22
-# What we use: a block of 16 rows in float64 is 4 MiB and stays in the cache between copy and product.
-BLOCK_COORDINATES = 1 << 15
-EXACT_FLOAT = 1 << 53
 # Ratios that are recorded end here: a millionfold is as good as infinity, and records hold 64 bits.
 RATIO_MAX_MICRO = MICRO * MICRO
 
-Float64 = NDArray[np.float64]
 Triangle = tuple[int, ...]
 
 
 def gram(rows: Sequence[Int16], layout: Layout) -> tuple[Triangle, ...]:
     """The Gram matrix of each tensor: its upper triangle, row by row.
 
-    rows: int16 vectors, each of shape (layout.size,). Raises ValueError when a row has another shape or the
-    model is so large that a sum could leave int64.
+    rows: int16 vectors, each of shape (layout.size,).
     """
-    if any(row.dtype != np.int16 or row.shape != (layout.size,) for row in rows):
-        raise ValueError(f"each row is an int16 vector of {layout.size} coordinates")
+    return add_up(chunk_grams(rows, layout), layout)
+
+
+def add_up(chunks: Int64, layout: Layout) -> tuple[Triangle, ...]:
+    """The tensors' Gram matrices from those of their chunks, each as its upper triangle.
+
+    chunks: int64, shape (chunks, rows, rows), as `chunk_grams` gives them. Raises ValueError when the model
+    is so large that a sum could leave int64.
+    """
     if layout.size << 30 >= 1 << 63:
         raise ValueError(f"inner products of {layout.size} coordinates may leave int64")
-    upper = np.triu_indices(len(rows))
-    return tuple(tuple(_tensor_gram(rows, part)[upper].tolist()) for part in layout.slices())
-
-
-def _tensor_gram(rows: Sequence[Int16], part: slice) -> Int64:
-    total = np.zeros((len(rows), len(rows)), dtype=np.int64)
-    block = np.empty((len(rows), min(BLOCK_COORDINATES, part.stop - part.start)), dtype=np.float64)
-    for start in range(part.start, part.stop, BLOCK_COORDINATES):
-        width = min(BLOCK_COORDINATES, part.stop - start)
-        filled = block[:, :width]
-        for index, row in enumerate(rows):
-            filled[index] = row[start : start + width]
-        total += exact_int64(filled @ filled.T)
-    return total
-
-
-def exact_int64(sums: Float64) -> Int64:
-    """Float64 sums of integers as int64. Raises ArithmeticError when one may have been rounded."""
-    if sums.size and float(np.abs(sums).max()) >= EXACT_FLOAT:
-        raise ArithmeticError("a sum reached 2^53: it may have been rounded")
-    return sums.astype(np.int64)
+    upper = np.triu_indices(chunks.shape[1])
+    tensors = np.zeros((len(layout.tensors), *chunks.shape[1:]), dtype=np.int64)
+    np.add.at(tensors, np.array([tensor for tensor, _ in chunk_ids(layout)], dtype=np.intp), chunks)
+    return tuple(tuple(np.asarray(tensor)[upper].tolist()) for tensor in tensors)
 
 
 def common_exponent(exponents: Sequence[Sequence[int]]) -> int:

@@ -15,9 +15,9 @@ import numpy as np
 
 from consensus.types import MemberId
 from p2pfl.genesis import Rules
-from p2pfl.params import Int16, Int64, Layout
+from p2pfl.params import Int64, Layout
 from p2pfl.records import MICRO, TriageRow, WarningRow
-from p2pfl.rules.chunks import chunk_dots, chunk_ids
+from p2pfl.rules.chunks import chunk_ids
 from p2pfl.rules.gram import (
     RATIO_MAX_MICRO,
     Gram,
@@ -168,16 +168,17 @@ REASONS = tuple(CHUNK_RULES)
 
 
 def warnings(
-    members: Sequence[MemberId], rows: Sequence[Int16], layout: Layout, exponents: Sequence[int], gram: Gram
+    members: Sequence[MemberId], chunks: Int64, gram: Gram, layout: Layout, exponents: Sequence[int]
 ) -> tuple[WarningRow, ...]:
     """The warnings of a round: by member in the given order, then by tensor, chunk and reason.
 
-    rows: the revealed updates, int16. Each member has at most WARNINGS_PER_REASON for a reason: the
-    weightiest, the earlier chunk first where two weigh the same.
+    chunks: int64, shape (chunks, members, members), the Gram matrix of each chunk; gram: of the whole model.
+    Each member has at most WARNINGS_PER_REASON for a reason: the weightiest, the earlier chunk first where
+    two weigh the same.
     """
     ids = chunk_ids(layout)
     found: list[WarningRow] = []
-    for member, chunk_view in zip(members, chunk_views(rows, layout, gram), strict=True):
+    for member, chunk_view in zip(members, chunk_views(chunks, gram), strict=True):
         picked = [
             (*ids[index], reason)
             for reason, rule in CHUNK_RULES.items()
@@ -200,22 +201,23 @@ def _weightiest(
     return [index for _, index in sorted(weights)[:WARNINGS_PER_REASON]]
 
 
-def chunk_views(rows: Sequence[Int16], layout: Layout, gram: Gram) -> list[ChunkView]:
-    """Each update's chunks beside the sum of the others."""
-    if not rows:
+def chunk_views(chunks: Int64, gram: Gram) -> list[ChunkView]:
+    """Each update's chunks beside the sum of the others.
+
+    chunks: int64, shape (chunks, rows, rows), the Gram matrices of the rows of `gram`.
+    """
+    if not gram.size:
         return []
-    factors = _shortenings(gram.norms_sq[: len(rows)])
-    total = np.zeros(layout.size, dtype=np.int64)
-    for row, factor in zip(rows, factors, strict=True):
-        total += row.astype(np.int64) * factor
-    total_sq = chunk_dots(total, total, layout)
-    own = [chunk_dots(row, row, layout) for row in rows]
-    median_sq = np.sort(np.stack(own), axis=0)[(len(rows) - 1) // 2]
+    factors = np.array(_shortenings(gram.norms_sq), dtype=np.int64)
+    own = np.diagonal(chunks, axis1=1, axis2=2)
+    median_sq = np.sort(own, axis=1)[:, (gram.size - 1) // 2]
+    with_total = chunks @ factors
+    total_sq = with_total @ factors
     views: list[ChunkView] = []
-    for row, own_sq, factor in zip(rows, own, factors, strict=True):
-        with_total = chunk_dots(row, total, layout)
-        others_dot = with_total - factor * own_sq
-        others_sq = total_sq - 2 * factor * with_total + factor * factor * own_sq
+    for index, factor in enumerate(factors.tolist()):
+        own_sq, dot = own[:, index], with_total[:, index]
+        others_dot = dot - factor * own_sq
+        others_sq = total_sq - 2 * factor * dot + factor * factor * own_sq
         views.append(ChunkView(own_sq, others_dot, others_sq, median_sq))
     return views
 

@@ -20,7 +20,7 @@ from consensus.types import ZERO_DIGEST, Digest, MemberId
 from consensus.votes import recoverer
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
-from p2pfl.params import Base, Layout, Update, apply_update, blob_id, byte_length
+from p2pfl.params import Base, Int64, Layout, Update, apply_update, blob_id, byte_length
 from p2pfl.records import (
     BaseRef,
     BloomFilter,
@@ -35,7 +35,8 @@ from p2pfl.records import (
 )
 from p2pfl.rules import filters
 from p2pfl.rules.aggregate import aggregate
-from p2pfl.rules.gram import Gram, Triangle, gram, view
+from p2pfl.rules.chunks import chunk_grams
+from p2pfl.rules.gram import Gram, Triangle, add_up, view
 from p2pfl.rules.state import LEFT_OUT
 from p2pfl.rules.triage import triage, warnings
 
@@ -109,15 +110,15 @@ def derive_group_body(inputs: GroupInputs) -> Derived:
     )
     rules, f = inputs.genesis.rules, inputs.committee.faulty_max
     updates = _revealed_updates(inputs)
-    triangles, whole = _gram(inputs, updates)
+    chunks, triangles, whole = _gram(inputs, updates)
+    shown_gram = whole.first(len(updates))
     rows = triage(inputs.revealed, whole, f, rules)
     weights = derive_weights(inputs.txs, inputs.unrevealed, rows, inputs.standings, rules.weight_cap)
     shown = [w for s, w in zip(inputs.txs, weights, strict=True) if s.tx.member not in inputs.unrevealed]
-    vectors = [update.values for update in updates]
-    values = aggregate(rules.aggregator, vectors, shown, whole.first(len(updates)), f)
+    values = aggregate(rules.aggregator, [update.values for update in updates], shown, shown_gram, f)
     total = Update(inputs.layout, inputs.exponents, values)
     next_base = apply_update(inputs.base_values, total)
-    warned = warnings(inputs.revealed, vectors, inputs.layout, inputs.exponents, whole.first(len(updates)))
+    warned = warnings(inputs.revealed, chunks, shown_gram, inputs.layout, inputs.exponents)
     body = GroupBody(
         txs=inputs.txs,
         close=inputs.close,
@@ -282,16 +283,21 @@ def _revealed_updates(inputs: GroupInputs) -> list[Update]:
     return updates
 
 
-def _gram(inputs: GroupInputs, updates: Sequence[Update]) -> tuple[tuple[Triangle, ...], Gram]:
-    """Over the revealed updates, the previous aggregate and the root update (zero where there is none)."""
+def _gram(inputs: GroupInputs, updates: Sequence[Update]) -> tuple[Int64, tuple[Triangle, ...], Gram]:
+    """The updates' Gram matrix for each chunk, and for each tensor and the whole the one with two rows more.
+
+    Those are the previous aggregate and the root update, zero where there is none.
+    """
     nothing = np.zeros(inputs.layout.size, dtype=np.int16)
     vectors = [update.values for update in updates]
     exponents = [update.exponents for update in updates]
     for extra in (inputs.previous_aggregate, inputs.root_update):
         vectors.append(nothing if extra is None else extra.values)
         exponents.append(inputs.exponents if extra is None else extra.exponents)
-    triangles = gram(vectors, inputs.layout)
-    return triangles, view(triangles, exponents)
+    chunks = chunk_grams(vectors, inputs.layout)
+    triangles = add_up(chunks, inputs.layout)
+    shown = len(updates)
+    return chunks[:, :shown, :shown], triangles, view(triangles, exponents)
 
 
 def _filters(
