@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from consensus.signing import keccak256
 from consensus.types import Digest, MemberId
@@ -53,7 +54,12 @@ class Committee:
 
     def root(self) -> Digest:
         """What a header commits to: keccak256 over the ids, each as one 32-byte word."""
-        return keccak256(b"".join(member.rjust(32, b"\0") for member in self.members))
+        return _root(self.members)
 
     def __contains__(self, member: MemberId) -> bool:
         return member in self.members
+
+
+@lru_cache(maxsize=64)
+def _root(members: tuple[MemberId, ...]) -> Digest:
+    return keccak256(b"".join(member.rjust(32, b"\0") for member in members))

@@ -28,7 +28,7 @@ def proves_prepared(
         return False
     if not committee.quorum <= len(prepares) <= committee.size:
         return False
-    return distinct_signers(recover, committee, ((s.vote, s.signature) for s in prepares)) is not None
+    return distinct_signers(recover, committee, prepares) is not None
 
 
 def well_formed(change: RoundChange) -> bool:
@@ -50,7 +50,7 @@ def asks_for_round(
         return False
     if not committee.quorum <= len(changes) <= committee.size:
         return False
-    return distinct_signers(recover, committee, ((c.vote, c.signature) for c in changes)) is not None
+    return distinct_signers(recover, committee, changes) is not None
 
 
 def highest_claim(changes: Iterable[SignedRoundChange]) -> RoundChange | None:

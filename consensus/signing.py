@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from coincurve import PrivateKey, PublicKey
@@ -102,6 +102,7 @@ def signing_digest(domain: Domain, struct: Any) -> Digest:
     return keccak256(b"\x19\x01" + separator(domain) + struct_hash(struct))
 
 
+@lru_cache(maxsize=1024)  # One height asks for few ids, often.
 def block_id(header: Header) -> Digest:
     """keccak256(abi.encode(header)): independent of the round and of who voted."""
     return keccak256(words(header))

@@ -1,48 +1,47 @@
 """Votes become certificates here.
 
-Knows how to find a vote's signer, keeps the votes of one height, and says how many distinct signers are
-enough. Which claims may be believed is in `justification`, what follows from them in `replica`.
+Knows how to find a vote's signer and how many distinct signers are enough. Which claims may be believed is
+in `justification`, what a member has heard so far in `height`, what follows from it in `replica`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias
 
-from consensus.committee import Committee
+from consensus import types as t
+from consensus.committee import MEMBERS_MAX, Committee
 from consensus.signing import SIGNATURE_BYTES, Domain, block_id, recover, signing_digest
 from consensus.types import (
-    BlockMessage,
+    ZERO_DIGEST,
     Certificate,
-    Commit,
-    CommitMessage,
-    DecidedMessage,
     Digest,
-    FetchBlock,
     Header,
     MemberId,
     Message,
-    PrepareMessage,
-    Proposal,
-    RoundChangeMessage,
     SignedCommit,
     SignedPrepare,
     SignedVote,
     Vote,
 )
 
-S = TypeVar("S", bound=SignedVote)
+# Finds who signed a vote; None for what is nobody's canonical signature.
 Recover: TypeAlias = Callable[[Vote, bytes], MemberId | None]
 
-# Rounds kept for one signer and kind of vote within a height, the highest. Only a liar has more in use: his
-# flood pushes out his own votes.
-ROUNDS_MAX = 8
 # A vote extension is one signed ballot: two numbers and a signature.
 EXTENSION_BYTES_MAX = 4096
-# All votes of one height of the largest committee, in two rounds, are found again without a recovery.
+# All votes of two rounds of the largest committee are found again without a recovery.
 RECOVERED_MAX = 4096
+
+# Where a message carries its sender's own vote.
+_OWN_VOTE: dict[type, str] = {
+    t.Proposal: "propose",
+    t.PrepareMessage: "prepare",
+    t.CommitMessage: "commit",
+    t.RoundChangeMessage: "round_change",
+}
 
 
 class BadCertificate(ValueError):
@@ -50,7 +49,7 @@ class BadCertificate(ValueError):
 
 
 def recoverer(domain: Domain, *, cache_size: int = RECOVERED_MAX) -> Recover:
-    """Find signers in this domain; remember the latest. None for what is nobody's canonical signature."""
+    """Find signers in this domain, and remember the latest."""
 
     @lru_cache(maxsize=cache_size)
     def find(vote: Vote, signature: bytes) -> MemberId | None:
@@ -62,93 +61,95 @@ def recoverer(domain: Domain, *, cache_size: int = RECOVERED_MAX) -> Recover:
     return find
 
 
-# ---------------------------------------------------------------------------
-# Messages and the vote inside.
-
-
 def signed_vote(message: Message) -> SignedVote | None:
     """The sender's own signed vote in a message; None for messages that carry none."""
-    match message:
-        case PrepareMessage(prepare=signed) | CommitMessage(commit=signed):
-            return signed
-        case RoundChangeMessage(round_change=signed) | Proposal(propose=signed):
-            return signed
-        case _:
-            return None
+    name = _OWN_VOTE.get(type(message))
+    return None if name is None else getattr(message, name)
 
 
 def with_signature(message: Any, signature: bytes, extension: bytes = b"") -> Message:
-    """The message of a Sign effect with the signature (and a COMMIT's extension) filled in."""
-    match message:
-        case Proposal(propose=signed):
-            return replace(message, propose=replace(signed, signature=signature))
-        case PrepareMessage(prepare=signed):
-            return PrepareMessage(replace(signed, signature=signature))
-        case CommitMessage(commit=signed):
-            return CommitMessage(replace(signed, signature=signature), extension)
-        case RoundChangeMessage(round_change=signed):
-            return replace(message, round_change=replace(signed, signature=signature))
-        case _:
-            raise TypeError(f"{type(message).__name__} is not signed")
+    """The message of a Sign effect with the signature, and the extension of a COMMIT, filled in."""
+    name = _OWN_VOTE[type(message)]
+    filled = {name: replace(getattr(message, name), signature=signature)}
+    if isinstance(message, t.CommitMessage):
+        return replace(message, extension=extension, **filled)
+    return replace(message, **filled)
 
 
-def seat(message: Message) -> tuple[int, int]:
-    """The epoch and height a message speaks of."""
-    signed = signed_vote(message)
-    if signed is not None:
-        return signed.vote.epoch, signed.vote.height
+def to_prepare(seat: tuple[int, int, int], block: Digest) -> t.PrepareMessage:
+    """A PREPARE to be signed. seat: epoch, height, round."""
+    return t.PrepareMessage(t.SignedPrepare(t.Prepare(*seat, block), b""))
+
+
+def to_commit(seat: tuple[int, int, int], block: Digest) -> t.CommitMessage:
+    """A COMMIT to be signed."""
+    return t.CommitMessage(SignedCommit(t.Commit(*seat, block), b""))
+
+
+def to_round_change(
+    seat: tuple[int, int, int], prepared: tuple[SignedPrepare, ...], context: Digest
+) -> t.RoundChangeMessage:
+    """A ROUND-CHANGE to be signed, with the PREPAREs of what was prepared (none if nothing was)."""
+    claim = (prepared[0].vote.round + 1, prepared[0].vote.block_id) if prepared else (0, ZERO_DIGEST)
+    return t.RoundChangeMessage(t.SignedRoundChange(t.RoundChange(*seat, *claim, context), b""), prepared)
+
+
+def subject(message: Message) -> Vote | Header | t.FetchBlock:
+    """What names the epoch and the height that a message speaks of."""
     match message:
-        case DecidedMessage(decided=decided):
-            return decided.block.header.epoch, decided.block.header.height
-        case BlockMessage(block=block):
-            return block.header.epoch, block.header.height
-        case FetchBlock(epoch=epoch, height=height):
-            return epoch, height
+        case t.DecidedMessage(decided=decided):
+            return decided.block.header
+        case t.BlockMessage(block=block):
+            return block.header
+        case t.FetchBlock():
+            return message
         case _:
-            raise TypeError(type(message).__name__)
+            return getattr(message, _OWN_VOTE[type(message)]).vote
 
 
 def within_bounds(message: Message, committee: Committee, body_bytes_max: int) -> bool:
-    """Whether no list, body or extension is longer than a member of this committee can need.
+    """Whether headers fit their types, and no list, body or extension is longer than a member can need.
 
-    Signatures need no word here: what is not 65 bytes is nobody's.
+    Votes need no word here: what is not 65 bytes, or cannot be hashed, is nobody's signature.
     """
     n = committee.size
     match message:
-        case Proposal(block=block, justification=changes, prepared=prepared):
-            return len(changes) <= n and len(prepared) <= n and len(block.body) <= body_bytes_max
-        case RoundChangeMessage(prepared=prepared):
+        case t.Proposal(block=block, justification=changes, prepared=prepared):
+            return len(changes) <= n and len(prepared) <= n and _block_within(block, body_bytes_max)
+        case t.RoundChangeMessage(prepared=prepared):
             return len(prepared) <= n
-        case CommitMessage(extension=extension):
+        case t.CommitMessage(extension=extension):
             return len(extension) <= EXTENSION_BYTES_MAX
-        case DecidedMessage(decided=decided):
-            # A committee of another epoch may be larger; its certificate still has its own limit.
+        case t.DecidedMessage(decided=decided):  # Perhaps of another epoch, with a larger committee.
             size = sum(map(len, decided.certificate.signatures))
-            return len(decided.block.body) <= body_bytes_max and size <= SIGNATURE_BYTES * 16
-        case BlockMessage(block=block):
-            return len(block.body) <= body_bytes_max
+            return size <= MEMBERS_MAX * SIGNATURE_BYTES and _block_within(decided.block, body_bytes_max)
+        case t.BlockMessage(block=block):
+            return _block_within(block, body_bytes_max)
         case _:
             return True
 
 
-# ---------------------------------------------------------------------------
-# Counting.
+def _block_within(block: t.Block, body_bytes_max: int) -> bool:
+    try:
+        return len(block.body) <= body_bytes_max and bool(block_id(block.header))
+    except ValueError:  # A field that its ABI type cannot hold.
+        return False
 
 
 def distinct_signers(
-    recover: Recover, committee: Committee, signed: Iterable[tuple[Vote, bytes]]
+    recover: Recover, committee: Committee, signed: Iterable[SignedVote]
 ) -> frozenset[MemberId] | None:
     """The members who signed; None if a signature is a stranger's or nobody's, or a member signed twice."""
     found: set[MemberId] = set()
-    for vote, signature in signed:
-        signer = recover(vote, signature)
+    for each in signed:
+        signer = recover(each.vote, each.signature)
         if signer is None or signer not in committee or signer in found:
             return None
         found.add(signer)
     return frozenset(found)
 
 
-def certificate_of(round_: int, commits: dict[MemberId, SignedCommit], quorum: int) -> Certificate:
+def certificate_of(round_: int, commits: Mapping[MemberId, SignedCommit], quorum: int) -> Certificate:
     """The first `quorum` COMMITs by signer: exactly enough, since a contract pays for each."""
     return Certificate(round_, tuple(commits[member].signature for member in sorted(commits)[:quorum]))
 
@@ -161,7 +162,7 @@ def check_certificate(
         raise BadCertificate(f"a block of epoch {header.epoch} under the committee of {committee.epoch}")
     if not committee.quorum <= len(certificate.signatures) <= committee.size:
         raise BadCertificate(f"{len(certificate.signatures)} signatures, {committee.quorum} are needed")
-    vote = Commit(header.epoch, header.height, certificate.round, block_id(header))
+    vote = t.Commit(header.epoch, header.height, certificate.round, block_id(header))
     signers: list[MemberId] = []
     for signature in certificate.signatures:
         signer = recover(vote, signature)
@@ -178,56 +179,3 @@ def verify_certificate(
 ) -> tuple[MemberId, ...]:
     """As `check_certificate`, for anybody who has the group's domain."""
     return check_certificate(recoverer(domain, cache_size=0), committee, header, certificate)
-
-
-class Book:
-    """The signed votes of one height: the first of each signer, kind and round."""
-
-    def __init__(self) -> None:
-        self._votes: dict[tuple[type, int], dict[MemberId, SignedVote]] = {}
-        self._rounds: dict[tuple[type, MemberId], list[int]] = {}
-
-    def add(self, signer: MemberId, signed: SignedVote) -> bool:
-        """Keep it, unless this slot is taken or the signer's higher rounds fill his share."""
-        kind, round_ = type(signed), signed.vote.round
-        slot = self._votes.setdefault((kind, round_), {})
-        if signer in slot:
-            return False
-        rounds = self._rounds.setdefault((kind, signer), [])
-        rounds.append(round_)
-        slot[signer] = signed
-        if len(rounds) > ROUNDS_MAX:
-            lowest = min(rounds)
-            rounds.remove(lowest)
-            self._votes[kind, lowest].pop(signer)
-            if not self._votes[kind, lowest]:
-                del self._votes[kind, lowest]
-            return lowest != round_
-        return True
-
-    def of(self, kind: type[S], round_: int) -> dict[MemberId, S]:
-        """The votes of one kind and round, by signer."""
-        return cast("dict[MemberId, S]", self._votes.get((kind, round_), {}))
-
-    def by(self, signer: MemberId) -> Iterator[SignedVote]:
-        """All votes of one signer."""
-        for slot in self._votes.values():
-            if signer in slot:
-                yield slot[signer]
-
-    def get(self, kind: type[S], round_: int, signer: MemberId) -> S | None:
-        """One vote."""
-        return self.of(kind, round_).get(signer)
-
-    def top_round(self, kind: type[SignedVote], signer: MemberId) -> int:
-        """The highest round this signer voted in with this kind of vote; -1 if none."""
-        return max(self._rounds.get((kind, signer), ()), default=-1)
-
-    def supporters(self, kind: type[S], round_: int, block: Digest) -> dict[MemberId, S]:
-        """Who voted for this block in exactly this round. For PREPARE and COMMIT."""
-        votes = self.of(kind, round_)
-        return {
-            member: vote
-            for member, vote in votes.items()
-            if cast("SignedPrepare | SignedCommit", vote).vote.block_id == block
-        }

@@ -1,0 +1,274 @@
+"""A process: the driver around one Replica, with a disk that can lose its unsynced tail.
+
+Does what a real driver has to do: effects in their order, fsync before what depends on it, own votes fed
+back, blocks stored before the next step. Knows nothing of the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from consensus import chain
+from consensus.replica import Replica
+from consensus.signing import Domain, block_id
+from consensus.types import (
+    Behind,
+    Block,
+    Build,
+    Built,
+    Decide,
+    DecidedBlock,
+    DecidedMessage,
+    Digest,
+    Effect,
+    Elapsed,
+    EnteredRound,
+    Event,
+    Fault,
+    Header,
+    MemberId,
+    Message,
+    Persist,
+    Received,
+    Resend,
+    Send,
+    Sign,
+    Started,
+    Validate,
+    Validated,
+)
+from consensus.votes import signed_vote, with_signature
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+NETWORK = Digest(b"N" * 32)
+DOMAIN = Domain(31337, MemberId(bytes(20)), Digest(b"G" * 32))
+APP_ROOT = Digest(b"A" * 32)
+BAD_BODY = b"bad"
+DOUBLINGS_MAX = 4
+
+# How a liar says what an honest member would have said: (to whom, what) for each message.
+Liar = Callable[["Member", Message], list[tuple[MemberId | None, Message]]]
+
+
+class Crash(Exception):
+    """The process ends here, between two effects or in the middle of one."""
+
+
+class Member:
+    """Its disk: `wal`, `tail` (appended, not synced), `store`; and `mute_until`, which its guard knows."""
+
+    def __init__(self, world: World, member: MemberId, *, liar: Liar | None, name: int) -> None:
+        self.world, self.id, self.liar, self.name = world, member, liar, name
+        self.alive = False
+        self.life = 0
+        self.fuse: int | None = None
+        self.wal: list[Event] = []
+        self.tail: list[Event] = []
+        self.store: list[DecidedBlock] = []
+        self.log = chain.Log()
+        self.nonce = 0
+        self.wipe = False  # The next crash takes the WAL, but not the guard.
+        self.mute_until = 0
+        self._progress: tuple[int, int] = (0, 0)
+        self._inbox: list[Event] = []
+        self.replica: Replica
+
+    # Life and death.
+
+    def start(self) -> None:
+        """A fresh process takes up the disk."""
+        if self.alive:
+            return
+        self.alive, self.life = True, self.life + 1
+        self.fuse = None
+        self._inbox = []
+        self.replica = self.world.replica(
+            self.world.committee,
+            self.id,
+            DOMAIN,
+            decided_at=lambda height: self.store[height] if 0 <= height < len(self.store) else None,
+            recover=self.world.notary.recover,
+        )
+        self.tell("starts", wal=len(self.wal))
+        self._guarded(lambda: self.perform(self.replica.restore(self._started(), self.wal)))
+
+    def crash_soon(self, actions: int) -> None:
+        """Die after so many more effects have been carried out."""
+        if self.alive and not self.world.healed:
+            self.fuse = actions
+
+    def _die(self) -> None:
+        rng = self.world.rng
+        # What was appended but not synced may or may not have reached the disk, in order.
+        self.wal += self.tail[: rng.randrange(len(self.tail) + 1)]
+        self.tail, self.alive, self.fuse = [], False, None
+        if self.wipe:
+            self.wal, self.wipe = [], False
+            # A member without its WAL signs nothing until the height that its guard names is decided.
+            self.mute_until = len(self.store) + 1
+        self.tell("crashes", wal=len(self.wal))
+        self.world.at(rng.randrange(1, 800), self.start)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+            while self._inbox:
+                self.perform(self.replica.step(self._inbox.pop(0)))
+        except Crash:
+            self._die()
+
+    def _burn(self) -> None:
+        if self.fuse is not None:
+            self.fuse -= 1
+            if self.fuse < 0:
+                raise Crash
+
+    # Events.
+
+    def step(self, event: Event, life: int = 0) -> None:
+        """Give the core one event of this life (0: of any)."""
+        if self.alive and life in (0, self.life):
+            self._guarded(lambda: self.perform(self.replica.step(event)))
+
+    def deliver(self, sender: MemberId, message: Message) -> None:
+        """A message arrives."""
+        if self.alive:
+            if self.world.story is not None:
+                self.tell("receives", sender=self.world.ids.index(sender), message=brief(message))
+            self.step(Received(sender, message))
+
+    def tick(self) -> None:
+        """R8: speak again when nothing has moved since the last tick."""
+        self.world.at(self.world.weather.base_ms, self.tick)
+        if self.alive:
+            now = (len(self.store), self.replica.round)
+            if now == self._progress:
+                self.step(Resend())
+            self._progress = now
+
+    def perform(self, effects: list[Effect]) -> None:
+        """Carry the effects out in their order. What is signed must have been synced before."""
+        for effect in effects:
+            self._burn()
+            match effect:
+                case Persist(event=event):
+                    self.tail.append(event)
+                case Send(to=to, message=message):
+                    self.sync()
+                    self.say(to, message)
+                case Sign(message=message):
+                    self.sync()
+                    self.sign(message)
+                case EnteredRound(height=height, round=round_):
+                    timer_ms = self.world.weather.base_ms * 2 ** min(round_, DOUBLINGS_MAX)
+                    self.tell("enters round", height=height, round=round_)
+                    self.world.at(timer_ms, self.step, Elapsed(height, round_), self.life)
+                case Build():
+                    self.later(Built(effect.height, effect.round, self.build(effect)))
+                case Validate():
+                    self.later(self.judge(effect))
+                case Decide(decided=decided):
+                    self.decide(decided)
+                case Behind(peer=peer):
+                    self.world.at(20, self.catch_up, peer, self.life)
+                case Fault():
+                    self.tell("blames", peer=self.world.ids.index(effect.peer), reason=effect.reason)
+                    self.world.oracles.blamed(effect)
+
+    def later(self, event: Event) -> None:
+        """The application answers after a moment."""
+        self.world.at(self.world.rng.randrange(1, 15), self.step, event, self.life)
+
+    # Effects.
+
+    def sync(self) -> None:
+        """fsync."""
+        self.wal += self.tail
+        self.tail = []
+
+    def sign(self, message: Message) -> None:
+        """Sign, tell everybody, feed back."""
+        signed = signed_vote(message)
+        assert signed is not None
+        if signed.vote.height < self.mute_until:
+            return
+        signature = self.world.notary.sign(self.id, signed.vote)
+        self.world.oracles.signed(self.id, signed.vote, signature)
+        filled = with_signature(message, signature, b"ballot")
+        self._inbox.append(Received(self.id, filled))
+        self.say(None, filled)
+
+    def say(self, to: MemberId | None, message: Message) -> None:
+        """Send as an honest member does, or as the liar inside wants it."""
+        for to_, message_ in [(to, message)] if self.liar is None else self.liar(self, message):
+            for peer in self.world.ids if to_ is None else (to_,):
+                if peer != self.id:
+                    self._burn()
+                    self.world.send(self, peer, message_)
+
+    def build(self, ask: Build, body: bytes = b"") -> Block:
+        """A fresh block, different each time."""
+        self.nonce += 1
+        before_ms = -1 if ask.parent is None else ask.parent.time_ms
+        header = Header(
+            version=chain.HEADER_VERSION,
+            network_id=NETWORK,
+            group_id=DOMAIN.group_id,
+            epoch=0,
+            height=ask.height,
+            parent_id=ask.parent_id,
+            proposer=self.id,
+            time_ms=max(before_ms + 1, self.world.now_ms),
+            app_root=Digest(bytes([self.name, self.nonce % 256]) + APP_ROOT[2:]),
+            log_root=ask.log_root,
+            next_committee_root=self.world.committee.root(),
+        )
+        return Block(header, body or b"good")
+
+    def judge(self, ask: Validate) -> Validated:
+        """Bodies are good or bad for everybody; a fresh one may displease this member alone."""
+        valid = ask.block.body != BAD_BODY
+        if ask.fresh and not self.world.healed and self.world.rng.random() < self.world.weather.stubborn:
+            valid = False
+        return Validated(ask.height, ask.round, block_id(ask.block.header), valid)
+
+    def decide(self, decided: DecidedBlock) -> None:
+        """Store the block; the WAL of its height is of no use any more; begin the next height."""
+        self.tell("decides", height=len(self.store), round=decided.certificate.round)
+        self.sync()
+        self.world.oracles.decided(self.id, len(self.store), decided, self._started())
+        self.store.append(decided)
+        self.log.append(block_id(decided.block.header))
+        self._burn()  # A crash here leaves the WAL of an older height.
+        self.wal = []
+        self._inbox.append(self._started())
+
+    def _started(self) -> Started:
+        if not self.store:
+            return Started(None, chain.FIRST_PARENT_ID, self.log.root())
+        tip = self.store[-1].block.header
+        return Started(tip, block_id(tip), self.log.root())
+
+    def catch_up(self, peer: MemberId, life: int) -> None:
+        """Fetch some blocks of a peer that is ahead."""
+        theirs = self.world.homes[peer][0].store
+        for decided in theirs[len(self.store) : len(self.store) + 4]:
+            self.step(Received(peer, DecidedMessage(decided)), life)
+
+    def tell(self, what: str, **fields: Any) -> None:
+        """One line of the story."""
+        if self.world.story is not None:
+            self.world.tell(f"member {self.name} {what}", **fields)
+
+
+def brief(message: Message) -> str:
+    """A message in a few words."""
+    signed = signed_vote(message)
+    if signed is None:
+        return type(message).__name__
+    vote = signed.vote
+    what = getattr(vote, "block_id", getattr(vote, "prepared_block_id", b""))
+    return f"{type(vote).__name__}(h{vote.height} r{vote.round} {what[:3].hex()})"
