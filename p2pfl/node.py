@@ -91,7 +91,7 @@ class Parts:
 
 def assemble(
     settings: NodeSettings,
-    observe: Observe = lambda kind, fields: None,
+    observe: Observe | None = None,
     *,
     network: Callable[[Genesis, MemberId, bytes], NetworkLike] | None = None,
 ) -> Parts:
@@ -111,7 +111,18 @@ def assemble(
     made = (network or _libp2p(settings))(genesis, key.member_id, peer_key)
     chain = _chain_client(settings, genesis) if settings.rpc else None
     return Parts(
-        settings, genesis, key.member_id, settings.name, group, key, store, guard, made, trainer, chain, observe
+        settings=settings,
+        genesis=genesis,
+        me=key.member_id,
+        name=settings.name,
+        group=group,
+        key=key,
+        store=store,
+        guard=guard,
+        network=made,
+        trainer=trainer,
+        chain=chain,
+        observe=observe or _nobody_watches,
     )
 
 
@@ -133,7 +144,9 @@ class Node:
         genesis = parts.genesis
         self.council_chain = Chain(genesis, COUNCIL, parts.store.chain(COUNCIL))
         self.own_chain = (
-            self.council_chain if parts.group == COUNCIL else Chain(genesis, parts.group, parts.store.chain(parts.group))
+            self.council_chain
+            if parts.group == COUNCIL
+            else Chain(genesis, parts.group, parts.store.chain(parts.group))
         )
         self.context = Context(
             genesis=genesis,
@@ -186,13 +199,15 @@ class Node:
             context.name,
             context.committee.quorum,
             context.name_of,
-            lambda at: self.driver.set_deadline(at),
+            self._set_deadline,
             parts.observe,
         )
         app: GroupApp | CouncilApp
         if parts.group == COUNCIL:
             groups = {
-                parts.genesis.group_id(entry.name): Chain(parts.genesis, entry.name, parts.store.chain(entry.name))
+                parts.genesis.group_id(entry.name): Chain(
+                    parts.genesis, entry.name, parts.store.chain(entry.name)
+                )
                 for entry in parts.genesis.groups
             }
             app = CouncilApp(context, pace, groups, nursery, self.prosecutor.certified)
@@ -203,7 +218,11 @@ class Node:
             self.desk.group = app
             self.desk.defence = Defence(context, app.own)
         replica = Replica(
-            context.committee, parts.me, context.domain, decided_at=self.own_chain.get, context=app.context_digest
+            context.committee,
+            parts.me,
+            context.domain,
+            decided_at=self.own_chain.get,
+            context=app.context_digest,
         )
         driver = Driver(
             replica=replica,
@@ -220,6 +239,9 @@ class Node:
         )
         self.desk.driver = driver
         return driver, app
+
+    def _set_deadline(self, at: float) -> None:
+        self.driver.set_deadline(at)
 
     def _open_followers(self, nursery: trio.Nursery, app: GroupApp | CouncilApp) -> None:
         context, desk = self.context, self.desk
@@ -313,7 +335,12 @@ class Node:
 
     def _tell_started(self, explorer: str | None) -> None:
         entry = self.parts.genesis.member(self.parts.me)
-        fields = {"name": entry.name, "group": self.parts.group, "peer_id": entry.peer_id, "explorer": explorer}
+        fields = {
+            "name": entry.name,
+            "group": self.parts.group,
+            "peer_id": entry.peer_id,
+            "explorer": explorer,
+        }
         self.parts.observe("started", fields)
         log.info("the node is up", **{key: value for key, value in fields.items() if value})
 
@@ -359,8 +386,13 @@ class _Advancing:
 def initial_base(genesis: Genesis) -> Base:
     """Where learning starts: the model's parameters drawn from the genesis' seed."""
     task = genesis.task
-    seed = int.from_bytes(genesis.seed[:8], "big")
+    seed = int.from_bytes(genesis.seed[:7], "big")
     return Base(task.layout, initial_parameters(task.model, task.input_shape, task.classes, seed))
+
+
+def _nobody_watches(kind: str, fields: dict[str, Any]) -> None:
+    """Events go nowhere."""
+    del kind, fields
 
 
 def _seat_of(genesis: Genesis, me: MemberId, name: str) -> str:
@@ -406,7 +438,9 @@ def _libp2p(settings: NodeSettings) -> Callable[[Genesis, MemberId, bytes], Netw
 
         entries = [entry for group in (*genesis.groups, genesis.council) for entry in group.members]
         peers = {
-            entry.member_id: PeerAddress(entry.peer_id, entry.address) for entry in entries if entry.member_id != me
+            entry.member_id: PeerAddress(entry.peer_id, entry.address)
+            for entry in entries
+            if entry.member_id != me
         }
         listen = settings.listen or genesis.member(me).address
         return Network(me=me, peer_key=peer_key, listen=listen, peers=peers)

@@ -1,6 +1,6 @@
 """From a group that stands apart to the one member: fetch what the reasoning wants, and no blob more.
 
-    chunks of the aggregate that deviate -> warnings filter (no blob) -> the candidates' blobs -> leave one out
+    chunks that deviate -> warnings filter (no blob) -> the candidates' blobs -> leave one out
 
 The reasoning itself is `rules.cases`, so that an auditor repeats it without this room.
 """
@@ -35,7 +35,7 @@ class Backtrack:
         self.fetched: dict[Digest, int] = {}
 
     async def cases(self, inputs: CouncilInputs, comparison: Comparison) -> tuple[Case, ...]:
-        """The cases that follow from the counted blocks, in a fixed order: groups that stand apart, hard rules."""
+        """The cases that follow, in a fixed order: groups that stand apart, then hard rules."""
         found: list[Case] = []
         for suspicion in await self._context.aside(suspicions, inputs, comparison):
             found.append(await self._case(suspicion))

@@ -1,6 +1,6 @@
 """Which parameters a round starts from, and how this node comes by them.
 
-    base = the council's base, plus the group's own aggregates that the council has not counted yet
+base = the council's base, plus the group's own aggregates that the council has not counted yet
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Bases:
         self._turn = trio.Lock()
 
     async def resolve(self, council_block_id: Digest, height: int) -> Resolved:
-        """The base for `height` under this council block. Raises PeerFault when the block or a blob is not to be had."""
+        """The base for `height` under this council block. Raises PeerFault when a part is missing."""
         context = self._context
         view = context.council
         await view.pulse.until(lambda: view.at(council_block_id) is not None, timeout_s=COUNCIL_BLOCK_WAIT_S)

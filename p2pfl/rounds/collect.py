@@ -85,9 +85,7 @@ class Collected:
         if held.request == request:
             return False
         signer = self.committee.proposer(self.height, request.round)
-        return DoubleSigned(
-            signer, "ShareRequest", held.request, held.signature, request, signed.signature
-        )
+        return DoubleSigned(signer, "ShareRequest", held.request, held.signature, request, signed.signature)
 
     def add_tx(self, signed: SignedParamTx) -> bool | DoubleSigned:
         """A ParamTx of this height by a member."""

@@ -13,7 +13,8 @@ import trio
 from consensus import codec
 from consensus import types as ct
 from consensus.signing import block_id
-from p2pfl.errors import PeerFault
+from p2pfl.errors import PeerFault, UserError
+from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
 from p2pfl.params import (
     Base,
@@ -25,7 +26,7 @@ from p2pfl.params import (
     parse_update,
     quantize,
 )
-from p2pfl.records import Case, CountedBlock, CouncilBody, GroupBody, body_root, decode_body
+from p2pfl.records import Case, CouncilBody, CountedBlock, GroupBody, body_root, decode_body
 from p2pfl.rounds.backtrack import Backtrack
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.court import Court
@@ -107,7 +108,7 @@ class CouncilApp:
         await self._pulse.until(self._is_complete, timeout_s=self._patience_s())
         try:
             return await self._block(effect)
-        except PeerFault as fault:
+        except (PeerFault, UserError, WorkerDied, TaskFailed) as fault:
             log.warning("no council block could be built", height=effect.height, why=str(fault))
             return None
 
@@ -123,7 +124,7 @@ class CouncilApp:
             if effect.fresh and abs(skew_ms) > self.context.genesis.times.clock_skew_ms:
                 raise PeerFault("clock", f"its time is {skew_ms} ms from mine")
             await self._check(header, body)
-        except (PeerFault, codec.DecodeError) as fault:
+        except (PeerFault, codec.DecodeError, UserError, WorkerDied, TaskFailed) as fault:
             log.warning(
                 "a council proposal was refused", height=header.height, round=effect.round, why=str(fault)
             )
@@ -273,7 +274,7 @@ class CouncilApp:
     async def _judge_root(
         self, body: CouncilBody, state: CouncilState, comparison: Comparison, height: int
     ) -> None:
-        """Float training differs between machines: a root update close to the own one is accepted as given."""
+        """Float training differs between machines: a root update close to the own one is accepted."""
         if comparison.base_id == state.base_id and state.root_update_id != ct.ZERO_DIGEST:
             if body.root_update_id != state.root_update_id:
                 raise PeerFault("bad_root_update", "another one for the same base")
@@ -358,7 +359,9 @@ class CouncilApp:
         try:
             await self._aggregate(group_id, body)
         except PeerFault as fault:
-            log.warning("a group's aggregate is not to be had", group=self.groups[group_id].name, why=str(fault))
+            log.warning(
+                "a group's aggregate is not to be had", group=self.groups[group_id].name, why=str(fault)
+            )
 
     async def _keep(self, derived: CouncilDerived) -> None:
         if not await self.context.shelf.has(derived.body.base_id):
@@ -376,7 +379,11 @@ class CouncilApp:
         return [member for index, member in enumerate(everybody) if index % seats.size in near]
 
     async def _evaluate(self, height: int, base: Base) -> None:
-        loss, accuracy = await self.context.trainer.evaluate(base.values)
+        try:
+            loss, accuracy = await self.context.trainer.evaluate(base.values)
+        except (UserError, WorkerDied, TaskFailed) as error:
+            log.warning("the new base could not be evaluated", height=height, why=str(error))
+            return
         fields = {"group": self.context.name, "height": height, "loss": loss, "accuracy": accuracy}
         self.context.observe("evaluated", fields)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from consensus.chain import BadBlock
 from consensus.signing import block_id
 from consensus.types import DecidedBlock, Digest
 from p2pfl.genesis import Genesis
-from p2pfl.records import CouncilBody, decode_body
+from p2pfl.records import CouncilBody, body_root, decode_body
 from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rules.state import CouncilState
@@ -38,7 +39,10 @@ class CouncilView:
         return self._states.get(council_block_id)
 
     async def take(self, decided: DecidedBlock) -> None:
-        """The next council block: checked, kept, folded."""
+        """The next council block: checked, kept, folded. Raises BadBlock, BadCertificate, DecodeError."""
+        body: CouncilBody = decode_body(decided.block.body, CouncilBody)
+        if body_root(body) != decided.block.header.app_root:
+            raise BadBlock("the body is not the header's")
         await self.chain.append(decided)
         self._fold(decided)
         self.pulse.beat()

@@ -1,7 +1,7 @@
 """A seat's part in the open cases: ask the accused, replay what it opens, measure, and share verdicts.
 
-    case opened -> OpenRequest -> OpeningOffer -> fetch, check, replay -> Measurement -> the next council block
-    guilty by q measurements -> every seat signs the Verdict -> certificate of q -> the next block, the contract
+    case opened -> OpenRequest -> OpeningOffer -> fetch, check, replay -> Measurement -> the next block
+    guilty by q measurements -> every seat signs the Verdict -> certificate of q -> next block, contract
 
 What the numbers mean is in `rules.council`; the contract is in `prosecutor`.
 """
@@ -15,6 +15,7 @@ import trio
 from consensus.signing import BadSignature, recover, signing_digest
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
+from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
 from p2pfl.params import BLOB_BYTES_MAX, Base, apply_update, byte_length, parse_base, parse_update
 from p2pfl.records import (
@@ -210,7 +211,7 @@ class Court:
             tried.add((sender, opening_id))
             try:
                 worst_ppm = await self._replay(case, tx, sender, opening_id, length)
-            except PeerFault as fault:
+            except (PeerFault, WorkerDied, TaskFailed) as fault:
                 log.warning("an opening was refused", accused=case.accused.hex(), why=str(fault))
                 continue
             return self._signed(case, REPLAYED, opening_id, worst_ppm)
@@ -229,9 +230,7 @@ class Court:
         context.network.broadcast(context.others, offer)
         layout = context.genesis.task.layout
         body = self._body(case)
-        blob = await context.shelf.need(
-            tx.tx.blob_id, tx.tx.byte_length, [case.accused], self._members(case)
-        )
+        blob = await context.shelf.need(tx.tx.blob_id, tx.tx.byte_length, [case.accused], self._members(case))
         update = parse_update(blob, layout, body.exponents)
         return await measure(opening, job, base, update, context.trainer.replay_segment)
 
@@ -268,7 +267,7 @@ class Court:
         return self._context.genesis.committee(name).members
 
     async def _base(self, case: Case) -> Base:
-        """The base of the accused's round: the council's, and the group's own aggregates that were not counted."""
+        """The base of the accused's round: the council's, and the group's own aggregates on it."""
         context = self._context
         layout = context.genesis.task.layout
         ref = self._body(case).base
@@ -287,5 +286,3 @@ class Court:
             blob = await context.shelf.need(body.aggregate_id, length, members, context.others)
             base = await context.aside(apply_update, base, parse_update(blob, layout, body.exponents))
         return base
-
-

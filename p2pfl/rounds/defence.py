@@ -25,7 +25,7 @@ class Defence:
         self._openings: dict[Digest, tuple[Digest, int]] = {}
 
     async def asked(self, sender: MemberId, request: wire.OpenRequest) -> None:
-        """A seat asks for the opening of a case. Raises PeerFault when it may not ask, or nothing can be opened."""
+        """A seat asks for the opening of a case. Raises PeerFault when it may not, or the trace is gone."""
         context = self._context
         if sender not in context.seats:
             raise PeerFault("not_a_seat", "only the council's seats may ask for an opening")

@@ -38,7 +38,11 @@ class Desk:
                 self._own_group(sender, group_id)
                 if self.driver is not None:
                     self.driver.deliver(sender, inner)
-            case wire.ShareRequestMessage(group_id) | wire.ParamTxMessage(group_id) | wire.CloseMessage(group_id):
+            case (
+                wire.ShareRequestMessage(group_id)
+                | wire.ParamTxMessage(group_id)
+                | wire.CloseMessage(group_id)
+            ):
                 self._own_group(sender, group_id)
                 if self.group is not None:
                     self.group.received(sender, message)
@@ -58,15 +62,14 @@ class Desk:
                 raise PeerFault("unexpected", type(message).__name__)
 
     async def answer(self, sender: MemberId, request: wire.Request) -> wire.Response | wire.Refused:
-        """GetStatus and GetBlocks of any chain that lies here."""
+        """GetStatus and GetBlocks of any chain that lies here: chains are public to every peer."""
+        del sender
         chain = self.chains.get(request.group_id)
         if chain is None:
             return wire.Refused("not_held")
         if isinstance(request, wire.GetStatus):
             return wire.Status(chain.group_id, chain.height, chain.tip_id)
-        return await trio.to_thread.run_sync(
-            lambda: wire.fitting(chain.slice(request.start, request.count))
-        )
+        return await trio.to_thread.run_sync(lambda: wire.fitting(chain.slice(request.start, request.count)))
 
     def blob(self, sender: MemberId, blob_id: Digest) -> Any | None:
         """The blob, if this peer may have it."""
@@ -87,5 +90,3 @@ def holders_of(context: Context, name: str) -> tuple[MemberId, ...]:
     members = context.genesis.committee(name).members
     rest = () if name == COUNCIL else context.seats
     return tuple(member for member in (*members, *rest) if member != context.me)
-
-

@@ -166,7 +166,9 @@ class Driver:
         """In their order; entries that follow one another reach the disk with one fsync."""
         for together, some in groupby(effects, lambda effect: isinstance(effect, ct.Persist)):
             if together:
-                await self._in_thread(self.wal.append_many, [e.event for e in some if isinstance(e, ct.Persist)])
+                await self._in_thread(
+                    self.wal.append_many, [e.event for e in some if isinstance(e, ct.Persist)]
+                )
                 continue
             for effect in some:
                 await self._perform(effect)
@@ -198,7 +200,9 @@ class Driver:
         try:
             signature = await self._in_thread(self.guard.sign, self.domain, unsigned.vote)
         except Refused as refused:
-            log.warning("the guard refused a signature", why=str(refused), height=self.height, round=self.round)
+            log.warning(
+                "the guard refused a signature", why=str(refused), height=self.height, round=self.round
+            )
             return
         signed = with_signature(message, signature)
         self._send(None, signed)

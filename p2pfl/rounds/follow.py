@@ -12,6 +12,7 @@ from typing import Any
 import trio
 
 from consensus.chain import BadBlock, History
+from consensus.codec import DecodeError
 from consensus.types import DecidedBlock, Digest, Header, MemberId, Started
 from consensus.votes import BadCertificate
 from p2pfl.errors import PeerFault
@@ -129,7 +130,7 @@ class Follower:
             for decided in answer.blocks:
                 if decided.block.header.height == self.chain.height + 1:
                     await self._take(decided)
-        except (BadBlock, BadCertificate) as error:
+        except (BadBlock, BadCertificate, DecodeError) as error:
             self._on_fault(peer, PeerFault("bad_block", f"{self.chain.name}: {error}"))
         except PeerFault as fault:
             self._on_fault(peer, fault)
@@ -154,4 +155,3 @@ class Follower:
                 continue
             if isinstance(status, wire.Status):
                 self.tip_seen(peer, status.height)
-

@@ -13,8 +13,9 @@ import trio
 from consensus import codec
 from consensus import types as ct
 from consensus.signing import block_id, struct_hash
-from p2pfl.errors import PeerFault
+from p2pfl.errors import PeerFault, UserError
 from p2pfl.keys import Refused
+from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
 from p2pfl.params import Update, blob_id, byte_length, delta_of, parse_update, quantize
 from p2pfl.records import (
@@ -83,10 +84,16 @@ class GroupApp:
         else:
             self.pace.step("wait")
         own = self.own.commitment(self.heard.height)
+        if own is None and self.heard.request is not None:
+            self._start_training(
+                self.heard.request.request
+            )  # The first try may have failed for want of a blob.
         if own is not None:
             # After a restart, or for a new Ci that has not heard it: the same bytes again.
-            self._take_tx(self.context.me, own)
-            self.context.network.broadcast(self.context.others, wire.ParamTxMessage(self.context.group_id, own))
+            self._take_tx(own)
+            self.context.network.broadcast(
+                self.context.others, wire.ParamTxMessage(self.context.group_id, own)
+            )
 
     async def build(self, effect: ct.Build) -> ct.Block | None:
         """As Ci: open, collect, close, reveal, derive the block. None when this round cannot have one."""
@@ -109,6 +116,7 @@ class GroupApp:
             body: GroupBody = decode_body(effect.block.body, GroupBody)
             if body_root(body) != header.app_root:
                 raise PeerFault("bad_body", "its root is not the header's")
+            self.pace.step("propose")
             if effect.fresh:
                 await self._judge_fresh(effect, body)
             await self._check(header, body)
@@ -164,7 +172,7 @@ class GroupApp:
             case wire.ShareRequestMessage(_, request):
                 self._take_request(request)
             case wire.ParamTxMessage(_, tx):
-                self._take_tx(sender, tx)
+                self._take_tx(tx)
             case wire.CloseMessage(_, close, txs):
                 self._take_close(close, txs)
 
@@ -172,11 +180,9 @@ class GroupApp:
         if self._is_new(self.heard.add_request(request)):
             if self.heard.close is None:
                 self.pace.step("train")
-            if not self._training and self.own.commitment(self.heard.height) is None:
-                self._training = True
-                self._nursery.start_soon(self._commit, self.heard, request.request)
+            self._start_training(request.request)
 
-    def _take_tx(self, sender: ct.MemberId, tx: SignedParamTx) -> None:
+    def _take_tx(self, tx: SignedParamTx) -> None:
         if self._is_new(self.heard.add_tx(tx)):
             self.pace.votes(len(self.heard.txs))
 
@@ -202,6 +208,11 @@ class GroupApp:
 
     # -- the member's part -------------------------------------------------
 
+    def _start_training(self, request: ShareRequest) -> None:
+        if not self._training and self.own.commitment(self.heard.height) is None:
+            self._training = True
+            self._nursery.start_soon(self._commit, self.heard, request)
+
     async def _commit(self, heard: Collected, request: ShareRequest) -> None:
         """Train from the requested base and commit to the update, once a height."""
         context = self.context
@@ -215,7 +226,7 @@ class GroupApp:
             tx = await self._tx(heard, resolved, result)
             signed = SignedParamTx(tx, await context.sign(tx))
             await context.aside(self.own.save, signed, result.states)
-        except (PeerFault, Refused) as error:
+        except (PeerFault, Refused, UserError, WorkerDied, TaskFailed) as error:
             log.warning("no commitment in this height", height=heard.height, why=str(error))
             return
         finally:
@@ -227,7 +238,7 @@ class GroupApp:
             {"height": heard.height, "member": context.name_of(context.me), "seconds": seconds, **losses},
         )
         if heard is self.heard:
-            self._take_tx(context.me, signed)
+            self._take_tx(signed)
             context.network.broadcast(context.others, wire.ParamTxMessage(context.group_id, signed))
 
     async def _tx(self, heard: Collected, resolved: Resolved, result: Any) -> ParamTx:
@@ -263,7 +274,9 @@ class GroupApp:
         try:
             await self._blob(signed)
         except PeerFault as fault:
-            log.warning("an update was not revealed", member=self.context.name_of(signed.tx.member), why=str(fault))
+            log.warning(
+                "an update was not revealed", member=self.context.name_of(signed.tx.member), why=str(fault)
+            )
         self._pulse.beat()
         close = self.heard.close
         txs = self.heard.closed_txs(close) if close else None
@@ -361,7 +374,7 @@ class GroupApp:
     # -- shared by proposing and checking ------------------------------------
 
     async def _judge_fresh(self, effect: ct.Validate, body: GroupBody) -> None:
-        """Clock, unrevealed list, base and Close: judged by each replica's own view, in fresh proposals only."""
+        """Clock, unrevealed list, base and Close: by the own view, in fresh proposals only."""
         context, header, times = self.context, effect.block.header, self.context.genesis.times
         if abs(header.time_ms - context.clock_ms()) > times.clock_skew_ms:
             raise PeerFault("clock", f"its time is {header.time_ms - context.clock_ms()} ms from mine")
@@ -369,6 +382,8 @@ class GroupApp:
         for member in body.unrevealed:
             if member in by_member and await self._held(by_member[member]):
                 raise PeerFault("revealed", f"{context.name_of(member)} did reveal")
+        if body.close is not None:
+            self._take_close(body.close, body.txs)  # Whoever has not heard it serves its blob from now on.
         mine = self.heard.close
         if body.close is None or (mine is not None and body.close.close.round > mine.close.round):
             raise PeerFault("late_close", "an earlier close is known")
@@ -404,7 +419,9 @@ class GroupApp:
         for signed in txs:
             if signed.tx.member not in unrevealed:
                 data = await self._blob(signed)
-                updates[signed.tx.member] = parse_update(data, context.genesis.task.layout, resolved.exponents)
+                updates[signed.tx.member] = parse_update(
+                    data, context.genesis.task.layout, resolved.exponents
+                )
         return GroupInputs(
             genesis=context.genesis,
             group=context.name,
@@ -441,7 +458,9 @@ class GroupApp:
         try:
             await self._blob(signed)
         except PeerFault as fault:
-            log.warning("an update is not to be had", member=self.context.name_of(signed.tx.member), why=str(fault))
+            log.warning(
+                "an update is not to be had", member=self.context.name_of(signed.tx.member), why=str(fault)
+            )
 
     async def _held(self, signed: SignedParamTx) -> bool:
         return await self.context.shelf.has(signed.tx.blob_id)
@@ -450,9 +469,7 @@ class GroupApp:
 
     def _listen(self) -> Collected:
         context = self.context
-        return Collected(
-            context.domain, context.committee, context.committee.epoch, context.chain.height + 1
-        )
+        return Collected(context.domain, context.committee, context.committee.epoch, context.chain.height + 1)
 
     async def _catch_blobs(self) -> None:
         """Whoever decides a block fetches its aggregate, so that the next round can start from it."""
@@ -462,7 +479,11 @@ class GroupApp:
             log.warning("the aggregate of the last block is not to be had yet", why=str(fault))
 
     async def _evaluate(self, height: int, derived: Derived) -> None:
-        loss, accuracy = await self.context.trainer.evaluate(derived.next_base.values)
+        try:
+            loss, accuracy = await self.context.trainer.evaluate(derived.next_base.values)
+        except (UserError, WorkerDied, TaskFailed) as error:
+            log.warning("the new base could not be evaluated", height=height, why=str(error))
+            return
         self.context.observe(
             "evaluated", {"group": self.context.name, "height": height, "loss": loss, "accuracy": accuracy}
         )

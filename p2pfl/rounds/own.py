@@ -1,7 +1,7 @@
 """What a member must not lose between signing and deciding, and what it needs to open a round later.
 
-    own/<height>.tx       the exact bytes of its SignedParamTx, durable before it is sent
-    own/<height>.states   the training states under its trace root
+own/<height>.tx       the exact bytes of its SignedParamTx, durable before it is sent
+own/<height>.states   the training states under its trace root
 """
 
 from __future__ import annotations

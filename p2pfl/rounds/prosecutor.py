@@ -37,7 +37,13 @@ class ChainClient(Protocol):
     """What the prosecutor needs of `p2pfl.evm`."""
 
     async def submit_equivocation(
-        self, group: Digest, kind: str, first: Any, first_signature: bytes, second: Any, second_signature: bytes
+        self,
+        group: Digest,
+        kind: str,
+        first: Any,
+        first_signature: bytes,
+        second: Any,
+        second_signature: bytes,
     ) -> dict[str, Any]: ...
 
     async def submit_verdict(self, certificate: VerdictCertificate, council_epoch: int) -> dict[str, Any]: ...
@@ -72,7 +78,13 @@ class Prosecutor:
         assert kind is not None
         first, second = pair
         self._evidence(
-            culprit, int(kind), type(first.vote).__name__, first.vote, first.signature, second.vote, second.signature
+            culprit,
+            int(kind),
+            type(first.vote).__name__,
+            first.vote,
+            first.signature,
+            second.vote,
+            second.signature,
         )
 
     def double_signed(self, double: DoubleSigned) -> None:
@@ -156,7 +168,9 @@ class Prosecutor:
         try:
             self._send.send_nowait(work)
         except trio.WouldBlock:
-            log.error("too many proofs wait for the chain", fix="check the chain's RPC; notes keep the proofs")
+            log.error(
+                "too many proofs wait for the chain", fix="check the chain's RPC; notes keep the proofs"
+            )
 
     async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
         """In this node's turn, and again while the chain cannot be reached."""

@@ -1,4 +1,4 @@
-"""Waiting until something holds, woken when something changed. One per application; no thread may touch it."""
+"""Waiting until something holds, woken when something changed. No thread may touch it."""
 
 from __future__ import annotations
 

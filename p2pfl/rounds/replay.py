@@ -65,7 +65,9 @@ def read_opening(data: bytes, tx: ParamTx, base: Base, genesis: Genesis) -> tupl
     seed = genesis.round_seed(group, tx.epoch, tx.height)
     job = job_of(task, base.values, x, y, seed=seed, member=tx.member, keep_states=False)
     if len(opening.states) != job.segments + 1:
-        raise PeerFault("bad_opening", f"{len(opening.states)} states, {job.segments + 1} were to be committed")
+        raise PeerFault(
+            "bad_opening", f"{len(opening.states)} states, {job.segments + 1} were to be committed"
+        )
     return opening, job
 
 
@@ -117,7 +119,9 @@ def _update_distance_ppm(last: State | None, base: Base, update: Update) -> int:
     )
 
 
-def _ratio_ppm(claimed: NDArray[np.floating], expected: NDArray[np.floating], origin: NDArray[np.floating]) -> int:
+def _ratio_ppm(
+    claimed: NDArray[np.floating], expected: NDArray[np.floating], origin: NDArray[np.floating]
+) -> int:
     wide = expected.astype(np.float64)
     distance = float(np.linalg.norm(claimed.astype(np.float64) - wide))
     length = float(np.linalg.norm(wide - origin.astype(np.float64)))

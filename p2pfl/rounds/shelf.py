@@ -43,7 +43,9 @@ class Shelf:
 
     def show(self, blob_id: Digest, to: Iterable[MemberId] | None = None) -> None:
         """From now on these members may fetch it (None: every known peer)."""
-        self._shown[blob_id] = None if to is None else frozenset(to) | (self._shown.get(blob_id) or frozenset())
+        self._shown[blob_id] = (
+            None if to is None else frozenset(to) | (self._shown.get(blob_id) or frozenset())
+        )
         self._shown.move_to_end(blob_id)
         while len(self._shown) > SHOWN_MAX:
             self._shown.popitem(last=False)
@@ -68,7 +70,7 @@ class Shelf:
         *,
         timeout_s: float = 60.0,
     ) -> bytes:
-        """The blob's bytes: from the shelf, or fetched, verified and kept. Raises PeerFault when nobody has it.
+        """The blob's bytes: from the shelf, or fetched, verified and kept. Raises PeerFault: nobody has it.
 
         first: who should hold it; others: who may, asked once the first did not answer for a while.
         """

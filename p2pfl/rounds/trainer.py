@@ -24,7 +24,14 @@ Int64 = NDArray[np.int64]
 
 
 def job_of(
-    task: Task, parameters: Float32, x: Float32, y: Int64, *, seed: bytes, member: MemberId, keep_states: bool = True
+    task: Task,
+    parameters: Float32,
+    x: Float32,
+    y: Int64,
+    *,
+    seed: bytes,
+    member: MemberId,
+    keep_states: bool = True,
 ) -> TrainJob:
     """The training that the genesis names, as one job."""
     return TrainJob(
@@ -52,13 +59,21 @@ class Trainer:
     """
 
     def __init__(
-        self, genesis: Genesis, x: Float32 | None, y: Int64 | None, *, data_dir: Path | None = None, worker: Worker | None = None
+        self,
+        genesis: Genesis,
+        x: Float32 | None,
+        y: Int64 | None,
+        *,
+        data_dir: Path | None = None,
+        worker: Worker | None = None,
     ) -> None:
         self.genesis = genesis
         self.x = x
         self.y = y
         self.worker = worker or Worker()
-        self.data_root, self.data_leaves = data_root(x, y) if x is not None and y is not None else (Digest(b""), 0)
+        self.data_root, self.data_leaves = (
+            data_root(x, y) if x is not None and y is not None else (Digest(b""), 0)
+        )
         self._data_dir = data_dir
         self._public: tuple[Float32, Int64, Dataset] | None = None
 
@@ -83,14 +98,23 @@ class Trainer:
         """(loss, accuracy) on the public test set."""
         _, _, rest = self.public()
         task = self.genesis.task
-        arguments: Sequence[Any] = (task.model, task.input_shape, task.classes, parameters, rest.test_x, rest.test_y)
+        arguments: Sequence[Any] = (
+            task.model,
+            task.input_shape,
+            task.classes,
+            parameters,
+            rest.test_x,
+            rest.test_y,
+        )
         return await self.worker.run("evaluate", *arguments)
 
     def public(self) -> tuple[Float32, Int64, Dataset]:
         """The root set's x and y, and the data set without it. Reads the data set once."""
         if self._public is None:
             task = self.genesis.task
-            self._public = root_set(load_dataset(task.dataset, self._data_dir), task.root_size, task.root_seed)
+            self._public = root_set(
+                load_dataset(task.dataset, self._data_dir), task.root_size, task.root_seed
+            )
         return self._public
 
     def close(self) -> None:
