@@ -1,0 +1,158 @@
+"""Does the scenario's claim hold? Every condition that a scenario may name is one function here.
+
+A condition gets what the scenario wants and what the run showed, and returns a sentence for whatever does
+not hold. Knows no process: what must be read from the chain or from files was read before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from testnet.facts import Facts
+
+if TYPE_CHECKING:
+    from testnet.scenarios import Scenario
+
+
+@dataclass
+class Killed:
+    """A node that was killed and started again.
+
+    height_at_kill: the open height when it was killed; height_at_end: its own last block in the end;
+    voted_height: the highest of its COMMITs; -1: there is none.
+    """
+
+    name: str
+    group: str
+    height_at_kill: int
+    height_at_end: int = -1
+    voted_height: int = -1
+
+
+@dataclass
+class Outcome:
+    """What a run showed. tombstoned and slashed as the contracts say; contradictions as sentences."""
+
+    facts: Facts
+    slashed: list[str] = field(default_factory=list)
+    tombstoned: list[str] = field(default_factory=list)
+    contradictions: list[str] = field(default_factory=list)
+    killed: list[Killed] = field(default_factory=list)
+    died: dict[str, int] = field(default_factory=dict)  # Nodes that ended by themselves, and their status.
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the last round that was measured."""
+        last = max((height for _, height in self.facts.accuracy), default=-1)
+        found = self.facts.accuracies(last + 1)
+        return found[-1] if found else None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a condition is asked: does this hold? wanted: the scenario's value for it."""
+
+    scenario: Scenario
+    outcome: Outcome
+    wanted: Any
+
+
+Condition = Callable[[Question], list[str]]
+CONDITIONS: dict[str, Condition] = {}
+
+
+def condition(function: Condition) -> Condition:
+    """Add a condition under its own name; scenarios name it in [holds]."""
+    CONDITIONS[function.__name__] = function
+    return function
+
+
+def judge(scenario: Scenario, outcome: Outcome) -> list[str]:
+    """Why the claim does not hold; empty when it does. A fork or a node that fell over always counts."""
+    broken = [
+        f"two blocks were decided in {group} at height {height}" for group, height in outcome.facts.forks()
+    ]
+    broken += [f"{name} ended by itself (status {status})" for name, status in sorted(outcome.died.items())]
+    for name, wanted in scenario.holds.items():
+        if wanted is not False:
+            broken += CONDITIONS[name](Question(scenario, outcome, wanted))
+    return broken
+
+
+@condition
+def all_rounds(asked: Question) -> list[str]:
+    """Every group decided all its rounds."""
+    rounds = asked.scenario.network.rounds
+    made = {f"g{g}": asked.outcome.facts.heights(f"g{g}") for g in range(asked.scenario.network.groups)}
+    return [f"{group} decided {count} of {rounds} rounds" for group, count in made.items() if count < rounds]
+
+
+@condition
+def accuracy_min(asked: Question) -> list[str]:
+    """The last base gets at least this share of the public test set right."""
+    reached = asked.outcome.accuracy
+    if reached is None:
+        return ["the accuracy was never measured"]
+    return [] if reached >= asked.wanted else [f"the accuracy is {reached:.3f}, not {asked.wanted:g} or more"]
+
+
+@condition
+def accused_exactly_culprits(asked: Question) -> list[str]:
+    """An accusation stands against the culprits and against nobody else."""
+    return _exactly("accused", asked.outcome.facts.accused(), asked.scenario)
+
+
+@condition
+def slashed_exactly_culprits(asked: Question) -> list[str]:
+    """The contract took stake from the culprits and from nobody else."""
+    return _exactly("slashed", asked.outcome.slashed, asked.scenario)
+
+
+@condition
+def tombstoned_exactly_culprits(asked: Question) -> list[str]:
+    """The contract lets the culprits, and nobody else, never return."""
+    return _exactly("tombstoned", asked.outcome.tombstoned, asked.scenario)
+
+
+@condition
+def no_contradiction(asked: Question) -> list[str]:
+    """No honest member signed two things that contradict each other, in any file that the run left."""
+    return list(asked.outcome.contradictions)
+
+
+@condition
+def chain_went_on(asked: Question) -> list[str]:
+    """The group of who was killed decided the height of the kill and later ones."""
+    facts = asked.outcome.facts
+    return _of_killed(
+        asked, "its group went no further", lambda k: facts.heights(k.group) > k.height_at_kill + 1
+    )
+
+
+@condition
+def killed_catch_up(asked: Question) -> list[str]:
+    """Who was killed holds the last block of its group in the end."""
+    facts = asked.outcome.facts
+    return _of_killed(asked, "it did not catch up", lambda k: k.height_at_end + 1 >= facts.heights(k.group))
+
+
+@condition
+def killed_vote_again(asked: Question) -> list[str]:
+    """Who was killed signed a COMMIT of a later height than that of its kill."""
+    return _of_killed(asked, "it did not vote again", lambda k: k.voted_height > k.height_at_kill)
+
+
+def _exactly(what: str, names: list[str], scenario: Scenario) -> list[str]:
+    wrong = sorted(set(names) - set(scenario.culprits))
+    missing = sorted(set(scenario.culprits) - set(names))
+    return [f"{name} was {what}, and is no culprit" for name in wrong] + [
+        f"{name} was not {what}" for name in missing
+    ]
+
+
+def _of_killed(asked: Question, otherwise: str, holds: Callable[[Killed], bool]) -> list[str]:
+    if len(asked.outcome.killed) < len(asked.scenario.kills):
+        return ["nobody was killed: the moment never came"]
+    return [f"{killed.name}: {otherwise}" for killed in asked.outcome.killed if not holds(killed)]

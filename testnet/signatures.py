@@ -1,0 +1,155 @@
+"""Did anybody sign two things that contradict each other? Read from every file that a run left.
+
+    guard     what each node signed itself
+    wal       what each node received: the others' votes, as they came
+    chain     the COMMITs in the certificates
+
+Reads only; knows no running process. What a contradiction is, is known to `consensus.evidence`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from consensus import codec
+from consensus import types as ct
+from consensus.evidence import contradiction
+from consensus.signing import BadSignature, Domain, block_id, recover, separator, signing_digest
+from consensus.types import MemberId
+from p2pfl.durable import RECORD_BYTES_MAX, scan
+from p2pfl.errors import UserError
+from p2pfl.genesis import Genesis
+from p2pfl.keys import GuardRecord
+from p2pfl.store import BlockFile, Folder
+
+_VOTES: dict[str, type[Any]] = {
+    "Propose": ct.Propose,
+    "Prepare": ct.Prepare,
+    "Commit": ct.Commit,
+    "RoundChange": ct.RoundChange,
+}
+_EVENT = b"\x01"  # The first byte of a WAL's entries; its other records are marks.
+
+# Who, in which group: and what was signed there, by height.
+Said = dict[tuple[str, MemberId], dict[int, set[Any]]]
+
+
+def contradictions(genesis: Genesis, folders: dict[str, Folder], *, but: tuple[str, ...]) -> list[str]:
+    """A sentence for each pair that no honest member signs both. but: names whose word does not count."""
+    said: Said = defaultdict(lambda: defaultdict(set))
+    slots: dict[tuple[Any, ...], set[bytes]] = defaultdict(set)
+    for name, folder in folders.items():
+        for group, member, vote in _votes_of(genesis, name, folder, slots):
+            said[group, member][vote.height].add(vote)
+    found: list[str] = []
+    for (group, member), heights in said.items():
+        name = genesis.member(member).name
+        for height, votes in sorted(heights.items()):
+            for a, b in combinations(sorted(votes, key=repr), 2):
+                kind = contradiction(a, b)
+                if kind is not None and name not in but:
+                    found.append(f"{name} signed against itself in {group} at height {height}: {kind.name}")
+    for (name, kind, height, *_), digests in slots.items():
+        if len(digests) > 1 and name not in but:
+            found.append(f"{name} signed two {kind} of height {height}")
+    return sorted(set(found))
+
+
+def last_commit_height(folder: Folder) -> int:
+    """The highest height of a COMMIT that this node's guard has let out; -1 without one."""
+    return max((record.height for record in _guard(folder.guard) if record.kind == "Commit"), default=-1)
+
+
+def _votes_of(
+    genesis: Genesis, name: str, folder: Folder, slots: dict[tuple[Any, ...], set[bytes]]
+) -> Iterator[tuple[str, MemberId, Any]]:
+    entry = next(e for g in (*genesis.groups, genesis.council) for e in g.members if e.name == name)
+    groups = {separator(genesis.domain(group)): group for group in genesis.group_names.values()}
+    for record in _guard(folder.guard):
+        slots[name, record.kind, record.height, record.separator, record.round].add(record.digest)
+        if record.kind in _VOTES:
+            yield groups[record.separator], entry.member_id, _struct(record.words, _VOTES[record.kind])
+    for group in genesis.group_names.values():
+        domain = genesis.domain(group)
+        for signed in _received(folder.wal(group)):
+            signer = _signer(genesis, domain, signed.vote, signed.signature)
+            if signer is not None:
+                yield group, signer, signed.vote
+        yield from _certified(genesis, group, folder.chain(group))
+
+
+def _guard(path: Path) -> list[GuardRecord]:
+    found: list[GuardRecord] = []
+    if path.exists():
+        scan(path, lambda _, payload: found.append(codec.decode(payload, GuardRecord, size_max=len(payload))))
+    return found
+
+
+def _received(path: Path) -> Iterator[Any]:
+    """The signed votes in a WAL, those inside justifications too."""
+    events: list[Any] = []
+
+    def take(_: int, payload: bytes) -> None:
+        if payload[:1] == _EVENT:
+            events.append(codec.decode(payload[1:], ct.Event, size_max=RECORD_BYTES_MAX))
+
+    if path.exists():
+        scan(path, take)
+    for event in events:
+        yield from _signed_votes(event)
+
+
+def _signed_votes(value: Any) -> Iterator[Any]:
+    if isinstance(value, tuple):
+        for each in value:
+            yield from _signed_votes(each)
+    elif dataclasses.is_dataclass(value):
+        if hasattr(value, "vote") and hasattr(value, "signature"):
+            yield value
+            return
+        for each in dataclasses.fields(value):
+            yield from _signed_votes(getattr(value, each.name))
+
+
+def _certified(genesis: Genesis, group: str, path: Path) -> Iterator[tuple[str, MemberId, ct.Commit]]:
+    if not path.exists():
+        return
+    for decided in BlockFile(path):
+        header = decided.block.header
+        commit = ct.Commit(header.epoch, header.height, decided.certificate.round, block_id(header))
+        for signature in decided.certificate.signatures:
+            signer = _signer(genesis, genesis.domain(group), commit, signature)
+            if signer is not None:
+                yield group, signer, commit
+
+
+def _signer(genesis: Genesis, domain: Domain, vote: Any, signature: bytes) -> MemberId | None:
+    """Who signed this, if it is somebody of this network."""
+    try:
+        signer = recover(signing_digest(domain, vote), signature)
+        genesis.member(signer)
+    except (BadSignature, ValueError, KeyError):
+        return None
+    return signer
+
+
+def _struct(words: bytes, kind: type[Any]) -> Any:
+    """A vote from its ABI words: every field is a number or a digest."""
+    values: list[Any] = []
+    for index, each in enumerate(dataclasses.fields(kind)):
+        word = words[32 * index : 32 * index + 32]
+        values.append(int.from_bytes(word, "big") if each.type == "int" else word)
+    return kind(*values)
+
+
+def tip_height(folder: Folder, group: str) -> int:
+    """The height of the last block of this chain that the node keeps; -1 without one."""
+    try:
+        return BlockFile(folder.chain(group)).tip_height
+    except UserError:
+        return -1

@@ -1,0 +1,277 @@
+"""What a run looks like: rows of a table, and the story as sentences. Pure: events in, words out.
+
+Every node tells its own view of the same things; a thing is told once, when the first node says so.
+How the words reach a terminal is in `watch`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from p2pfl.records import OFFENCES
+from testnet.facts import COUNCIL, Event
+from testnet.scenarios import Scenario
+
+# The order of a round's steps; a row shows the furthest of its members.
+STEPS = (
+    "wait",
+    "request",
+    "train",
+    "collect",
+    "reveal",
+    "propose",
+    "prepare",
+    "commit",
+    "decided",
+    "finished",
+)
+WEI_PER_ETH = 10**18
+# The same fault of the same peer, told by twelve others, is one line; a bad peer may commit many kinds.
+FAULT_LINES_MAX = 20
+
+
+@dataclass
+class Row:
+    """One group's line of the table, the council's too."""
+
+    group: str
+    height: int = -1
+    round: int = 0
+    step: str = "starts"
+    votes: int = 0
+    quorum: int = 0
+    accuracy: float | None = None
+    distance: float | None = None
+    blocks: int = 0
+    _place: tuple[int, int, int] = (-1, 0, 0)
+
+    def moved(self, fields: dict[str, Any]) -> None:
+        """A member of the group is at this step; the row shows the furthest."""
+        step = fields.get("step") or ""
+        rank = STEPS.index(step) if step in STEPS else 0
+        place = (fields["height"], fields["round"], rank)
+        if not step or place < self._place:
+            return
+        if place > self._place:
+            self.votes = 0
+        self._place = place
+        self.height, self.round, self.step = fields["height"], fields["round"], step
+        self.votes = max(self.votes, fields.get("votes", 0))
+        self.quorum = fields.get("quorum", self.quorum)
+
+
+@dataclass
+class Story:
+    """Rows and sentences of one run."""
+
+    scenario: Scenario
+    replay_max_ppm: int
+    rows: dict[str, Row] = field(default_factory=dict)
+    started: set[str] = field(default_factory=set)
+    _told: set[Any] = field(default_factory=set)
+    _cases: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _fault_lines: int = 0
+
+    def __post_init__(self) -> None:
+        for group in (*(f"g{g}" for g in range(self.scenario.network.groups)), COUNCIL):
+            self.rows[group] = Row(group)
+
+    def take(self, event: Event) -> list[str]:
+        """Let one event change the rows; the sentences that it adds to the story."""
+        tell = getattr(self, f"_on_{event.kind}", None)
+        return [] if tell is None else [_plain(line) for line in tell(event)]
+
+    def _once(self, *what: Any) -> bool:
+        """True the first time."""
+        if what in self._told:
+            return False
+        self._told.add(what)
+        return True
+
+    # -- the network -----------------------------------------------------------
+
+    def _on_said(self, event: Event) -> list[str]:
+        """The launcher's own words."""
+        return [event.fields["line"]]
+
+    def _on_started(self, event: Event) -> list[str]:
+        self.started.add(event.name)
+        return [f"{event.name} was started again"] if event.life else []
+
+    def _on_killed(self, event: Event) -> list[str]:
+        fields = event.fields
+        where = f"round {fields['height']}, step {fields['step']}"
+        return [f"{where}: {fields['name']}, whose turn it is, gets kill -9"]
+
+    def _on_died(self, event: Event) -> list[str]:
+        fields = event.fields
+        return [f"{fields['name']} ended by itself (status {fields['status']}); see {fields['log']}"]
+
+    def _on_fault(self, event: Event) -> list[str]:
+        fields = event.fields
+        if not self._once("fault", fields["peer"], fields["reason"]) or self._fault_lines >= FAULT_LINES_MAX:
+            return []
+        self._fault_lines += 1
+        return [f"{event.name} refused something of {fields['peer']}: {fields['reason']}"]
+
+    # -- rounds ------------------------------------------------------------------
+
+    def _on_step(self, event: Event) -> list[str]:
+        fields = event.fields
+        group, height, round_ = fields["group"], fields["height"], fields["round"]
+        self.rows[group].moved(fields)
+        if not round_ or not self._once("round", group, height, round_):
+            return []
+        before, now = self._turn(group, height + round_ - 1), self._turn(group, height + round_)
+        return [
+            f"round {height}: {group} goes on with {now} in the place of {before} (consensus round {round_})"
+        ]
+
+    def _turn(self, group: str, slot: int) -> str:
+        shape = self.scenario.network
+        if group == COUNCIL:
+            return f"seat{slot % shape.seats}"
+        return f"{group}m{slot % shape.members}"
+
+    def _on_decided(self, event: Event) -> list[str]:
+        fields = event.fields
+        group, height = fields["group"], fields["height"]
+        row = self.rows[group]
+        row.moved({**fields, "step": "decided"})
+        self._measured(row, fields)
+        for other, cosine in zip(fields.get("members", ()), fields.get("distance") or (), strict=False):
+            if group == COUNCIL:
+                self.rows[other].distance = cosine
+        if not self._once("decided", group, height):
+            return []
+        row.blocks += 1
+        out = ", ".join(fields.get("left_out") or ())
+        if not out:
+            return []
+        return [
+            f"council block {height} leaves out {out}"
+            if group == COUNCIL
+            else f"round {height}: {group} leaves out {out}"
+        ]
+
+    def _on_evaluated(self, event: Event) -> list[str]:
+        fields = event.fields
+        row = self.rows[fields["group"]]
+        self._measured(row, fields)
+        if fields["group"] != COUNCIL or not self._once("accuracy", fields["height"]):
+            return []
+        return [f"council block {fields['height']}: its parameters get {fields['accuracy']:.1%} right"]
+
+    @staticmethod
+    def _measured(row: Row, fields: dict[str, Any]) -> None:
+        if fields.get("accuracy") is not None:
+            row.accuracy = fields["accuracy"]
+        if isinstance(fields.get("distance"), (int, float)):
+            row.distance = float(fields["distance"])
+
+    def _on_finished(self, event: Event) -> list[str]:
+        fields = event.fields
+        group = fields["group"]
+        self.rows[group].moved({"height": fields["height"], "round": 0, "step": "finished"})
+        if not self._once("finished", group) or group == COUNCIL:
+            return []
+        return [f"{group} has finished its {fields['height'] + 1} rounds"]
+
+    # -- justice -------------------------------------------------------------------
+
+    def _on_case(self, event: Event) -> list[str]:
+        fields = event.fields
+        if not self._once("case", fields["case_id"]):
+            return []
+        self._cases[fields["case_id"]] = fields
+        group, height, accused = fields["group"], fields["height"], fields["accused"]
+        candidates = fields.get("candidates") or []
+        if fields["cause"] == "group_apart":
+            cosine = f" (cosine {candidates[0]['with']:.2f})" if candidates else ""
+            lines = [f"round {height}: group {group} stands apart{cosine}"]
+        else:
+            lines = [f"round {height}: {accused or 'a member'} of {group} broke a hard rule"]
+        if candidates:
+            names = ", ".join(each["member"] for each in candidates)
+            found = _count(len(candidates), "candidate")
+            fetched = _count(fields["blobs_fetched"], "blob")
+            lines.append(f"council: {found} found through the warnings filter ({names}), {fetched} fetched")
+        chosen = next((each for each in candidates if each["member"] == accused), None)
+        if chosen is not None:
+            lines.append(
+                f"council: without {accused} the cosine is {chosen['without']:.2f}; it must open its round"
+            )
+        return lines
+
+    def _on_measured(self, event: Event) -> list[str]:
+        fields = event.fields
+        if not self._once("measured", fields["case_id"], fields["seat"]):
+            return []
+        accused = self._accused(fields["case_id"])
+        if fields["status"]:
+            return [f"{fields['seat']} got no valid opening of {accused}'s round"]
+        measured, limit = fields["worst_ppm"] / 1e6, self.replay_max_ppm / 1e6
+        return [
+            f"{fields['seat']} replayed {accused}'s round: distance {measured:.2f} (threshold {limit:.2f})"
+        ]
+
+    def _on_outcome(self, event: Event) -> list[str]:
+        fields = event.fields
+        if not self._once("outcome", fields["case_id"]):
+            return []
+        words = {"guilty": "is guilty", "cleared": "is cleared", "no_opening": "did not open its round"}
+        return [f"council: {fields['accused']} {words.get(fields['outcome'], fields['outcome'])}"]
+
+    def _on_verdict(self, event: Event) -> list[str]:
+        fields = event.fields
+        if not self._once("verdict", fields["accused"], fields["offence"]):
+            return []
+        seats = self.scenario.network.seats
+        offence = OFFENCES.get(fields["offence"], str(fields["offence"]))
+        return [
+            f"verdict certified by {fields['signatures']} of {seats} seats: {fields['accused']}, {offence}"
+        ]
+
+    def _on_evidence(self, event: Event) -> list[str]:
+        fields = event.fields
+        if not self._once("evidence", fields["accused"], fields["offence"]):
+            return []
+        offence = OFFENCES.get(fields["offence"], str(fields["offence"]))
+        return [f"round {fields['height']}: {event.name} holds proof against {fields['accused']}: {offence}"]
+
+    def _on_submitted(self, event: Event) -> list[str]:
+        fields = event.fields
+        if not self._once("submitted", fields["what"], fields["accused"]):
+            return []
+        words = {
+            "verdict": "the verdict waits on chain for objections",
+            "equivocation": "the two signatures are on chain",
+            "execute": "the verdict is executed",
+        }
+        what = words.get(fields["what"], fields["what"])
+        return [f"{fields['accused']}: {what}, submitted by {event.name} in tx {_short(fields['tx'])}"]
+
+    def _on_slashed(self, event: Event) -> list[str]:
+        fields = event.fields
+        if not self._once("slashed", fields["accused"], fields["tx"]):
+            return []
+        amount = fields["amount_wei"] / WEI_PER_ETH
+        return [f"slashed: {amount:g} ETH of {fields['accused']} by tx {fields['tx']}"]
+
+    def _accused(self, case_id: str) -> str:
+        case = self._cases.get(case_id)
+        return (case["accused"] if case else None) or "the accused"
+
+
+def _short(digest: str) -> str:
+    return digest[:10] + ".." if len(digest) > 12 else digest
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _plain(line: str) -> str:
+    """A peer may have chosen a word of it: nothing but printable characters reaches a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in line)[:500]

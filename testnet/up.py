@@ -1,0 +1,55 @@
+"""`up`: run a scenario from the first process to the last, watched, and give back its judged result."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import trio
+
+from testnet import plan
+from testnet.launch import Options, Run
+from testnet.result import Result
+from testnet.scenarios import Scenario
+from testnet.story import Story
+from testnet.watch import Watch
+
+
+def up(
+    scenario: Scenario,
+    directory: Path | None = None,
+    *,
+    options: Options | None = None,
+    out: TextIO | None = None,
+    live: bool | None = None,
+    stay: bool = False,
+) -> Result:
+    """Run a scenario. Raises UserError for what the operator must mend; leaves no process behind.
+
+    directory: new or empty; None makes ./runs/<scenario>-<time>. out: where the story goes (stdout). live: a
+    table that is redrawn; None: where `out` is a terminal. stay: keep the network up until Ctrl-C.
+    """
+    directory = plan.new_directory(directory, scenario)
+    rules = plan.rules_of(scenario)
+    story = Story(scenario, rules.replay_max_ppm)
+    with Watch(story, out=out or sys.stdout, live=live) as watch:
+        run = Run(scenario, directory, options or Options(), watch.show, watch.draw)
+
+        async def finish(result: Result) -> None:
+            result.save()
+            for line in result.summary():
+                watch.say(line)
+            if stay:
+                watch.say("Ctrl-C ends the network.")
+                await _until_interrupted()
+
+        return trio.run(run.run, finish)
+
+
+async def _until_interrupted() -> None:
+    """Sleep until Ctrl-C, which then ends the stay and not the program."""
+    try:
+        await trio.sleep_forever()
+    except KeyboardInterrupt:
+        return
