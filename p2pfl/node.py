@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class Parts:
     guard: Guard
     network: Any
     trainer: Trainer
-    chain: Any | None
+    chain: Callable[[], Any] | None
     observe: Observe
 
 
@@ -109,7 +110,7 @@ def assemble(
     trainer = Trainer(genesis, x, y, data_dir=settings.data_dir)
     peer_key = load_peer_key(folder.peer_key)
     made = (network or _libp2p(settings))(genesis, key.member_id, peer_key)
-    chain = _chain_client(settings, genesis) if settings.rpc else None
+    chain = partial(_open_chain, settings, genesis) if settings.rpc else None
     return Parts(
         settings=settings,
         genesis=genesis,
@@ -426,7 +427,7 @@ def _read_data(path: Path, genesis: Genesis) -> tuple[Any, Any]:
     if not right or not len(y) or y.min() < 0 or y.max() >= task.classes:
         raise UserError(
             f"the training data {path} does not fit the task",
-            because=f"x is {x.dtype} {x.shape}, y is {y.dtype} {y.shape}; samples have shape {task.input_shape}",
+            because=f"x is {x.dtype} {x.shape}, y {y.dtype} {y.shape}; a sample is {task.input_shape}",
             fix=fix,
         )
     return x, y
@@ -448,11 +449,14 @@ def _libp2p(settings: NodeSettings) -> Callable[[Genesis, MemberId, bytes], Netw
     return make
 
 
-def _chain_client(settings: NodeSettings, genesis: Genesis) -> Any:
-    from p2pfl.evm.staking import connect  # web3 is slow to import: only where a chain is named.
+def _open_chain(settings: NodeSettings, genesis: Genesis) -> Any:
+    """Blocking. Raises UserError: no answer, another chain, other contracts."""
+    from p2pfl.evm import Addresses, Client, Staking, StakingWorker  # web3 is slow to import.
 
     assert settings.rpc is not None
-    return connect(settings.rpc, genesis.chain, settings.account_key)
+    entry = genesis.chain
+    client = Client.open(settings.rpc, key=settings.account_key, chain_id=entry.chain_id)
+    return StakingWorker(Staking(client, Addresses(entry.chain_id, entry.registry, entry.slashing)))
 
 
 __all__ = ["Folder", "Node", "NodeSettings", "Parts", "assemble", "initial_base", "run"]

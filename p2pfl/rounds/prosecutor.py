@@ -7,14 +7,14 @@ nodes hold the same proof: each waits its turn, looks whether it is done, and on
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from consensus.evidence import contradiction
+from consensus.evidence import OffenceKind, offence
 from consensus.signing import signing_digest
 from consensus.types import Digest, MemberId, SignedVote
-from p2pfl.errors import PeerFault, UserError
+from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL
 from p2pfl.records import CouncilBody, VerdictCertificate, decode_body
 from p2pfl.rounds.collect import DoubleSigned
@@ -22,9 +22,11 @@ from p2pfl.rounds.context import Context
 from p2pfl.store import Notes
 from p2pfl.telemetry import logger
 
+if TYPE_CHECKING:
+    from p2pfl.evm import Done, StakingWorker  # web3 is slow to import: only where a chain is named.
+
 log = logger("rounds.prosecutor")
 
-TWO_OF_ONE_SLOT = 6  # E6
 # Each next node waits this much longer before it pays for what another may have done already.
 TURN_S = 2.0
 # Work that waits for the chain; a proof is made once a culprit and height, so this is never reached honestly.
@@ -33,71 +35,55 @@ QUEUE_MAX = 256
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
-class ChainClient(Protocol):
-    """What the prosecutor needs of `p2pfl.evm`."""
-
-    async def submit_equivocation(
-        self,
-        group: Digest,
-        kind: str,
-        first: Any,
-        first_signature: bytes,
-        second: Any,
-        second_signature: bytes,
-    ) -> dict[str, Any]: ...
-
-    async def submit_verdict(self, certificate: VerdictCertificate, council_epoch: int) -> dict[str, Any]: ...
-
-    async def execute_verdict(self, certificate: VerdictCertificate) -> dict[str, Any]: ...
-
-
 class Prosecutor:
     """One node's proofs on their way to the contract."""
 
-    def __init__(self, context: Context, notes: Notes, chain: ChainClient | None) -> None:
+    def __init__(self, context: Context, notes: Notes, connect: Callable[[], StakingWorker] | None) -> None:
+        """connect: opens the chain and checks the contracts (blocking, in a thread); None: no chain."""
         self._context = context
         self._notes = notes
-        self._chain = chain
+        self._connect = connect
+        self._connected: StakingWorker | None = None
+        self._connecting = trio.Lock()
         self._send, self._receive = trio.open_memory_channel[Callable[[], Awaitable[None]]](QUEUE_MAX)
         self._accused: set[tuple[MemberId, int]] = set()
         self._verdicts: set[Digest] = set()
 
     async def run(self) -> None:
-        """Carry out one after the other until cancelled; on start, what the council's chain has certified."""
+        """Carry out what is queued until cancelled; first, what the council's chain has certified so far.
+
+        Raises UserError when the chain answers and is not the one that the genesis names.
+        """
         for decided in self._context.council.chain.blocks:
             self.certified(decode_body(decided.block.body, CouncilBody))
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._check_chain)
             async for work in self._receive:
                 nursery.start_soon(self._patiently, work)
+
+    async def _check_chain(self) -> None:
+        if self._connect is None:
+            return
+        from p2pfl.evm import ChainUnreachable
+
+        try:
+            await self._chain()
+        except ChainUnreachable as error:
+            log.warning("the chain does not answer yet", why=error.because, fix=error.fix)
 
     # -- proofs ---------------------------------------------------------------------
 
     def equivocation(self, culprit: MemberId, pair: tuple[SignedVote, SignedVote]) -> None:
         """E1 to E5: two votes of one signer that contradict each other."""
-        kind = contradiction(pair[0].vote, pair[1].vote)
-        assert kind is not None
-        first, second = pair
-        self._evidence(
-            culprit,
-            int(kind),
-            type(first.vote).__name__,
-            first.vote,
-            first.signature,
-            second.vote,
-            second.signature,
-        )
+        proven = offence(self._context.domain, *pair)
+        assert proven is not None
+        first, second = proven.first, proven.second
+        self._evidence(culprit, proven.kind, first.vote, first.signature, second.vote, second.signature)
 
     def double_signed(self, double: DoubleSigned) -> None:
         """E6: two commitments, requests or closes of one slot."""
-        self._evidence(
-            double.signer,
-            TWO_OF_ONE_SLOT,
-            double.kind,
-            double.first,
-            double.first_signature,
-            double.second,
-            double.second_signature,
-        )
+        proof = (double.first, double.first_signature, double.second, double.second_signature)
+        self._evidence(double.signer, OffenceKind.TWO_OF_ONE_SLOT, *proof)
 
     def certified(self, body: CouncilBody) -> None:
         """A council block holds verdict certificates: a seat takes them to the contract."""
@@ -110,60 +96,83 @@ class Prosecutor:
                 self._notes.add("certificates", certificate, durable=True)
                 self._queue(lambda certificate=certificate: self._verdict(certificate))
 
-    def _evidence(self, culprit: MemberId, offence: int, kind: str, *proof: Any) -> None:
+    def _evidence(self, culprit: MemberId, kind: OffenceKind, *proof: Any) -> None:
         height = proof[0].height
         if (culprit, height) in self._accused:
             return
         self._accused.add((culprit, height))
         context = self._context
-        log.warning("two signatures contradict each other", member=context.name_of(culprit), offence=offence)
+        log.warning(
+            "two signatures contradict each other", member=context.name_of(culprit), offence=kind.name
+        )
         first, first_signature, second, second_signature = proof
         note = {
-            "offence": offence,
-            "kind": kind,
+            "offence": int(kind),
             "group": context.group_id,
             "culprit": culprit,
+            "kinds": [type(first).__name__, type(second).__name__],
             "first": first,
             "first_signature": first_signature,
             "second": second,
             "second_signature": second_signature,
         }
         self._notes.add("evidence", note, durable=True)
-        fields = {"accused": context.name_of(culprit), "offence": offence, "height": height}
+        fields = {"accused": context.name_of(culprit), "offence": int(kind), "height": height}
         context.observe("evidence", fields)
-        self._queue(lambda: self._equivocation(culprit, offence, kind, proof))
+        self._queue(lambda: self._equivocation(culprit, int(kind), proof))
 
     # -- on the chain -------------------------------------------------------------------
 
-    async def _equivocation(self, culprit: MemberId, offence: int, kind: str, proof: tuple[Any, ...]) -> None:
-        assert self._chain is not None
-        done = await self._chain.submit_equivocation(self._context.group_id, kind, *proof)
-        self._tell("equivocation", culprit, offence, done)
-        self._tell_slashed(culprit, offence, done)
+    async def _equivocation(self, culprit: MemberId, code: int, proof: tuple[Any, ...]) -> None:
+        from p2pfl.evm import offence_key
+
+        chain, group_id = await self._chain(), self._context.group_id
+        done = await chain.submit_equivocation(group_id, *proof)
+        self._tell("equivocation", culprit, code, done)
+        key = offence_key(group_id, proof[0].epoch, proof[0].height, culprit, code)
+        await self._tell_slashed(chain, key, culprit, code)
 
     async def _verdict(self, certificate: VerdictCertificate) -> None:
-        assert self._chain is not None
-        verdict = certificate.verdict
-        submitted = await self._chain.submit_verdict(certificate, self._context.committee.epoch)
-        self._tell("verdict", verdict.accused, verdict.offence, submitted)
-        executed = await self._chain.execute_verdict(certificate)
-        self._tell("execute", verdict.accused, verdict.offence, executed)
-        self._tell_slashed(verdict.accused, verdict.offence, executed)
+        from p2pfl.evm import verdict_key
 
-    def _tell(self, what: str, accused: MemberId, offence: int, done: dict[str, Any]) -> None:
-        name = self._context.name_of(accused)
-        self._notes.add("transactions", {"kind": what, "accused": accused, "offence": offence, **done})
-        self._context.observe("submitted", {"what": what, "accused": name, "tx": done["tx_hash"]})
+        chain, verdict = await self._chain(), certificate.verdict
+        epoch = self._context.committee.epoch
+        done = await chain.submit_verdict(verdict, certificate.signatures, council_epoch=epoch)
+        self._tell("verdict", verdict.accused, verdict.offence, done)
+        key = verdict_key(verdict)
+        judgement = await chain.carry_out(key)
+        log.info("a verdict came to its end", state=judgement.state.name, accused=verdict.accused.hex())
+        await self._tell_slashed(chain, key, verdict.accused, verdict.offence)
 
-    def _tell_slashed(self, accused: MemberId, offence: int, done: dict[str, Any]) -> None:
-        fields = {"accused": self._context.name_of(accused), "offence": offence, "tx": done["tx_hash"]}
-        self._context.observe("slashed", {**fields, "amount_wei": done["amount_wei"]})
-        log.info("stake was slashed", **fields)
+    def _tell(self, what: str, accused: MemberId, code: int, done: Done) -> None:
+        tx = "0x" + done.transaction.hex()
+        note = {"kind": what, "accused": accused, "offence": code, "tx_hash": tx, "block": done.block}
+        self._notes.add("transactions", {**note, "new": done.new, "gas_used": done.gas_used})
+        self._context.observe(
+            "submitted", {"what": what, "accused": self._context.name_of(accused), "tx": tx}
+        )
+
+    async def _tell_slashed(self, chain: StakingWorker, key: Digest, accused: MemberId, code: int) -> None:
+        for taken in await chain.slashed():
+            if taken.key == key:
+                tx = "0x" + taken.transaction.hex()
+                fields = {"accused": self._context.name_of(accused), "offence": code, "tx": tx}
+                self._notes.add("transactions", {"kind": "slashed", **fields, "amount_wei": taken.amount_wei})
+                self._context.observe("slashed", {**fields, "amount_wei": taken.amount_wei})
+                log.info("stake was slashed", **fields)
+
+    async def _chain(self) -> StakingWorker:
+        """The chain's client, opened once. Raises UserError."""
+        assert self._connect is not None
+        async with self._connecting:
+            if self._connected is None:
+                self._connected = await trio.to_thread.run_sync(self._connect, abandon_on_cancel=True)
+            return self._connected
 
     # -- patience ---------------------------------------------------------------------------
 
     def _queue(self, work: Callable[[], Awaitable[None]]) -> None:
-        if self._chain is None:
+        if self._connect is None:
             return
         try:
             self._send.send_nowait(work)
@@ -174,6 +183,8 @@ class Prosecutor:
 
     async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
         """In this node's turn, and again while the chain cannot be reached."""
+        from p2pfl.evm import Reverted
+
         members = self._context.committee.members
         await trio.sleep(members.index(self._context.me) * TURN_S)
         tries = 0
@@ -181,10 +192,10 @@ class Prosecutor:
             try:
                 await work()
                 return
-            except PeerFault as fault:
-                log.error("the contract refused a proof", why=str(fault))
+            except Reverted as refused:
+                log.error("the contract refused a proof", why=refused.because, fix=refused.fix)
                 return
             except UserError as error:
-                log.warning("the chain could not be reached", why=error.because, fix=error.fix)
+                log.warning("a proof could not be taken to the chain", why=error.because, fix=error.fix)
             await trio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
             tries += 1
