@@ -207,7 +207,7 @@ class TriageRow:
     norm_ratio_micro: |q_i| / median |q_j|. nearest_micro: smallest relative distance to another member.
     previous_cos_micro, root_cos_micro: cosine to the group's previous aggregate and to the root update.
     krum_micro: Krum score relative to the median Krum score.
-    out_of_bounds, duplicate: the hard rules (1 = broken). duplicate_of: index of the nearest, or own index.
+    out_of_bounds, duplicate: the hard rules (1 = broken).
     """
 
     member: MemberId
@@ -308,7 +308,8 @@ class GroupRow:
 class Candidate:
     """A member the warnings filter named. score: how many of the deviating chunks; cosines as measured.
 
-    without_cos_micro: cosine of the group's delta without this member to the others' delta.
+    with_cos_micro, without_cos_micro: cosine of the group's delta with and without this member to the other
+    groups' delta. own_cos_micro: of the member's update alone.
     """
 
     member: MemberId
@@ -316,13 +317,16 @@ class Candidate:
     blob_id: Digest
     with_cos_micro: int
     without_cos_micro: int
+    own_cos_micro: int
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     """A suspicion with its whole reasoning. case_id = SHA-256 of its canonical bytes with case_id zero.
 
-    cause: "group_apart", or "hard_rule" for a member left out by triage. accused: zero when nobody's absence explains it.
+    cause: "group_apart"; "member_apart" where the group as a whole does not stand apart but the warnings name
+    a member that does; "hard_rule" for a member left out by triage. accused: zero when nobody's absence
+    explains why the group stands apart.
     chunks: the (tensor, chunk) pairs in which the group deviated most.
     """
 

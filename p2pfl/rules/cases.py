@@ -29,14 +29,17 @@ from p2pfl.rules.gram import Gram, view, view_of
 from p2pfl.rules.triage import REASONS
 
 GROUP_APART = "group_apart"
+MEMBER_APART = "member_apart"
 HARD_RULE = "hard_rule"
 # Chunks that are asked about, and members whose updates are fetched at most for one case.
 CASE_CHUNKS = 16
 CANDIDATES_MAX = 4
-# A member is a candidate when it was warned of in at least this share of the chunks of the most warned one.
+# A candidate was warned of in at least this share of the chunks asked about, and of those of the most warned.
 CANDIDATE_SHARE_MICRO = 500_000
-# By how much a member's absence must raise the group's cosine to the others before it is accused.
-RETURN_MARGIN_MICRO = 100_000
+# What it takes to be accused (measured: docs/detection.md). The absence must bring the group back by more
+# than the absence of a merely unusual member does, and the own update must point away from the others.
+RETURN_MARGIN_MICRO = 30_000
+OWN_COS_MAX_MICRO = -250_000
 
 
 def candidates(
@@ -49,7 +52,7 @@ def candidates(
     """Who was warned of in these chunks, and in how many, by the filter alone: no update is fetched.
 
     First (tensor, chunk, reason) is asked, then each member only where that may be there. The most warned
-    first; equals in the order of `members`. Those far behind the first are left out.
+    first; equals in the order of `members`. Those warned of in few of the chunks are left out.
     """
     pairs = [(tensor, chunk, reason) for tensor, chunk in chunks for reason in reasons]
     keys = [filters.warning_key(*pair) for pair in pairs]
@@ -60,11 +63,11 @@ def candidates(
         own = [filters.warning_key(*pair, member=member) for pair in asked]
         found = filters.might_contain_each(warnings_filter, salt, own)
         warned = {pair[:2] for pair, hit in zip(asked, found, strict=True) if hit}
-        if warned:
-            scored.append((member, len(warned)))
+        scored.append((member, len(warned)))
     scored.sort(key=lambda entry: -entry[1])
-    least = scored[0][1] * CANDIDATE_SHARE_MICRO if scored else 0
-    return tuple(entry for entry in scored[:CANDIDATES_MAX] if entry[1] * MICRO >= least)
+    most = scored[0][1] if scored else 0
+    least = max(most, len(chunks)) * CANDIDATE_SHARE_MICRO
+    return tuple(entry for entry in scored[:CANDIDATES_MAX] if entry[1] and entry[1] * MICRO >= least)
 
 
 def leave_one_out(
@@ -73,8 +76,8 @@ def leave_one_out(
     member_update: Update,
     member_factor: int,
     divisor: int,
-) -> tuple[int, int]:
-    """The group's cosine to the others with the member and without it, in millionths.
+) -> tuple[int, int, int]:
+    """Three cosines to the others, in millionths: the group's, the group's without the member, the member's.
 
     member_factor / divisor: the member's share in the group's aggregate. Without it the aggregate points to
     divisor * aggregate - factor * update; its length does not matter here.
@@ -83,18 +86,28 @@ def leave_one_out(
     others_sum = [0, 0, *(weight for weight, _ in others)]
     before = whole.cos_of_sums_micro(whole.unit(0), others_sum)
     without = [divisor, -member_factor] + [0] * len(others)
-    return before, whole.cos_of_sums_micro(without, others_sum)
+    after = whole.cos_of_sums_micro(without, others_sum)
+    return before, after, whole.cos_of_sums_micro(whole.unit(1), others_sum)
 
 
-def judge_case(found: Sequence[Candidate], margin_micro: int = RETURN_MARGIN_MICRO) -> MemberId | None:
-    """The candidate whose absence brings the group back most, if by the margin at least; else None.
+def judge_case(
+    found: Sequence[Candidate],
+    *,
+    margin_micro: int = RETURN_MARGIN_MICRO,
+    own_cos_max_micro: int = OWN_COS_MAX_MICRO,
+) -> MemberId | None:
+    """The candidate whose absence brings the group back most, if by the margin; None if there is none.
 
-    Of equals the earlier in the list.
+    It must also point away from the others by itself: leaving out an honest member with rare data may bring
+    a group back too. Of equals the earlier in the list.
     """
-    gains = [entry.without_cos_micro - entry.with_cos_micro for entry in found]
-    if not gains or max(gains) < margin_micro:
-        return None
-    return found[gains.index(max(gains))].member
+    gains = [
+        (entry.without_cos_micro - entry.with_cos_micro, entry.member)
+        for entry in found
+        if entry.own_cos_micro <= own_cos_max_micro
+    ]
+    most = max((gain for gain, _ in gains), default=margin_micro - 1)
+    return next((member for gain, member in gains if gain == most), None) if most >= margin_micro else None
 
 
 # ---------------------------------------------------------------------------
@@ -111,13 +124,15 @@ class GroupBlock:
 
 @dataclass(frozen=True)
 class Suspicion:
-    """A block of a group that stands apart, before any member's update is known.
+    """A group's block that is looked into, before any member's update is known.
 
-    committee: the group's, of the block's epoch. salt: of the block's filters. aggregate: the block's own.
-    others: weight and delta of each group that it is compared with. deadline_height: of the council's chain.
+    apart: whether the group as a whole stands apart. committee: the group's, of the block's epoch. salt: of
+    the block's filters. aggregate: the block's own. others: weight and delta of each group that it is
+    compared with. deadline_height: of the council's chain.
     """
 
     block: GroupBlock
+    apart: bool
     committee: Committee
     salt: bytes
     aggregate: Update
@@ -131,24 +146,26 @@ class Suspicion:
     def wanted(self, chunks: Sequence[ChunkId] | None = None) -> tuple[tuple[MemberId, int], ...]:
         """Whose updates are needed to judge it, with their scores.
 
-        Those whom the filter names; everybody who counted, when it names nobody that counted.
+        Those whom the filter names. When it names nobody, although the group stands apart: all who counted,
+        for the warnings of a colluding quorum are worth nothing.
         """
         body = self.block.body
         counted = [signed.tx.member for signed, weight in _weighted(body) if weight > 0]
         warnings_filter = next(each for each in body.filters if each.name == filters.WARNINGS)
         where = self.chunks() if chunks is None else chunks
         named = candidates(warnings_filter, self.salt, counted, where)
-        return named or tuple((member, 0) for member in counted)
+        return named if named or not self.apart else tuple((member, 0) for member in counted)
 
 
 def _weighted(body: GroupBody) -> Iterator[tuple[SignedParamTx, int]]:
     return zip(body.txs, body.weights, strict=True)
 
 
-def derive_case(suspicion: Suspicion, updates: Mapping[MemberId, Update]) -> Case:
-    """The case that follows: to open it, and to check one that was opened.
+def derive_case(suspicion: Suspicion, updates: Mapping[MemberId, Update]) -> Case | None:
+    """The case that follows, to open it and to check one that was opened; None: there is nothing to say.
 
-    updates: at least those of `suspicion.wanted()`, of the block's round.
+    updates: at least those of `suspicion.wanted()`, of the block's round. A group that stands apart is a case
+    even if nobody's absence explains it.
     """
     header, body = suspicion.block.header, suspicion.block.body
     chunks = suspicion.chunks()
@@ -159,8 +176,11 @@ def derive_case(suspicion: Suspicion, updates: Mapping[MemberId, Update]) -> Cas
         factor, divisor = shares[member]
         cosines = leave_one_out(suspicion.aggregate, suspicion.others, updates[member], factor, divisor)
         found.append(Candidate(member, score, blobs[member], *cosines))
-    accused = judge_case(found) or ZERO_MEMBER
-    return _case(header, GROUP_APART, chunks, tuple(found), accused, suspicion.deadline_height)
+    accused = judge_case(found)
+    if accused is None and not suspicion.apart:
+        return None
+    cause = GROUP_APART if suspicion.apart else MEMBER_APART
+    return _case(header, cause, chunks, tuple(found), accused or ZERO_MEMBER, suspicion.deadline_height)
 
 
 def hard_rule_cases(block: GroupBlock, deadline_height: int) -> tuple[Case, ...]:
@@ -171,7 +191,7 @@ def hard_rule_cases(block: GroupBlock, deadline_height: int) -> tuple[Case, ...]
             block.header,
             HARD_RULE,
             (),
-            (Candidate(row.member, 0, blobs[row.member], 0, 0),),
+            (Candidate(row.member, 0, blobs[row.member], 0, 0, 0),),
             row.member,
             deadline_height,
         )

@@ -19,14 +19,14 @@ from p2pfl.params import Int16, Int64, Layout
 
 Float64 = NDArray[np.float64]
 
-# Eight leaves of a blob. Short enough to say where, long enough that an inner product is more than noise; a
-# model of 11 million coordinates has 2,700 of them. Its sums stay below (2^15)^2 * 2^12 = 2^42.
-CHUNK_COORDINATES = 4096
+# Two leaves of a blob. Finer than that, inner products of honest members are mostly noise; coarser, a small
+# model has too few to tell an attack on all of it from a rare class. Sums stay below (2^15)^2 * 2^10 = 2^40.
+CHUNK_COORDINATES = 1024
 # (2^15)^2 * 2^22 = 2^52: beyond this many coordinates a float64 sum may be rounded.
 EXACT_COORDINATES_MAX = 1 << 22
 EXACT_FLOAT = 1 << 53
 # Chunks converted at a time: 16 rows of them are 4 MiB in float64, and stay in the cache until multiplied.
-_CHUNKS_AT_ONCE = 8
+_CHUNKS_AT_ONCE = 32
 # Rows that lie a power of two apart compete for the same lines of the cache.
 _PADDING = 8
 

@@ -139,20 +139,21 @@ def next_exponents(current: Sequence[int], mean: Update) -> tuple[int, ...]:
 
 
 def suspicions(inputs: CouncilInputs, comparison: Comparison) -> tuple[Suspicion, ...]:
-    """For each group that stands apart, the counted block of it that is least like the others.
+    """What is looked into: of each group that has others to be compared with, the block least like them.
 
-    `cases.derive_case` makes the case of it, once the updates that it wants are at hand.
+    `cases.derive_case` makes a case of it, or none, once the updates that it wants are at hand: usually none
+    is wanted, since the warnings of an honest group name nobody.
     """
     found: list[Suspicion] = []
     rows, genesis = comparison.rows, inputs.state.network
     for row in rows:
-        if not row.flagged:
-            continue
         others = tuple(
             (other.weight, delta)
             for other, delta in zip(rows, comparison.deltas, strict=True)
-            if other.weight > 0 and not other.flagged
+            if other.weight > 0 and not other.flagged and other.group_id != row.group_id
         )
+        if not others:
+            continue
         blocks = [block for block in inputs.counted if block.header.group_id == row.group_id]
         aggregates = [inputs.aggregates[block.aggregate_id] for block in blocks]
         index = least_alike(aggregates, others)
@@ -161,6 +162,7 @@ def suspicions(inputs: CouncilInputs, comparison: Comparison) -> tuple[Suspicion
         found.append(
             Suspicion(
                 block=GroupBlock(header, inputs.bodies[block_id(header)]),
+                apart=bool(row.flagged),
                 committee=genesis.committee(name, header.epoch),
                 salt=inputs.group_salts[row.group_id],
                 aggregate=aggregates[index],

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isqrt
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,14 +16,8 @@ from consensus.types import MemberId
 from p2pfl.genesis import Rules
 from p2pfl.params import Int64, Layout
 from p2pfl.records import MICRO, TriageRow, WarningRow
-from p2pfl.rules.chunks import chunk_ids
-from p2pfl.rules.gram import (
-    RATIO_MAX_MICRO,
-    Gram,
-    cosine_micro,
-    lower_median,
-    ratio_micro,
-)
+from p2pfl.rules.chunks import ChunkId, chunk_ids
+from p2pfl.rules.gram import RATIO_MAX_MICRO, Gram, lower_median, ratio_micro
 
 # Two updates are at most this far apart relative to the longer one; also what a member without others gets.
 NEAREST_MAX_MICRO = 2 * MICRO
@@ -33,9 +26,10 @@ NEAREST_MAX_MICRO = 2 * MICRO
 WARNINGS_PER_REASON = 16
 # The others are shortened to the median norm in these units, so that a chunk's sums stay inside int64.
 SHORTENING_ONE = 64
-OPPOSED_COS_MICRO = -100_000
-LOUD_RATIO_MICRO = 3 * MICRO
-SILENT_RATIO_MICRO = MICRO // 10
+# Measured (docs/detection.md): with these a sign flip is warned of in most chunks, an honest member in few.
+OPPOSED_COS = -0.15
+LOUD_RATIO = 3.0
+SILENT_RATIO = 0.1
 
 
 def triage(members: Sequence[MemberId], gram: Gram, f: int, rules: Rules) -> tuple[TriageRow, ...]:
@@ -102,8 +96,9 @@ def _share_micro(part: int, whole: int) -> int:
 class ChunkView:
     """One member's chunks beside the others': int64, shape (chunks,), in units of 4^exponent of the tensor.
 
-    own_sq: |q_i|^2. others_dot, others_sq: inner product with, and squared norm of, the sum of the others,
-    each shortened to the median norm, in units of 1/64. median_sq: the lower median of the members' |q_j|^2.
+    own_sq: |q_i|^2. others_dot, others_sq: inner product with, and squared norm of, the sum of the others and
+    the root update, each shortened to the median norm, in units of 1/64. median_sq: the lower median of the
+    members' |q_j|^2.
     """
 
     own_sq: Int64
@@ -112,17 +107,9 @@ class ChunkView:
     median_sq: Int64
 
 
-class Chunk(NamedTuple):
-    """One chunk of a ChunkView."""
-
-    own_sq: int
-    others_dot: int
-    others_sq: int
-    median_sq: int
-
-
-# A rule says how weighty a warning about a chunk is, 0 for none.
-ChunkRule = Callable[[Chunk], int]
+# A rule says how weighty a warning about each chunk is, 0 for none: int64, shape (chunks,). Float64 with one
+# correctly rounded operation at a time is the same on every machine.
+ChunkRule = Callable[[ChunkView], Int64]
 CHUNK_RULES: dict[str, ChunkRule] = {}
 
 
@@ -139,29 +126,25 @@ def chunk_rule(reason: str) -> Callable[[ChunkRule], ChunkRule]:
 
 
 @chunk_rule("opposed")
-def opposed(chunk: Chunk) -> int:
+def opposed(chunks: ChunkView) -> Int64:
     """It pushes against what the others agree on. Weighs the inner product."""
-    if chunk.others_dot >= 0:
-        return 0
-    cosine = cosine_micro(chunk.others_dot, chunk.own_sq, chunk.others_sq)
-    return -chunk.others_dot if cosine <= OPPOSED_COS_MICRO else 0
+    lengths = np.sqrt(chunks.own_sq.astype(np.float64)) * np.sqrt(chunks.others_sq.astype(np.float64))
+    broken = (lengths > 0) & (chunks.others_dot.astype(np.float64) <= OPPOSED_COS * lengths)
+    return np.where(broken, -chunks.others_dot, 0)
 
 
 @chunk_rule("loud")
-def loud(chunk: Chunk) -> int:
+def loud(chunks: ChunkView) -> Int64:
     """It is several times as long as the members' median. Weighs its squared norm."""
-    return chunk.own_sq if _length_ratio(chunk) > LOUD_RATIO_MICRO else 0
+    own, median = chunks.own_sq.astype(np.float64), chunks.median_sq.astype(np.float64)
+    return np.where((median > 0) & (own > LOUD_RATIO * LOUD_RATIO * median), chunks.own_sq, 0)
 
 
 @chunk_rule("silent")
-def silent(chunk: Chunk) -> int:
+def silent(chunks: ChunkView) -> Int64:
     """It hardly moves where the members' median does. Weighs the median's squared norm."""
-    return chunk.median_sq if _length_ratio(chunk) < SILENT_RATIO_MICRO else 0
-
-
-def _length_ratio(chunk: Chunk) -> int:
-    """Its length relative to the median; 1 where the median is still."""
-    return ratio_micro(chunk.own_sq, chunk.median_sq) if chunk.median_sq > 0 else MICRO
+    own, median = chunks.own_sq.astype(np.float64), chunks.median_sq.astype(np.float64)
+    return np.where(own < SILENT_RATIO * SILENT_RATIO * median, chunks.median_sq, 0)
 
 
 REASONS = tuple(CHUNK_RULES)
@@ -172,10 +155,12 @@ def warnings(
 ) -> tuple[WarningRow, ...]:
     """The warnings of a round: by member in the given order, then by tensor, chunk and reason.
 
-    chunks: int64, shape (chunks, members, members), the Gram matrix of each chunk; gram: of the whole model.
-    Each member has at most WARNINGS_PER_REASON for a reason: the weightiest, the earlier chunk first where
-    two weigh the same.
+    chunks: int64, shape (chunks, members + 1, members + 1): the Gram matrix of each chunk, with the root
+    update in the last row. gram: the same over the whole model. exponents: of the round. Each member has at
+    most WARNINGS_PER_REASON for a reason: the weightiest, the earlier chunk first where two weigh the same.
     """
+    if gram.size != len(members) + 1:
+        raise ValueError("a row for each member, and the root update")
     ids = chunk_ids(layout)
     found: list[WarningRow] = []
     for member, chunk_view in zip(members, chunk_views(chunks, gram), strict=True):
@@ -189,32 +174,26 @@ def warnings(
 
 
 def _weightiest(
-    chunk_view: ChunkView, rule: ChunkRule, ids: Sequence[tuple[int, int]], exponents: Sequence[int]
+    chunk_view: ChunkView, rule: ChunkRule, ids: Sequence[ChunkId], exponents: Sequence[int]
 ) -> list[int]:
-    least = min(exponents)
-    columns = (chunk_view.own_sq, chunk_view.others_dot, chunk_view.others_sq, chunk_view.median_sq)
-    weights: list[tuple[int, int]] = []
-    for index, numbers in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        weight = rule(Chunk(*numbers))
-        if weight > 0:
-            weights.append((-(weight << 2 * (exponents[ids[index][0]] - least)), index))
-    return [index for _, index in sorted(weights)[:WARNINGS_PER_REASON]]
+    weights, least = rule(chunk_view), min(exponents)
+    picked = np.flatnonzero(weights > 0).tolist()
+    ranked = sorted((-(int(weights[i]) << 2 * (exponents[ids[i][0]] - least)), i) for i in picked)
+    return [index for _, index in ranked[:WARNINGS_PER_REASON]]
 
 
 def chunk_views(chunks: Int64, gram: Gram) -> list[ChunkView]:
-    """Each update's chunks beside the sum of the others.
-
-    chunks: int64, shape (chunks, rows, rows), the Gram matrices of the rows of `gram`.
-    """
-    if not gram.size:
+    """Each member's chunks beside the sum of the others and the root update, which is the last row."""
+    members = gram.size - 1
+    if not members:
         return []
-    factors = np.array(_shortenings(gram.norms_sq), dtype=np.int64)
+    factors = np.array(_shortenings(gram), dtype=np.int64)
     own = np.diagonal(chunks, axis1=1, axis2=2)
-    median_sq = np.sort(own, axis=1)[:, (gram.size - 1) // 2]
+    median_sq = np.sort(own[:, :members], axis=1)[:, (members - 1) // 2]
     with_total = chunks @ factors
     total_sq = with_total @ factors
     views: list[ChunkView] = []
-    for index, factor in enumerate(factors.tolist()):
+    for index, factor in enumerate(factors[:members].tolist()):
         own_sq, dot = own[:, index], with_total[:, index]
         others_dot = dot - factor * own_sq
         others_sq = total_sq - 2 * factor * dot + factor * factor * own_sq
@@ -222,10 +201,10 @@ def chunk_views(chunks: Int64, gram: Gram) -> list[ChunkView]:
     return views
 
 
-def _shortenings(norms_sq: Sequence[int]) -> list[int]:
+def _shortenings(gram: Gram) -> list[int]:
     """min(1, median / norm) of each row, in units of 1/64, rounded down: nobody drowns out the others."""
-    bound = lower_median(norms_sq)
+    bound = lower_median(gram.norms_sq[:-1])
     return [
         SHORTENING_ONE if norm <= bound else isqrt(bound * SHORTENING_ONE * SHORTENING_ONE // norm)
-        for norm in norms_sq
+        for norm in gram.norms_sq
     ]

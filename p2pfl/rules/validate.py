@@ -50,9 +50,10 @@ ROLE_LEFT_OUT = "left_out"
 class GroupInputs:
     """All that a group's body follows from.
 
-    txs: in committee order, those of the Close. updates: of every revealed member, of this round's exponents.
-    previous_aggregate, root_update: None where there is none (a zero row). standings: of the group's members,
-    as of the council block that the base names. base_values: the base that `base.base_id` names.
+    txs: in committee order, those of the Close. updates: of every revealed member. exponents, root_update: of
+    the council block that the base names; updates and root update share them. previous_aggregate: of this
+    group's block before, with its own exponents. Both are None where there is none (a zero row). standings:
+    of the group's members, as of that council block. base_values: the base that `base.base_id` names.
     salt: of this epoch's filters.
     """
 
@@ -118,7 +119,14 @@ def derive_group_body(inputs: GroupInputs) -> Derived:
     values = aggregate(rules.aggregator, [update.values for update in updates], shown, shown_gram, f)
     total = Update(inputs.layout, inputs.exponents, values)
     next_base = apply_update(inputs.base_values, total)
-    warned = warnings(inputs.revealed, chunks, shown_gram, inputs.layout, inputs.exponents)
+    with_root = [*range(len(updates)), len(updates) + 1]
+    warned = warnings(
+        inputs.revealed,
+        chunks[:, with_root][:, :, with_root],
+        whole.pick(with_root),
+        inputs.layout,
+        inputs.exponents,
+    )
     body = GroupBody(
         txs=inputs.txs,
         close=inputs.close,
@@ -278,15 +286,16 @@ def _revealed_updates(inputs: GroupInputs) -> list[Update]:
     if set(inputs.updates) < set(inputs.revealed):
         raise ValueError("the update of a revealed member is missing")
     updates = [inputs.updates[member] for member in inputs.revealed]
-    if any(u.layout != inputs.layout or u.exponents != inputs.exponents for u in updates):
+    judged = updates if inputs.root_update is None else [*updates, inputs.root_update]
+    if any(u.layout != inputs.layout or u.exponents != inputs.exponents for u in judged):
         raise ValueError("an update has another layout or other exponents than the round")
     return updates
 
 
 def _gram(inputs: GroupInputs, updates: Sequence[Update]) -> tuple[Int64, tuple[Triangle, ...], Gram]:
-    """The updates' Gram matrix for each chunk, and for each tensor and the whole the one with two rows more.
+    """Of the updates, the previous aggregate and the root update: by chunk, by tensor, and over the whole.
 
-    Those are the previous aggregate and the root update, zero where there is none.
+    The last two rows are zero where there is none.
     """
     nothing = np.zeros(inputs.layout.size, dtype=np.int16)
     vectors = [update.values for update in updates]
@@ -296,8 +305,7 @@ def _gram(inputs: GroupInputs, updates: Sequence[Update]) -> tuple[Int64, tuple[
         exponents.append(inputs.exponents if extra is None else extra.exponents)
     chunks = chunk_grams(vectors, inputs.layout)
     triangles = add_up(chunks, inputs.layout)
-    shown = len(updates)
-    return chunks[:, :shown, :shown], triangles, view(triangles, exponents)
+    return chunks, triangles, view(triangles, exponents)
 
 
 def _filters(
