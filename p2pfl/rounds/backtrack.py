@@ -35,17 +35,19 @@ class Backtrack:
         self.fetched: dict[Digest, int] = {}
 
     async def cases(self, inputs: CouncilInputs, comparison: Comparison) -> tuple[Case, ...]:
-        """The cases that follow, in a fixed order: groups that stand apart, then hard rules."""
+        """The cases that follow, in a fixed order: what comparing the groups leads to, then hard rules."""
         found: list[Case] = []
         for suspicion in await self._context.aside(suspicions, inputs, comparison):
-            found.append(await self._case(suspicion))
+            case = await self._case(suspicion)
+            if case is not None:
+                found.append(case)
         deadline_height = inputs.height + inputs.state.network.rules.case_blocks
         for counted in inputs.counted:
             body = inputs.bodies[block_id(counted.header)]
             found.extend(hard_rule_cases(GroupBlock(counted.header, body), deadline_height))
         return tuple(found)
 
-    async def _case(self, suspicion: Suspicion) -> Case:
+    async def _case(self, suspicion: Suspicion) -> Case | None:
         context, body = self._context, suspicion.block.body
         chunks = await context.aside(suspicion.chunks)
         wanted = await context.aside(suspicion.wanted, chunks)
@@ -53,7 +55,7 @@ class Backtrack:
         updates = {member: await self._update(suspicion, body, member) for member, _ in wanted}
         case = await context.aside(derive_case, suspicion, updates)
         new = context.shelf.fetched - before
-        if len(self.fetched) < REMEMBERED_MAX:
+        if case is not None and len(self.fetched) < REMEMBERED_MAX:
             self.fetched[case.case_id] = max(new, self.fetched.get(case.case_id, 0))
         return case
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 
 import numpy as np
@@ -139,9 +140,13 @@ class Suspicion:
     others: tuple[Weighted, ...]
     deadline_height: int
 
+    @cached_property
+    def _deviating(self) -> tuple[ChunkId, ...]:
+        return deviating_chunks(self.aggregate, self.others, CASE_CHUNKS)
+
     def chunks(self) -> tuple[ChunkId, ...]:
         """Where the block's aggregate deviates most."""
-        return deviating_chunks(self.aggregate, self.others, CASE_CHUNKS)
+        return self._deviating
 
     def wanted(self, chunks: Sequence[ChunkId] | None = None) -> tuple[tuple[MemberId, int], ...]:
         """Whose updates are needed to judge it, with their scores.
