@@ -50,9 +50,14 @@ SETTINGS = (
     Setting("explorer.port", "port", 0, "TCP port of the explorer; 0: any that is free."),
     Setting("chain.rpc", "text", None, "URL of the EVM chain's JSON-RPC; unset: no chain."),
     Setting(
-        "stake.key_file", "path", None, "Keystore V3 of the account that submits evidence; needs a chain."
+        "stake.key_file",
+        "path",
+        None,
+        "Keystore V3 of the account that submits evidence; unset: the node's own.",
     ),
-    Setting("stake.password_file", "path", None, "File with that keystore's password."),
+    Setting(
+        "stake.password_file", "path", None, "File with that keystore's password; unset: submit nothing."
+    ),
     Setting("log.level", "level", "info", "Least level written: debug, info, warning or error."),
     Setting("log.file", "path", None, "File that log lines are appended to; unset: standard error."),
 )

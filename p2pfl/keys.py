@@ -189,7 +189,7 @@ def _json(path: Path, kind: str) -> dict[str, Any]:
         raise UserError(
             f"the {kind} {path} cannot be read",
             because=str(error),
-            fix="check the path, or make one: p2pfl key new",
+            fix="check the path, or make one: p2pfl keys new",
         ) from error
     if mode & 0o077:
         raise UserError(

@@ -1,0 +1,163 @@
+"""`p2pfl node init` and `p2pfl node run`: one peer of a network, from its keys to its last round.
+
+Knows settings and folders; what a node does is in `p2pfl.node`, which is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from p2pfl import config, keys, telemetry
+from p2pfl.config import Config
+from p2pfl.durable import disk_error
+from p2pfl.errors import EXIT_OK, UserError
+from p2pfl.store import Folder
+
+if TYPE_CHECKING:  # torch and libp2p come with it.
+    from p2pfl.node import NodeSettings
+
+SETTINGS_FILE = "node.toml"
+_HOSTS = ("ip4", "ip6", "dns4", "dns6")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its two verbs."""
+    parser = commands.add_parser("node", help="prepare and run one peer of a network", description=__doc__)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    init = verbs.add_parser(
+        "init",
+        help="make a node's folder, its keys and its settings file",
+        description="Make a node's folder, keys and settings; print its entry for the genesis.",
+    )
+    init.add_argument("dir", type=Path, metavar="DIR", help="the node's folder, new or empty")
+    init.add_argument("--name", required=True, help="what people call this member, such as g1m2")
+    init.add_argument("--listen", required=True, metavar="ADDR", help="such as /ip4/10.0.0.5/tcp/9000")
+    init.set_defaults(run=_init)
+    run = verbs.add_parser(
+        "run",
+        help="run the node until it is told to stop",
+        description="Run the node until SIGTERM or Ctrl-C; it takes up where it stopped.",
+    )
+    run.add_argument("--config", type=Path, metavar="FILE", help="settings file, as `node init` writes it")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; see docs/settings.md"
+    )
+    run.set_defaults(run=_run)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from testnet.plan import peer_id_of
+
+    _check_address(arguments.listen)
+    folder = Folder(arguments.dir)
+    try:
+        if folder.path.exists() and any(folder.path.iterdir()):
+            raise UserError(
+                f"{folder.path} is not empty",
+                because="a new node gets a folder of its own, and no key is ever overwritten",
+                fix="name another folder",
+            )
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(folder.path, error) from error
+    folder.make()
+    signing = keys.create_signing_key(folder.signing_key)
+    peer_id = peer_id_of(keys.create_peer_key(folder.peer_key))
+    settings = folder.path / SETTINGS_FILE
+    try:
+        settings.write_text(_settings_text(arguments.name), encoding="utf-8")
+    except OSError as error:
+        raise disk_error(settings, error) from error
+    entry = {
+        "name": arguments.name,
+        "member_id": "0x" + signing.member_id.hex(),
+        "peer_id": peer_id,
+        "address": arguments.listen,
+    }
+    print(json.dumps(entry, indent=1))
+    return EXIT_OK
+
+
+def _settings_text(name: str) -> str:
+    return (
+        "# Every setting: docs/settings.md. Paths start at this file's folder.\n"
+        f'[node]\ndir = "."\ngenesis = "genesis.json"\nname = {json.dumps(name)}\n'
+    )
+
+
+def _check_address(address: str) -> None:
+    parts = address.split("/")
+    right = (
+        len(parts) == 5
+        and parts[0] == ""
+        and parts[1] in ("ip4", "ip6", "dns4", "dns6")
+        and parts[3] == "tcp"
+    )
+    if not right or not parts[4].isdigit() or not 0 < int(parts[4]) < 65536:
+        raise UserError(
+            f"{address} is no address to listen at",
+            because="it should name an interface and a TCP port, as others reach them",
+            fix="give something like --listen /ip4/10.0.0.5/tcp/9000",
+        )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    settings = config.load(arguments.config, arguments.set)
+    telemetry.configure(level=settings.text("log.level") or "info", path=settings.path("log.file"))
+    import trio
+
+    from p2pfl.node import assemble
+
+    trio.run(_until_told, assemble(node_settings(settings)))
+    return EXIT_OK
+
+
+def node_settings(settings: Config) -> NodeSettings:
+    """What a node is told, from the settings. Raises UserError: a missing setting, a locked key."""
+    from p2pfl.node import NodeSettings
+
+    folder = settings.path("node.dir") or Path("node")
+    host = settings.text("explorer.host") or "127.0.0.1"
+    return NodeSettings(
+        dir=folder,
+        genesis=settings.path("node.genesis") or Path("genesis.json"),
+        name=settings.need("node.name"),
+        listen=settings.text("node.listen"),
+        explorer=(host, settings.number("explorer.port")) if settings.switch("explorer.on") else None,
+        rpc=settings.text("chain.rpc"),
+        account_key=_account_key(settings, Folder(folder)),
+        data_dir=settings.path("data.dir"),
+        new_keys=settings.switch("node.new_keys"),
+    )
+
+
+def _account_key(settings: Config, folder: Folder) -> bytes | None:
+    """The stake key's secret, where a chain and the key's password are named."""
+    password = settings.path("stake.password_file")
+    if settings.text("chain.rpc") is None or password is None:
+        return None
+    return keys.load_stake_key(
+        settings.path("stake.key_file") or folder.stake_key, keys.read_password(password)
+    )
+
+
+async def _until_told(parts: Any) -> None:
+    """Run until SIGTERM or Ctrl-C, then close everything in order."""
+    import trio
+
+    from p2pfl import node
+
+    async with trio.open_nursery() as nursery:
+
+        async def on_signal(signals: Iterable[int]) -> None:
+            with trio.open_signal_receiver(*signals) as received:
+                async for _ in received:
+                    nursery.cancel_scope.cancel()
+
+        nursery.start_soon(on_signal, (signal.SIGTERM, signal.SIGINT))
+        await node.run(parts)
