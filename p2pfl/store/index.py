@@ -116,7 +116,7 @@ class Index:
                 ) from error
 
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
-        """The rows that a question yields, at most ROWS_MAX. Raises sqlite3.Error for a bad or endless one."""
+        """The rows of an answer, at most ROWS_MAX. Raises sqlite3.Error for a bad or endless question."""
         with self._lock:
             self._db.set_progress_handler(lambda: 1, STEPS_MAX)
             try:
@@ -268,7 +268,7 @@ class Index:
                 [
                     (
                         *(_hex(case.case_id), place, _hex(each.member), each.score, _hex(each.blob_id)),
-                        *(each.with_cos_micro, each.without_cos_micro),
+                        *(each.with_cos_micro, each.without_cos_micro, each.own_cos_micro),
                     )
                     for place, each in enumerate(case.candidates)
                 ],

@@ -59,7 +59,7 @@ create table cases (
 create table candidates (
     case_id text not null, place integer not null, member text not null, score integer not null,
     blob_id text not null, with_cos_micro integer not null, without_cos_micro integer not null,
-    primary key (case_id, place)
+    own_cos_micro integer not null, primary key (case_id, place)
 ) without rowid;
 create table measurements (
     case_id text not null, seat text not null, status integer not null, council_height integer not null,

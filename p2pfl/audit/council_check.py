@@ -1,0 +1,265 @@
+"""The council's chain from its own bodies, and against the groups' chains where they are here.
+
+Folds the chain as every member does, and checks before each step what the next block counts, opens,
+measures, concludes and certifies. What needs blobs is in `recompute`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from consensus import codec, merkle
+from consensus.signing import block_id
+from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, Header
+from p2pfl.audit.group_check import Problem, epoch_salts
+from p2pfl.audit.history import Chain, certificate_objection
+from p2pfl.errors import PeerFault
+from p2pfl.genesis import COUNCIL, Genesis
+from p2pfl.params import Base
+from p2pfl.records import Case, CouncilBody, CountedBlock, GroupBody, GroupRow
+from p2pfl.rules import cases, filters
+from p2pfl.rules.aggregate import zero_update
+from p2pfl.rules.cases import GroupBlock, Suspicion
+from p2pfl.rules.compare import standing_apart
+from p2pfl.rules.council import Comparison, CouncilInputs, check_council_body, check_counted
+from p2pfl.rules.gram import Gram, view
+from p2pfl.rules.state import CouncilState
+
+# What a body of a hostile quorum can make the rules raise. Anything else is a bug of ours.
+BAD = (PeerFault, ValueError, KeyError, IndexError, ArithmeticError)
+GROUP_FIELDS = tuple(field.name for field in dataclasses.fields(GroupBody))
+
+
+@dataclass(frozen=True)
+class CouncilBlock:
+    """One block of the council to judge, and what it stands on.
+
+    state: before the block. groups: the groups' agreed chains, as far as they are here.
+    """
+
+    genesis: Genesis
+    header: Header
+    body: CouncilBody
+    state: CouncilState
+    groups: Mapping[str, Chain]
+    salts: Mapping[str, bytes]
+
+    def counted_body(self, counted: CountedBlock) -> GroupBody | None:
+        """The body of a counted block, if its group's chain is here and holds this very block."""
+        name = self.genesis.group_names.get(counted.header.group_id, "")
+        chain, height = self.groups.get(name), counted.header.height
+        if chain is None or not 0 <= height <= chain.height:
+            return None
+        return chain.bodies[height] if chain.ids[height] == block_id(counted.header) else None
+
+    def bodies(self) -> dict[Digest, GroupBody] | None:
+        """The bodies of all counted blocks by block id; None when one is not here."""
+        found = {block_id(each.header): self.counted_body(each) for each in self.body.counted}
+        whole = {each: body for each, body in found.items() if body is not None}
+        return whole if len(whole) == len(found) else None
+
+    def inputs(self, bodies: Mapping[Digest, GroupBody], **known: object) -> CouncilInputs:
+        """What the rules derive the body from; parameters only as far as `known` names them."""
+        genesis = self.genesis
+        nothing = Base(genesis.task.layout, zero_update(genesis.task.layout, ()).values.astype("float32"))
+        return CouncilInputs(
+            state=self.state,
+            committee=genesis.committee(COUNCIL, self.header.epoch),
+            epoch=self.header.epoch,
+            height=self.header.height,
+            counted=self.body.counted,
+            bodies=bodies,
+            aggregates=known.get("aggregates", {}),  # type: ignore[arg-type]
+            base_values=known.get("base_values", nothing),  # type: ignore[arg-type]
+            root_update=known.get("root_update"),  # type: ignore[arg-type]
+            salt=self.salts[COUNCIL],
+            group_salts={genesis.group_id(group.name): self.salts[group.name] for group in genesis.groups},
+        )
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The states after each council block, by block id; the blocks that were folded."""
+
+    states: dict[Digest, CouncilState]
+    blocks: list[CouncilBlock]
+
+
+def fold(genesis: Genesis, chains: Mapping[str, Chain]) -> Fold:
+    """The council's states as far as its chain is whole. The genesis' state has the zero id."""
+    state = CouncilState.genesis(genesis)
+    found = Fold({ZERO_DIGEST: state}, [])
+    chain = chains.get(COUNCIL)
+    if chain is None:
+        return found
+    every = {name: epoch_salts(genesis, each) for name, each in chains.items()}
+    groups = {name: each for name, each in chains.items() if name != COUNCIL}
+    for decided, each, body in zip(chain.blocks, chain.ids, chain.bodies, strict=True):
+        if body is None:
+            break
+        header = decided.block.header
+        salts = {
+            name: every.get(name, {}).get(header.epoch)
+            or filters.epoch_salt(genesis.network_id, header.epoch, ZERO_DIGEST)
+            for name in (*(group.name for group in genesis.groups), COUNCIL)
+        }
+        found.blocks.append(CouncilBlock(genesis, header, body, state, groups, salts))
+        try:
+            state = state.apply(header, body)
+        except BAD:
+            break  # `check` says what is wrong with the block; what follows it means nothing.
+        found.states[each] = state
+    return found
+
+
+def check(block: CouncilBlock) -> Iterator[Problem]:
+    """Everything that is wrong with the block as far as bodies tell."""
+    yield from _counted(block)
+    yield from _rows(block)
+    for case in block.body.cases:
+        yield from _case(block, case)
+    body, genesis = block.body, block.genesis
+    nothing = zero_update(genesis.task.layout, ())
+    # Gram matrix, rows and base are taken as they are here: `_rows` and `recompute` judge those.
+    taken = block.inputs({})
+    comparison = Comparison(
+        body.gram, body.rows, (), nothing, taken.base_values, body.base_id, body.exponents
+    )
+    try:
+        check_council_body(body, taken, comparison, body.cases)
+    except BAD as error:
+        yield "bad_council", str(error) or repr(error)
+
+
+def _counted(block: CouncilBlock) -> Iterator[Problem]:
+    bodies = block.bodies()
+    if bodies is not None:
+        try:
+            check_counted(block.inputs(bodies))
+        except BAD as error:
+            yield "bad_council", str(error) or repr(error)
+        return
+    # Not all groups' chains are here: then each counted block is judged by what the council's body shows.
+    last = dict(block.state.counted)
+    for counted in block.body.counted:
+        header = counted.header
+        name = block.genesis.group_names.get(header.group_id)
+        if name is None or name == COUNCIL:
+            yield "bad_council", "it counts a block of no group"
+            continue
+        height, parent_id = last[header.group_id]
+        last[header.group_id] = (header.height, block_id(header))
+        if header.height != height + 1 or (height >= 0 and header.parent_id != parent_id):
+            yield "bad_council", f"counted block {header.height} of {name} does not follow {height}"
+        why = certificate_objection(block.genesis, name, header, counted.certificate)
+        if why is not None:
+            yield "bad_council", f"counted block {header.height} of {name}: {why}"
+        if not _is_under(counted):
+            yield "bad_council", f"the aggregate of counted block {header.height} of {name} is another"
+
+
+def _is_under(counted: CountedBlock) -> bool:
+    """Whether the aggregate id is that field of the body under the header's app root."""
+    index, size = GROUP_FIELDS.index("aggregate_id"), len(GROUP_FIELDS)
+    leaf = merkle.leaf_hash(codec.encode(counted.aggregate_id, Digest))
+    return merkle.verify_inclusion(leaf, index, size, counted.app_proof, counted.header.app_root)
+
+
+def _rows(block: CouncilBlock) -> Iterator[Problem]:
+    """Cosines, flags and weights of the rows, from the Gram matrix and the counted blocks."""
+    body, state = block.body, block.state
+    by_group: dict[Digest, list[CountedBlock]] = {}
+    for each in body.counted:
+        by_group.setdefault(each.header.group_id, []).append(each)
+    if [(row.group_id, row.weight) for row in body.rows] != [
+        (group_id, max(each.weight for each in blocks)) for group_id, blocks in by_group.items()
+    ]:
+        yield "wrong_field", "rows: not those of the counted blocks"
+        return
+    if any(abs(new - old) > 1 for new, old in zip(body.exponents, state.exponents, strict=True)):
+        yield "wrong_field", "exponents: more than one step from the last"
+    if not body.rows or any(len(blocks) > 1 for blocks in by_group.values()):
+        return  # The exponents of a sum of several blocks are known from their blobs only.
+    exponents = [blocks[0].exponents for blocks in by_group.values()]
+    try:
+        whole = view(body.gram, [*exponents, state.exponents])
+        flagged = standing_apart(
+            whole, [r.weight for r in body.rows], block.genesis.rules.group_cos_min_micro
+        )
+    except (ValueError, IndexError) as error:
+        yield "wrong_field", f"gram: {error}"
+        return
+    for index, row in enumerate(body.rows):
+        if row != _row(whole, body.rows, index, int(index in flagged)):
+            yield (
+                "wrong_field",
+                f"rows: {block.genesis.group_names[row.group_id]} is not as the Gram matrix says",
+            )
+
+
+def _row(whole: Gram, rows: tuple[GroupRow, ...], index: int, flagged: int) -> GroupRow:
+    others = [0 if at == index else row.weight for at, row in enumerate(rows)] + [0]
+    return GroupRow(
+        group_id=rows[index].group_id,
+        weight=rows[index].weight,
+        others_cos_micro=whole.cos_of_sums_micro(whole.unit(index), others),
+        root_cos_micro=whole.cos_micro(index, len(rows)),
+        flagged=flagged,
+    )
+
+
+# ---------------------------------------------------------------------------
+# Cases.
+
+
+def _case(block: CouncilBlock, case: Case) -> Iterator[Problem]:
+    """What a case says about its group's block, from that block's body."""
+    counted = next((each for each in block.body.counted if block_id(each.header) == case.block_id), None)
+    if counted is None:
+        yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: about a block that is not counted here"
+        return
+    header = counted.header
+    if (case.group_id, case.epoch, case.height) != (header.group_id, header.epoch, header.height):
+        yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: about another place than its block's"
+    body = block.counted_body(counted)
+    if body is None:
+        return
+    if case.cause == cases.HARD_RULE:
+        if case not in cases.hard_rule_cases(GroupBlock(header, body), case.deadline_height):
+            yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: no hard rule was broken so"
+    elif case.cause in (cases.GROUP_APART, cases.MEMBER_APART):
+        why = _apart(block, case, GroupBlock(header, body))
+        if why is not None:
+            yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: {why}"
+    else:
+        yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: cause {case.cause!r}"
+
+
+def _apart(block: CouncilBlock, case: Case, about: GroupBlock) -> str | None:
+    """Why the candidates and the accused do not follow from the warnings filter; None if they do."""
+    row = next((row for row in block.body.rows if row.group_id == case.group_id), None)
+    apart = case.cause == cases.GROUP_APART
+    if row is None or bool(row.flagged) != apart:
+        return "it is not as it says whether the group stands apart"
+    genesis, name = block.genesis, block.genesis.group_names[case.group_id]
+    suspicion = Suspicion(
+        block=about,
+        apart=apart,
+        committee=genesis.committee(name, about.header.epoch),
+        salt=block.salts[name],
+        aggregate=zero_update(genesis.task.layout, about.body.exponents),
+        others=(),
+        deadline_height=case.deadline_height,
+    )
+    # The aggregate is not needed where the chunks are known; that they are the right ones, `recompute` says.
+    if tuple((each.member, each.score) for each in case.candidates) != suspicion.wanted(case.chunks):
+        return "its candidates are not those of the warnings filter"
+    blobs = {signed.tx.member: signed.tx.blob_id for signed in about.body.txs}
+    if any(each.blob_id != blobs[each.member] for each in case.candidates):
+        return "a candidate's blob is another"
+    accused = cases.judge_case(case.candidates)
+    if case.accused != (accused or ZERO_MEMBER) or (accused is None and not apart):
+        return "its cosines accuse somebody else"
+    return None

@@ -1,0 +1,533 @@
+"""`verify` accepts a true history and finds each thing that can be wrong with another."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consensus import codec
+from consensus.signing import block_id
+from consensus.types import Block, Certificate, Commit, DecidedBlock, Digest
+from p2pfl import genesis as genesis_file
+from p2pfl.audit.verify import Report, recompute_block, verify
+from p2pfl.durable import Journal
+from p2pfl.errors import UserError
+from p2pfl.genesis import COUNCIL
+from p2pfl.records import (
+    BloomFilter,
+    CouncilBody,
+    GroupBody,
+    SignedMeasurement,
+    VerdictCertificate,
+    WarningRow,
+    body_root,
+    field_leaves,
+)
+from p2pfl.rules.cases import case_id_of
+from p2pfl.store.blocks import BlockFile, identity
+
+from .chain import COPIED, GROUPS, LIAR, Built, build, cases_of, decide, key_of, member_of
+
+
+@pytest.fixture(scope="module")
+def built() -> Built:
+    return build()
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, built: Built) -> Path:
+    """A testnet's run directory with a member of each group and two seats."""
+    path = tmp_path_factory.mktemp("run")
+    for name in GROUPS:
+        built.write(path / "nodes" / f"{name}-m0", (name, COUNCIL))
+    for seat in ("council-m0", "council-m1"):
+        built.write(path / "nodes" / seat, blobs=False)
+    genesis_file.save(built.genesis, path / "genesis.json")
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, run_folder: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(run_folder, tmp_path / "run"))
+
+
+def found(report: Report) -> set[tuple[str, str, int]]:
+    return {(each.reason, each.chain, each.height) for each in report.findings}
+
+
+def verified(built: Built, path: Path, *, recompute: bool = False, blobs: bool = True) -> Report:
+    return verify(built.write(path, blobs=blobs), recompute=recompute, genesis=built.genesis)
+
+
+def test_the_history_has_all_that_is_judged_here(built: Built) -> None:
+    """Otherwise the tests below would pass for want of anything to find."""
+    cases = cases_of(built)
+    accused = [built.genesis.member(case.accused).name for case in cases]
+    assert (cases[0].cause, accused[0]) == ("group_apart", LIAR)
+    assert COPIED in accused
+    outcomes = [each.outcome for each in built.body(COUNCIL, 2).outcomes]
+    assert outcomes == ["guilty", "cleared", "cleared"]
+    assert len(built.body(COUNCIL, 3).certificates) == 1
+    assert built.body("g1", 3).base.own_heights == (2,)
+    assert built.body("g1", 2).unrevealed
+    assert built.body("g2", 2).standings
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_true_history_holds(run_folder: Path, recompute: bool) -> None:
+    report = verify(run_folder, recompute=recompute)
+    assert report.findings == []
+    assert report.ok
+    assert report.chains == {"g1": 5, "g2": 5, "g3": 5, "council": 3}
+    assert (report.blocks, report.certificates, report.copies) == (22, 22, 3 * 2 + 2 * 4)
+    assert (report.cases, report.verdicts) == (3, 1)
+    assert report.recomputed == (22 if recompute else 0)
+    assert report.skipped == []
+    assert report.to_json()["ok"] is True
+
+
+def test_one_node_can_be_verified_alone(run_folder: Path) -> None:
+    report = verify(run_folder / "nodes" / "g2-m0", recompute=True)
+    assert report.ok
+    assert report.chains == {"g2": 5, "council": 3}
+    assert report.recomputed == 6, "the council's blocks need the other groups' bodies"
+    assert any("recomputation of council" in line for line in report.skipped)
+
+
+def test_without_blobs_it_says_what_it_could_not_check(run_folder: Path) -> None:
+    report = verify(run_folder / "nodes" / "council-m0", recompute=True)
+    assert report.ok
+    assert report.recomputed == 0
+    assert any(line.startswith("chunks and bands of g1 0 to 5 (6 blocks)") for line in report.skipped)
+
+
+# -- files -----------------------------------------------------------------------
+
+
+def test_a_flipped_byte_in_a_block_file_is_found(run: Path) -> None:
+    path = run / "nodes" / "g1-m0" / "chain" / "g1.mps"
+    offset = BlockFile(path).offsets[3]
+    data = bytearray(path.read_bytes())
+    data[offset + 500] ^= 1
+    path.write_bytes(data)
+    report = verify(run)
+    assert found(report) == {("damaged_file", "g1", 3)}
+    assert report.findings[0].node == "g1-m0"
+    assert str(offset) in report.findings[0].detail
+    assert report.chains["g1"] == 5, "the seats' copies still tell the rest"
+
+
+def test_a_truncated_file_is_found(run: Path) -> None:
+    path = run / "nodes" / "council-m1" / "chain" / "g3.mps"
+    path.write_bytes(path.read_bytes()[:-100])
+    report = verify(run)
+    assert found(report) == {("truncated_file", "g3", 5)}
+    assert report.findings[0].node == "council-m1"
+
+
+def rewritten(
+    path: Path, built: Built, name: str, change: Callable[[int, DecidedBlock], DecidedBlock]
+) -> None:
+    """Write a block file anew with good checksums: what somebody does who wants to hide a change."""
+    own = identity(built.genesis.network_id, built.genesis.group_id(name))
+    records = [codec.encode(change(height, each)) for height, each in enumerate(BlockFile(path))]
+    Journal.create(path, own, records).close()
+
+
+def test_a_changed_body_is_found_though_its_file_is_whole(run: Path, built: Built) -> None:
+    def change(height: int, decided: DecidedBlock) -> DecidedBlock:
+        if height != 2:
+            return decided
+        body = dataclasses.replace(built.body("g1", 2), rule="median")
+        return dataclasses.replace(decided, block=Block(decided.block.header, codec.encode(body)))
+
+    for node in ("g1-m0", "council-m0"):
+        rewritten(run / "nodes" / node / "chain" / "g1.mps", built, "g1", change)
+    report = verify(run)
+    assert found(report) == {("bad_body", "g1", 2)}
+    assert {each.node for each in report.findings} == {"g1-m0", "council-m0"}
+
+
+def test_bytes_that_are_no_body_are_found(run: Path, built: Built) -> None:
+    def change(height: int, decided: DecidedBlock) -> DecidedBlock:
+        body = decided.block.body + b"\0" if height == 1 else decided.block.body
+        return dataclasses.replace(decided, block=Block(decided.block.header, body))
+
+    for node in ("council-m0", "council-m1", "g1-m0", "g2-m0", "g3-m0"):
+        rewritten(run / "nodes" / node / "chain" / "council.mps", built, COUNCIL, change)
+    report = verify(run)
+    assert ("bad_body", COUNCIL, 1) in found(report)
+
+
+def test_a_swapped_certificate_is_found(run: Path, built: Built) -> None:
+    other = built.chains["g1"][1].certificate
+
+    def change(height: int, decided: DecidedBlock) -> DecidedBlock:
+        return dataclasses.replace(decided, certificate=other) if height == 2 else decided
+
+    rewritten(run / "nodes" / "council-m1" / "chain" / "g1.mps", built, "g1", change)
+    report = verify(run)
+    assert found(report) == {("bad_certificate", "g1", 2)}
+    assert report.chains["g1"] == 5
+
+
+def test_a_chain_of_another_network_is_found(run: Path, built: Built) -> None:
+    path = run / "nodes" / "council-m1" / "chain" / "g1.mps"
+    records = [codec.encode(each) for each in built.chains["g1"]]
+    Journal.create(path, identity(Digest(b"x" * 32), built.genesis.group_id("g1")), records).close()
+    assert ("other_network", "g1", -1) in found(verify(run))
+
+
+def test_a_genesis_of_another_network_is_found(run: Path, built: Built) -> None:
+    other = dataclasses.replace(built.genesis, name="other")
+    genesis_file.save(other, run / "nodes" / "g1-m0" / "genesis.json")
+    report = verify(run)
+    assert found(report) == {("other_network", "genesis", -1)}
+    with pytest.raises(UserError, match="no history"):
+        verify(run / "nodes")
+
+
+def test_against_another_genesis_nothing_holds(run: Path, built: Built) -> None:
+    other = dataclasses.replace(built.genesis, name="other")
+    report = verify(run, genesis=other)
+    assert not report.ok
+    assert report.blocks == 0
+
+
+def test_a_fork_is_found_when_both_sides_are_certified(run: Path, built: Built) -> None:
+    """More than f members signed twice: the copies show it."""
+    header = dataclasses.replace(built.chains["g1"][5].block.header, time_ms=1_800_000_000_000)
+    other = decide(built.genesis, "g1", header, built.chains["g1"][5].block.body)
+    shutil.rmtree(run / "nodes" / "council-m1")
+    built.with_block("g1", 5, other).write(run / "nodes" / "council-m1", blobs=False)
+    assert found(verify(run)) == {("fork", "g1", 5)}
+
+
+def test_a_copy_that_is_behind_is_no_fault(run: Path, built: Built) -> None:
+    shutil.rmtree(run / "nodes" / "council-m1")
+    short = {name: chain[:2] for name, chain in built.chains.items()}
+    dataclasses.replace(built, chains=short).write(run / "nodes" / "council-m1", blobs=False)
+    assert verify(run).ok
+
+
+def test_a_rotten_blob_is_found(run: Path, built: Built) -> None:
+    blob = built.body("g1", 0).txs[0].tx.blob_id.hex()
+    path = run / "nodes" / "g1-m0" / "blobs" / blob[:2] / blob
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    report = verify(run)
+    assert found(report) == {("bad_blob", "blobs", -1)}, "other nodes still have it"
+    assert report.findings[0].node == "g1-m0"
+
+
+# -- headers and certificates --------------------------------------------------------
+
+
+def header_changes() -> list[tuple[str, dict[str, Any]]]:
+    x = Digest(b"x" * 32)
+    return [
+        ("bad_block", {"version": 2}),
+        ("bad_block", {"network_id": x}),
+        ("bad_block", {"group_id": x}),
+        ("bad_block", {"epoch": 1}),
+        ("bad_block", {"parent_id": x}),
+        ("bad_block", {"log_root": x}),
+        ("bad_block", {"proposer": member_of("stranger")}),
+        ("bad_block", {"time_ms": 1}),
+        ("bad_body", {"app_root": x}),
+    ]
+
+
+@pytest.mark.parametrize(("reason", "change"), header_changes(), ids=lambda each: str(each)[:30])
+def test_a_certified_header_that_does_not_follow_is_found(
+    tmp_path: Path, built: Built, reason: str, change: dict[str, Any]
+) -> None:
+    old = built.chains["g1"][5].block
+    header = dataclasses.replace(old.header, **change)
+    decided = decide(built.genesis, "g1", header, old.body)
+    store = tmp_path / "node"
+    short = dataclasses.replace(built, chains={**built.chains, "g1": built.chains["g1"][:5]})
+    short.write(store)
+    path = store / "chain" / "g1.mps"
+    own = identity(built.genesis.network_id, built.genesis.group_id("g1"))
+    Journal.create(path, own, [codec.encode(each) for each in (*short.chains["g1"], decided)]).close()
+    assert (reason, "g1", 5) in found(verify(store))
+
+
+def certificate_changes() -> list[Callable[[Certificate], Certificate]]:
+    def stranger(old: Certificate) -> Certificate:
+        header = build().chains["g1"][5].block.header
+        return Certificate(0, (*old.signatures[:2], signed_commit("stranger", header)))
+
+    return [
+        lambda old: Certificate(1, old.signatures),
+        lambda old: Certificate(0, old.signatures[:2]),
+        lambda old: Certificate(0, (*old.signatures[:2], old.signatures[1])),
+        lambda old: Certificate(0, old.signatures[::-1]),
+        lambda old: Certificate(0, (bytes(65), *old.signatures[1:])),
+        stranger,
+    ]
+
+
+def signed_commit(name: str, header: Any) -> bytes:
+    from consensus import signing
+
+    commit = Commit(header.epoch, header.height, 0, block_id(header))
+    domain = build().genesis.domain("g1")
+    return signing.sign(key_of(name).secret, signing.signing_digest(domain, commit))
+
+
+@pytest.mark.parametrize("change", certificate_changes())
+def test_a_certificate_that_is_no_quorum_is_found(
+    tmp_path: Path, built: Built, change: Callable[[Certificate], Certificate]
+) -> None:
+    decided = built.chains["g1"][5]
+    spoilt = dataclasses.replace(decided, certificate=change(decided.certificate))
+    report = verified(built.with_block("g1", 5, spoilt), tmp_path, blobs=False)
+    assert found(report) == {("bad_certificate", "g1", 5)}
+
+
+# -- bodies that a quorum certified -----------------------------------------------------
+
+
+def flipped(found: BloomFilter, bit: int) -> BloomFilter:
+    bits = bytearray(found.bits)
+    bits[bit // 8] ^= 1 << bit % 8
+    return dataclasses.replace(found, bits=bytes(bits))
+
+
+@pytest.mark.parametrize("name", ["actors", "chunks", "bands", "warnings", "accused"])
+@pytest.mark.parametrize("bit", [0, 77, 511])
+def test_a_wrong_filter_bit_is_found(tmp_path: Path, built: Built, name: str, bit: int) -> None:
+    body: GroupBody = built.body("g2", 5)
+    filters = tuple(flipped(each, bit) if each.name == name else each for each in body.filters)
+    report = verified(built.with_last("g2", dataclasses.replace(body, filters=filters)), tmp_path)
+    assert found(report) == {("wrong_filter", "g2", 5)}
+    assert name in report.findings[0].detail
+
+
+def body_changes() -> list[tuple[str, str, Callable[[GroupBody], GroupBody]]]:
+    replace = dataclasses.replace
+
+    def first_tx(body: GroupBody, **change: Any) -> GroupBody:
+        tx = body.txs[0]
+        return replace(body, txs=(replace(tx, tx=replace(tx.tx, **change)), *body.txs[1:]))
+
+    def resigned(body: GroupBody) -> GroupBody:
+        """Signed by a stranger."""
+        from consensus import signing
+
+        tx = body.txs[0]
+        digest = signing.signing_digest(build().genesis.domain("g2"), tx.tx)
+        signature = signing.sign(key_of("stranger").secret, digest)
+        return replace(body, txs=(replace(tx, signature=signature), *body.txs[1:]))
+
+    def close(body: GroupBody, **change: Any) -> GroupBody:
+        assert body.close is not None
+        return replace(body, close=replace(body.close, **change))
+
+    def row(body: GroupBody) -> GroupBody:
+        rows = (replace(body.triage[0], krum_micro=body.triage[0].krum_micro + 1), *body.triage[1:])
+        return replace(body, triage=rows)
+
+    def gram(body: GroupBody) -> GroupBody:
+        first = (body.gram[0][0] * 4, *body.gram[0][1:])
+        return replace(body, gram=(first, *body.gram[1:]))
+
+    def warned(body: GroupBody, reason: str) -> GroupBody:
+        return replace(body, warnings=(*body.warnings, WarningRow(body.txs[-1].tx.member, 1, 0, reason)))
+
+    x = Digest(b"x" * 32)
+    return [
+        ("stranger's ParamTx", "bad_signature", resigned),
+        ("ParamTx changed", "bad_signature", lambda body: first_tx(body, samples=99)),
+        ("ParamTx of another height", "bad_signature", lambda body: first_tx(body, height=4)),
+        ("ParamTx left out", "bad_signature", lambda body: replace(body, txs=body.txs[1:])),
+        ("Close changed", "bad_signature", lambda body: close(body, tx_ids=close(body).close.tx_ids[::-1])),
+        ("Close unsigned", "bad_signature", lambda body: close(body, signature=bytes(65))),
+        ("no Close", "bad_signature", lambda body: replace(body, close=None)),
+        ("a stranger unrevealed", "bad_signature", lambda body: replace(body, unrevealed=(member_of("x"),))),
+        ("rule", "wrong_field", lambda body: replace(body, rule="median")),
+        ("weights", "wrong_field", lambda body: replace(body, weights=(100, 100, 100, 100))),
+        ("exponents", "wrong_field", lambda body: replace(body, exponents=(-13, -14))),
+        ("gram", "wrong_field", gram),
+        ("gram's shape", "wrong_field", lambda body: replace(body, gram=body.gram[:1])),
+        ("triage", "wrong_field", row),
+        ("warnings", "wrong_field", lambda body: warned(body, "disliked")),
+        ("standings", "wrong_field", lambda body: replace(body, standings=())),
+        ("base", "wrong_field", lambda body: replace(body, base=replace(body.base, base_id=x))),
+        (
+            "council block",
+            "wrong_field",
+            lambda body: replace(body, base=replace(body.base, council_block_id=x)),
+        ),
+        ("own blocks", "wrong_field", lambda body: replace(body, base=replace(body.base, own_heights=(4,)))),
+        ("filters", "wrong_filter", lambda body: replace(body, filters=body.filters[:4])),
+    ]
+
+
+@pytest.mark.parametrize(("what", "reason", "change"), body_changes(), ids=lambda each: str(each)[:30])
+def test_a_body_that_a_quorum_certified_wrongly_is_found(
+    tmp_path: Path, built: Built, what: str, reason: str, change: Callable[[GroupBody], GroupBody]
+) -> None:
+    body = change(built.body("g2", 5))
+    assert body != built.body("g2", 5)
+    report = verified(built.with_last("g2", body), tmp_path, blobs=False)
+    assert (reason, "g2", 5) in found(report), what
+    assert {each.chain for each in report.findings} == {"g2"}
+
+
+@pytest.mark.parametrize("field", ["aggregate_id", "next_base_id", "row_root", "pool_digest", "warnings"])
+def test_what_needs_blobs_is_found_by_recomputing(tmp_path: Path, built: Built, field: str) -> None:
+    body = built.body("g2", 5)
+    invented = WarningRow(body.txs[-1].tx.member, 1, 0, "loud")
+    other = (*body.warnings, invented) if field == "warnings" else Digest(b"x" * 32)
+    changed = dataclasses.replace(body, **{field: other})
+    spoilt = built.with_last("g2", changed)
+    if field != "warnings":
+        assert verified(spoilt, tmp_path / "plain").ok
+    report = verified(spoilt, tmp_path / "again", recompute=True)
+    assert ("wrong_recomputation", "g2", 5) in found(report)
+    done, _ = recompute_block(tmp_path / "again", "g2", 5)
+    assert not done.ok
+    assert not done.fields[field]
+
+
+def council_changes() -> list[tuple[str, int, Callable[[CouncilBody], CouncilBody]]]:
+    replace = dataclasses.replace
+
+    def counted(body: CouncilBody, **change: Any) -> CouncilBody:
+        return replace(body, counted=(replace(body.counted[0], **change), *body.counted[1:]))
+
+    def row(body: CouncilBody, **change: Any) -> CouncilBody:
+        return replace(body, rows=(replace(body.rows[0], **change), *body.rows[1:]))
+
+    def case(body: CouncilBody, index: int, **change: Any) -> CouncilBody:
+        made = replace(body.cases[index], **change)
+        made = replace(made, case_id=case_id_of(made))
+        return replace(body, cases=(*body.cases[:index], made, *body.cases[index + 1 :]))
+
+    def measured(body: CouncilBody, ppm: int) -> CouncilBody:
+        first = body.measurements[0]
+        changed = SignedMeasurement(replace(first.measurement, worst_ppm=ppm), first.signature)
+        return replace(body, measurements=(changed, *body.measurements[1:]))
+
+    def certificate(body: CouncilBody, change: Callable[[Any], Any]) -> CouncilBody:
+        return replace(body, certificates=tuple(change(each) for each in body.certificates))
+
+    x = Digest(b"x" * 32)
+    return [
+        ("counted weight", 1, lambda body: counted(body, weight=401)),
+        ("counted aggregate", 1, lambda body: counted(body, aggregate_id=x)),
+        ("counted certificate", 1, lambda body: counted(body, certificate=body.counted[1].certificate)),
+        ("a group left out", 1, lambda body: replace(body, counted=body.counted[1:])),
+        ("counted twice", 1, lambda body: replace(body, counted=(body.counted[0], *body.counted))),
+        ("row's cosine", 1, lambda body: row(body, others_cos_micro=999_999)),
+        ("row's flag", 1, lambda body: row(body, flagged=1)),
+        ("row's weight", 1, lambda body: row(body, weight=1)),
+        ("exponents", 1, lambda body: replace(body, exponents=tuple(e + 2 for e in body.exponents))),
+        ("another accused", 1, lambda body: case(body, 0, accused=member_of("g2-m0"))),
+        ("no candidates", 1, lambda body: case(body, 0, candidates=())),
+        ("other cosines", 1, lambda body: case(body, 0, candidates=honest_cosines(body))),
+        ("hard rule against somebody else", 1, lambda body: case(body, 1, accused=member_of("g3-m1"))),
+        ("unknown cause", 1, lambda body: case(body, 0, cause="dislike")),
+        ("deadline", 1, lambda body: case(body, 0, deadline_height=9)),
+        ("case id", 1, lambda body: replace(body, cases=(replace(body.cases[0], case_id=x),))),
+        ("measurement", 2, lambda body: measured(body, 1)),
+        ("a measurement left out", 2, lambda body: replace(body, measurements=body.measurements[1:])),
+        ("an outcome left out", 2, lambda body: replace(body, outcomes=body.outcomes[1:])),
+        ("outcome", 2, lambda body: replace(body, outcomes=guilty(body))),
+        (
+            "verdict signatures",
+            3,
+            lambda body: certificate(body, lambda c: replace(c, signatures=c.signatures[1:])),
+        ),
+        ("verdict", 3, lambda body: certificate(body, another_accused)),
+        (
+            "council filter",
+            3,
+            lambda body: replace(body, filters=(flipped(body.filters[0], 5), body.filters[1])),
+        ),
+    ]
+
+
+def honest_cosines(body: CouncilBody) -> Any:
+    return tuple(dataclasses.replace(each, own_cos_micro=999_000) for each in body.cases[0].candidates)
+
+
+def guilty(body: CouncilBody) -> Any:
+    return tuple(dataclasses.replace(each, outcome="guilty") for each in body.outcomes)
+
+
+def another_accused(certificate: VerdictCertificate) -> VerdictCertificate:
+    verdict = dataclasses.replace(certificate.verdict, accused=member_of("g1-m0"))
+    return dataclasses.replace(certificate, verdict=verdict)
+
+
+@pytest.mark.parametrize(("what", "height", "change"), council_changes(), ids=lambda each: str(each)[:30])
+def test_a_council_block_that_a_quorum_certified_wrongly_is_found(
+    tmp_path: Path, built: Built, what: str, height: int, change: Callable[[CouncilBody], CouncilBody]
+) -> None:
+    upto = {**built.chains, COUNCIL: built.chains[COUNCIL][: height + 1]}
+    body = change(built.body(COUNCIL, height))
+    assert body != built.body(COUNCIL, height)
+    report = verified(dataclasses.replace(built, chains=upto).with_last(COUNCIL, body), tmp_path, blobs=False)
+    about = [each for each in report.findings if (each.chain, each.height) == (COUNCIL, height)]
+    assert about, what
+    assert all(each.chain == COUNCIL or "council block" in each.detail for each in report.findings)
+
+
+@pytest.mark.parametrize("what", ["counted certificate", "counted aggregate", "a group left out"])
+def test_a_member_alone_sees_what_the_council_counts_wrongly(tmp_path: Path, built: Built, what: str) -> None:
+    """It holds its own group's chain only: certificates and proofs of the others' blocks must do."""
+    change = next(change for name, _, change in council_changes() if name == what)
+    upto = {**built.chains, COUNCIL: built.chains[COUNCIL][:2]}
+    spoilt = dataclasses.replace(built, chains=upto).with_last(COUNCIL, change(built.body(COUNCIL, 1)))
+    report = verify(spoilt.write(tmp_path, ("g3", COUNCIL), blobs=False))
+    assert any((each.chain, each.height) == (COUNCIL, 1) for each in report.findings)
+
+
+@pytest.mark.parametrize("field", ["base_id", "gram", "cases"])
+def test_a_council_block_is_recomputed_from_the_blobs(tmp_path: Path, built: Built, field: str) -> None:
+    upto = {**built.chains, COUNCIL: built.chains[COUNCIL][:2]}
+    body = built.body(COUNCIL, 1)
+    other: Any = Digest(b"x" * 32)
+    if field == "gram":
+        other = ((body.gram[0][0] * 4, *body.gram[0][1:]), *body.gram[1:])
+    if field == "cases":
+        other = tuple(
+            dataclasses.replace(each, case_id=case_id_of(each))
+            for each in (
+                dataclasses.replace(body.cases[0], chunks=body.cases[0].chunks[::-1]),
+                *body.cases[1:],
+            )
+        )
+    spoilt = dataclasses.replace(built, chains=upto).with_last(
+        COUNCIL, dataclasses.replace(body, **{field: other})
+    )
+    report = verified(spoilt, tmp_path, recompute=True)
+    assert ("wrong_recomputation", COUNCIL, 1) in found(report)
+
+
+def test_one_block_can_be_recomputed(run_folder: Path) -> None:
+    for chain, height in (("g1", 0), ("g1", 3), ("g2", 2), (COUNCIL, 1)):
+        done, report = recompute_block(run_folder, chain, height)
+        assert done.ok
+        assert (done.chain, done.height) == (chain, height)
+        assert report.ok
+    with pytest.raises(UserError, match="no block 9 of g1"):
+        recompute_block(run_folder, "g1", 9)
+    with pytest.raises(UserError, match="cannot be derived again"):
+        recompute_block(run_folder / "nodes" / "council-m0", "g1", 1)
+
+
+def test_every_field_of_a_body_is_under_its_root(built: Built) -> None:
+    for name, height in (("g1", 2), (COUNCIL, 2)):
+        body = built.body(name, height)
+        assert body_root(body) == built.chains[name][height].block.header.app_root
+        assert len(field_leaves(body)) == len(dataclasses.fields(body))
