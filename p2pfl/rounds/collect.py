@@ -96,6 +96,8 @@ class Collected:
             return False
         if tx.member not in self.committee or signer_of(self.domain, tx, signed.signature) != tx.member:
             raise PeerFault("bad_signature", "a ParamTx that its member did not sign")
+        if tx.samples < 1 or tx.data_leaves < 1:
+            raise PeerFault("bad_tx", "trained on nothing")
         if held is None:
             self.txs[tx.member] = signed
             return True

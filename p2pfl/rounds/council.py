@@ -22,28 +22,25 @@ from p2pfl.params import (
     blob_id,
     byte_length,
     delta_of,
-    parse_base,
     parse_update,
     quantize,
 )
-from p2pfl.records import Case, CouncilBody, CountedBlock, GroupBody, body_root, decode_body
+from p2pfl.records import Case, CouncilBody, body_root, decode_body
 from p2pfl.rounds.backtrack import Backtrack
+from p2pfl.rounds.brought import Brought
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.court import Court
 from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.pace import Pace
 from p2pfl.rounds.pulse import Pulse
+from p2pfl.rounds.tell import tell_council_block
 from p2pfl.rules.council import (
-    COUNTED_PER_GROUP_MAX,
     Comparison,
     CouncilDerived,
-    CouncilInputs,
     check_council_body,
     compare,
-    count_block,
     derive_council,
 )
-from p2pfl.rules.filters import epoch_salt
 from p2pfl.rules.state import OPEN, CouncilState
 from p2pfl.telemetry import logger
 
@@ -74,6 +71,7 @@ class CouncilApp:
         self.context = context
         self.pace = pace
         self.groups = groups
+        self.brought = Brought(context, groups)
         self.backtrack = Backtrack(context, groups)
         self._nursery = nursery
         self._certified = certified
@@ -144,7 +142,7 @@ class CouncilApp:
         tip = wire.Tip(context.group_id, header.height, block_id(header))
         context.network.broadcast(self._listeners(), tip)
         context.network.announce(tip)
-        self._report(decided, body)
+        tell_council_block(context, self.pace, decided, body, self.backtrack.fetched)
         self.court.update(context.council.tip)
         self._certified(body)
         if derived is not None and header.proposer == context.me and body.counted:
@@ -162,19 +160,15 @@ class CouncilApp:
 
     async def take_group_block(self, decided: ct.DecidedBlock) -> None:
         """The next decided block of a group: checked, kept, its aggregate fetched."""
-        header = decided.block.header
-        body: GroupBody = decode_body(decided.block.body, GroupBody)
-        if body_root(body) != header.app_root:
-            raise PeerFault("bad_body", "its root is not the header's")
-        await self.groups[header.group_id].append(decided)
+        body = await self.brought.take(decided)
         self.changed()
-        self._nursery.start_soon(self._aggregate_quietly, header.group_id, body)
+        self._nursery.start_soon(self.brought.fetch_aggregate, decided.block.header.group_id, body)
 
     # -- when there is something to decide ------------------------------------------
 
     def _has_work(self) -> bool:
         state = self.context.council.tip
-        if any(self._uncounted(state, group_id) for group_id in self.groups):
+        if any(self.brought.uncounted(state, group_id) for group_id in self.groups):
             return True
         if self.court.measurements(state) or self.court.certificates(state):
             return True
@@ -185,13 +179,9 @@ class CouncilApp:
         """Whether every group that still runs has brought a block."""
         state, rounds = self.context.council.tip, self.context.genesis.rounds
         return all(
-            self._uncounted(state, group_id) or (rounds and state.counted[group_id][0] + 1 >= rounds)
+            self.brought.uncounted(state, group_id) or (rounds and state.counted[group_id][0] + 1 >= rounds)
             for group_id in self.groups
         )
-
-    def _uncounted(self, state: CouncilState, group_id: ct.Digest) -> range:
-        first = state.counted[group_id][0] + 1
-        return range(first, min(self.groups[group_id].height + 1, first + COUNTED_PER_GROUP_MAX))
 
     def _patience_s(self) -> float:
         return self.context.genesis.times.gather_ms / 1000
@@ -206,13 +196,8 @@ class CouncilApp:
 
     async def _block(self, effect: ct.Build) -> ct.Block:
         context, state = self.context, self.context.council.tip
-        counted = tuple(
-            counted
-            for group_id in self.groups
-            for height in self._uncounted(state, group_id)
-            if (counted := self._counted(group_id, height)) is not None
-        )
-        inputs = await self._inputs(state, effect.height, counted)
+        counted = self.brought.counted(state)
+        inputs = await self.brought.inputs(state, effect.height, counted)
         comparison = await context.aside(compare, inputs)
         root_id = state.root_update_id
         if comparison.base_id != state.base_id or root_id == ct.ZERO_DIGEST:
@@ -251,25 +236,19 @@ class CouncilApp:
 
     async def _check(self, header: ct.Header, body: CouncilBody) -> None:
         context, state = self.context, self.context.council.tip
-        for counted in body.counted:
-            await self._wait_for_copy(counted)
-        inputs = await self._inputs(state, header.height, body.counted)
+        wanted = body.counted
+        await self._pulse.until(
+            lambda: all(self.brought.reaches(each) for each in wanted), timeout_s=COPY_WAIT_S
+        )
+        for each in wanted:
+            self.brought.check_copy(each)
+        inputs = await self.brought.inputs(state, header.height, body.counted)
         comparison = await context.aside(compare, inputs)
         await self._judge_root(body, state, comparison, header.height)
         cases: tuple[Case, ...] = await self.backtrack.cases(inputs, comparison)
         derived = await context.aside(check_council_body, body, inputs, comparison, cases)
         await self._keep(derived)
         self._derived[block_id(header)] = derived
-
-    async def _wait_for_copy(self, counted: CountedBlock) -> None:
-        chain = self.groups.get(counted.header.group_id)
-        if chain is None:
-            raise PeerFault("bad_counted", "a block of an unknown group")
-        height = counted.header.height
-        arrived = await self._pulse.until(lambda: chain.height >= height, timeout_s=COPY_WAIT_S)
-        held = chain.get(height) if arrived else None
-        if held is None or block_id(held.block.header) != block_id(counted.header):
-            raise PeerFault("bad_counted", f"block {height} of {chain.name} is not to be had")
 
     async def _judge_root(
         self, body: CouncilBody, state: CouncilState, comparison: Comparison, height: int
@@ -302,67 +281,6 @@ class CouncilApp:
         self._root = (comparison.base_id, update)
         return update
 
-    async def _inputs(
-        self, state: CouncilState, height: int, counted: tuple[CountedBlock, ...]
-    ) -> CouncilInputs:
-        context, genesis = self.context, self.context.genesis
-        layout, epoch = genesis.task.layout, self.context.committee.epoch
-        bodies = {block_id(each.header): self._body(each) for each in counted}
-        aggregates = {
-            each.aggregate_id: await self._aggregate(each.header.group_id, bodies[block_id(each.header)])
-            for each in counted
-        }
-        seats = context.others
-        base = await context.shelf.need(state.base_id, byte_length("base", layout), seats)
-        root_update = None
-        if state.root_update_id != ct.ZERO_DIGEST:
-            length = byte_length("update", layout, state.exponents)
-            data = await context.shelf.need(state.root_update_id, length, seats)
-            root_update = parse_update(data, layout, state.exponents)
-        return CouncilInputs(
-            state=state,
-            committee=context.committee,
-            epoch=epoch,
-            height=height,
-            counted=counted,
-            bodies=bodies,
-            aggregates=aggregates,
-            base_values=await context.aside(parse_base, base, layout),
-            root_update=root_update,
-            salt=epoch_salt(genesis.network_id, epoch, ct.ZERO_DIGEST),
-            group_salts={
-                group_id: epoch_salt(genesis.network_id, epoch, ct.ZERO_DIGEST) for group_id in self.groups
-            },
-        )
-
-    def _counted(self, group_id: ct.Digest, height: int) -> CountedBlock | None:
-        decided = self.groups[group_id].get(height)
-        if decided is None:
-            return None
-        body: GroupBody = decode_body(decided.block.body, GroupBody)
-        return count_block(decided.block.header, decided.certificate, body)
-
-    def _body(self, counted: CountedBlock) -> GroupBody:
-        decided = self.groups[counted.header.group_id].get(counted.header.height)
-        assert decided is not None, "the copy was waited for"
-        return decode_body(decided.block.body, GroupBody)
-
-    async def _aggregate(self, group_id: ct.Digest, body: GroupBody) -> Update:
-        context, layout = self.context, self.context.genesis.task.layout
-        members = context.genesis.committee(self.groups[group_id].name).members
-        length = byte_length("update", layout, body.exponents)
-        data = await context.shelf.need(body.aggregate_id, length, members, context.others)
-        context.shelf.show(body.aggregate_id)
-        return parse_update(data, layout, body.exponents)
-
-    async def _aggregate_quietly(self, group_id: ct.Digest, body: GroupBody) -> None:
-        try:
-            await self._aggregate(group_id, body)
-        except PeerFault as fault:
-            log.warning(
-                "a group's aggregate is not to be had", group=self.groups[group_id].name, why=str(fault)
-            )
-
     async def _keep(self, derived: CouncilDerived) -> None:
         if not await self.context.shelf.has(derived.body.base_id):
             await self.context.shelf.put(derived.body.base_id, derived.base.to_bytes())
@@ -386,58 +304,6 @@ class CouncilApp:
             return
         fields = {"group": self.context.name, "height": height, "loss": loss, "accuracy": accuracy}
         self.context.observe("evaluated", fields)
-
-    def _report(self, decided: ct.DecidedBlock, body: CouncilBody) -> None:
-        context = self.context
-        names = context.genesis.group_names
-        self.pace.decided(
-            decided.block.header,
-            decided.certificate.round,
-            members=[names[row.group_id] for row in body.rows],
-            left_out=[names[row.group_id] for row in body.rows if row.flagged],
-            votes=len(decided.certificate.signatures),
-            distance=[row.others_cos_micro / 1e6 for row in body.rows],
-            counted=[[names[each.header.group_id], each.header.height] for each in body.counted],
-        )
-        for case in body.cases:
-            context.observe("case", self._told(case))
-        for outcome in body.outcomes:
-            case = context.council.tip.cases[outcome.case_id].case
-            fields = {"case_id": "0x" + outcome.case_id.hex(), "outcome": outcome.outcome}
-            context.observe("outcome", {**fields, "accused": context.name_of(case.accused)})
-        for certificate in body.certificates:
-            verdict = certificate.verdict
-            context.observe(
-                "verdict",
-                {
-                    "case_id": "0x" + verdict.case_id.hex(),
-                    "accused": context.name_of(verdict.accused),
-                    "offence": verdict.offence,
-                    "signatures": len(certificate.signatures),
-                    "height": verdict.height,
-                },
-            )
-
-    def _told(self, case: Case) -> dict[str, object]:
-        context = self.context
-        accused = context.name_of(case.accused) if case.accused != ct.ZERO_MEMBER else None
-        return {
-            "case_id": "0x" + case.case_id.hex(),
-            "group": context.genesis.group_names[case.group_id],
-            "height": case.height,
-            "accused": accused,
-            "cause": case.cause,
-            "candidates": [
-                {
-                    "member": context.name_of(each.member),
-                    "score": each.score,
-                    "with": each.with_cos_micro / 1e6,
-                    "without": each.without_cos_micro / 1e6,
-                }
-                for each in case.candidates
-            ],
-            "blobs_fetched": self.backtrack.fetched.get(case.case_id, 0),
-        }
 
 
 def _distance_ppm(proposed: Update, own: Update) -> int:

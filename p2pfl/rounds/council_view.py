@@ -38,6 +38,10 @@ class CouncilView:
         """The state after this council block, if it is known and not too old."""
         return self._states.get(council_block_id)
 
+    def newest_ids(self) -> tuple[Digest, ...]:
+        """The ids of the council blocks that are still known, the newest first."""
+        return tuple(reversed(self._states))
+
     async def take(self, decided: DecidedBlock) -> None:
         """The next council block: checked, kept, folded. Raises BadBlock, BadCertificate, DecodeError."""
         body: CouncilBody = decode_body(decided.block.body, CouncilBody)

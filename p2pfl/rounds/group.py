@@ -17,11 +17,9 @@ from p2pfl.errors import PeerFault, UserError
 from p2pfl.keys import Refused
 from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
-from p2pfl.params import Update, blob_id, byte_length, delta_of, parse_update, quantize
 from p2pfl.records import (
     Close,
     GroupBody,
-    ParamTx,
     ShareRequest,
     SignedClose,
     SignedParamTx,
@@ -29,19 +27,22 @@ from p2pfl.records import (
     body_root,
     decode_body,
 )
-from p2pfl.rounds.bases import Bases, Resolved
+from p2pfl.rounds.bases import Bases
 from p2pfl.rounds.collect import Collected, DoubleSigned, context_of
+from p2pfl.rounds.commit import Committer
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.own import OwnRounds
 from p2pfl.rounds.pace import Pace
+from p2pfl.rounds.proposal import Proposals
 from p2pfl.rounds.pulse import Pulse
-from p2pfl.rules.filters import epoch_salt
-from p2pfl.rules.validate import Derived, GroupInputs, check_group_body, derive_group_body, list_root
+from p2pfl.rounds.tell import tell_group_block
+from p2pfl.rules.validate import Derived, list_root
 from p2pfl.telemetry import logger
 
 log = logger("rounds.group")
 
-HEADER_VERSION = 1
+# The part of the time to reveal in which Ci still waits for updates.
+REVEAL_SHARE = 0.8
 # Messages of the next height that wait until it begins: one of each kind a member is enough.
 EARLY_MAX = 64
 
@@ -54,11 +55,11 @@ class GroupApp:
         self.pace = pace
         self.bases = Bases(context)
         self.own = OwnRounds(context.directory / "own")
+        self.proposals = Proposals(context, self.bases)
+        self._committer = Committer(context, self.bases, self.own)
         self._nursery = nursery
         self._pulse = Pulse()
         self._early: list[tuple[ct.MemberId, Any]] = []
-        self._derived: dict[ct.Digest, Derived] = {}
-        self._training = False
         self.heard = self._listen()
         if context.chain.height >= 0:
             self._nursery.start_soon(self._catch_blobs)
@@ -102,7 +103,11 @@ class GroupApp:
             if close is None:
                 return None
             self._send_close(close)
-            return await self._block(effect, close)
+            # Updates may come until little of the part is left: the rest is for the proposal itself.
+            patience_s = self.pace.part_s("reveal") * REVEAL_SHARE
+            block = await self.proposals.make(effect, self.heard, close, patience_s=patience_s)
+            self.pace.step("propose")
+            return block
         except PeerFault as fault:
             log.warning("no block could be built", height=effect.height, round=effect.round, why=str(fault))
         except Refused as refused:
@@ -118,8 +123,12 @@ class GroupApp:
                 raise PeerFault("bad_body", "its root is not the header's")
             self.pace.step("propose")
             if effect.fresh:
-                await self._judge_fresh(effect, body)
-            await self._check(header, body)
+                if body.close is not None:
+                    self._take_close(
+                        body.close, body.txs
+                    )  # Who has not heard it serves its blob from now on.
+                await self.proposals.judge_fresh(header, body, self.heard)
+            await self.proposals.check(header, body, self.heard)
         except codec.DecodeError as error:
             log.warning("a proposal was refused", height=header.height, why=f"bad_body: {error}")
             return False
@@ -133,15 +142,15 @@ class GroupApp:
         context, header = self.context, decided.block.header
         await context.chain.append(decided)
         body: GroupBody = decode_body(decided.block.body, GroupBody)
-        derived = self._derived.pop(block_id(header), None)
-        self._derived.clear()
+        derived = self.proposals.derived.pop(block_id(header), None)
+        self.proposals.derived.clear()
         context.shelf.show(body.aggregate_id)
         for signed in body.txs:
             context.shelf.show(signed.tx.blob_id, (*context.committee.members, *context.seats))
         tip = wire.Tip(context.group_id, header.height, block_id(header))
         context.network.broadcast(context.seats, tip)
         context.network.announce(tip)
-        self._report(decided, body)
+        tell_group_block(context, self.pace, decided, body)
         if derived is None:
             self._nursery.start_soon(self._catch_blobs)
         elif header.proposer == context.me:
@@ -209,78 +218,23 @@ class GroupApp:
     # -- the member's part -------------------------------------------------
 
     def _start_training(self, request: ShareRequest) -> None:
-        if not self._training and self.own.commitment(self.heard.height) is None:
-            self._training = True
+        if not self._committer.busy and self.own.commitment(self.heard.height) is None:
+            self._committer.busy = True  # From now on, not only from when the task first runs.
             self._nursery.start_soon(self._commit, self.heard, request)
 
     async def _commit(self, heard: Collected, request: ShareRequest) -> None:
-        """Train from the requested base and commit to the update, once a height."""
-        context = self.context
-        try:
-            resolved = await self.bases.resolve(request.council_block_id, heard.height)
-            if resolved.ref.base_id != request.base_id:
-                raise PeerFault("bad_request", "it names a base that is not its council block's")
-            begun = trio.current_time()
-            seed = context.genesis.round_seed(context.group_id, heard.epoch, heard.height)
-            result = await context.trainer.train(resolved.base.values, seed, context.me)
-            tx = await self._tx(heard, resolved, result)
-            signed = SignedParamTx(tx, await context.sign(tx))
-            await context.aside(self.own.save, signed, result.states)
-        except (PeerFault, Refused, UserError, WorkerDied, TaskFailed) as error:
-            log.warning("no commitment in this height", height=heard.height, why=str(error))
-            return
-        finally:
-            self._training = False
-        losses = {"loss_before": tx.loss_before_micro / 1e6, "loss_after": tx.loss_after_micro / 1e6}
-        seconds = trio.current_time() - begun
-        context.observe(
-            "trained",
-            {"height": heard.height, "member": context.name_of(context.me), "seconds": seconds, **losses},
-        )
-        if heard is self.heard:
+        signed = await self._committer.commit(heard, request)
+        if signed is not None and heard is self.heard:
             self._take_tx(signed)
-            context.network.broadcast(context.others, wire.ParamTxMessage(context.group_id, signed))
-
-    async def _tx(self, heard: Collected, resolved: Resolved, result: Any) -> ParamTx:
-        context = self.context
-        layout = context.genesis.task.layout
-
-        def fix() -> tuple[bytes, ct.Digest, int]:
-            delta = delta_of(resolved.base, result.parameters)
-            update, saturated = quantize(delta, layout, resolved.exponents)
-            data = update.to_bytes()
-            return data, blob_id(data), saturated
-
-        data, update_id, saturated = await context.aside(fix)
-        await context.shelf.put(update_id, data)
-        return ParamTx(
-            epoch=heard.epoch,
-            height=heard.height,
-            member=context.me,
-            base_id=resolved.ref.base_id,
-            blob_id=update_id,
-            byte_length=len(data),
-            samples=result.samples,
-            saturated=saturated,
-            data_root=context.trainer.data_root,
-            data_leaves=context.trainer.data_leaves,
-            trace_root=result.trace_root,
-            loss_before_micro=result.loss_before_micro,
-            loss_after_micro=result.loss_after_micro,
-        )
+            message = wire.ParamTxMessage(self.context.group_id, signed)
+            self.context.network.broadcast(self.context.others, message)
 
     async def _fetch_early(self, signed: SignedParamTx) -> None:
-        """Bring a revealed blob before anybody asks for a vote on it."""
-        try:
-            await self._blob(signed)
-        except PeerFault as fault:
-            log.warning(
-                "an update was not revealed", member=self.context.name_of(signed.tx.member), why=str(fault)
-            )
-        self._pulse.beat()
+        """Bring a revealed update before anybody asks for a vote on it."""
+        await self.proposals.bring(signed)
         close = self.heard.close
         txs = self.heard.closed_txs(close) if close else None
-        if txs and signed in txs and all([await self._held(tx) for tx in txs]):
+        if txs and signed in txs and await self.proposals.all_here(txs):
             self.pace.step("propose")
 
     # -- Ci's part -----------------------------------------------------------
@@ -330,141 +284,6 @@ class GroupApp:
             self.context.others, wire.CloseMessage(self.context.group_id, close, txs)
         )
 
-    async def _block(self, effect: ct.Build, close: SignedClose) -> ct.Block | None:
-        context, heard = self.context, self.heard
-        txs = heard.closed_txs(close)
-        assert txs is not None
-        updates_wanted = await self._reveal(txs)
-        unrevealed = tuple(tx.tx.member for tx in txs if tx not in updates_wanted)
-        if len(unrevealed) > context.committee.faulty_max:
-            raise PeerFault("not_revealed", f"{len(unrevealed)} updates are missing")
-        request = next(
-            each for _, each in sorted(heard.requests.items()) if each.request.base_id == txs[0].tx.base_id
-        )
-        resolved = await self.bases.resolve(request.request.council_block_id, heard.height)
-        inputs = await self._inputs(txs, close, unrevealed, resolved)
-        derived = await context.aside(derive_group_body, inputs)
-        await self._keep(derived)
-        header = ct.Header(
-            version=HEADER_VERSION,
-            network_id=context.genesis.network_id,
-            group_id=context.group_id,
-            epoch=heard.epoch,
-            height=effect.height,
-            parent_id=effect.parent_id,
-            proposer=context.me,
-            time_ms=max(context.clock_ms(), effect.parent.time_ms + 1 if effect.parent else 0),
-            app_root=body_root(derived.body),
-            log_root=effect.log_root,
-            next_committee_root=context.committee.root(),
-        )
-        self._derived[block_id(header)] = derived
-        self.pace.step("propose")
-        return ct.Block(header, codec.encode(derived.body))
-
-    async def _reveal(self, txs: tuple[SignedParamTx, ...]) -> list[SignedParamTx]:
-        """Those whose blob is here, at the latest when the time to reveal is over."""
-        patience_s = self.pace.part_s("reveal") * 0.8  # The rest of the part is for the proposal itself.
-        with trio.move_on_after(patience_s):
-            async with trio.open_nursery() as nursery:
-                for signed in txs:
-                    nursery.start_soon(self._fetch_early, signed)
-        return [signed for signed in txs if await self._held(signed)]
-
-    # -- shared by proposing and checking ------------------------------------
-
-    async def _judge_fresh(self, effect: ct.Validate, body: GroupBody) -> None:
-        """Clock, unrevealed list, base and Close: by the own view, in fresh proposals only."""
-        context, header, times = self.context, effect.block.header, self.context.genesis.times
-        if abs(header.time_ms - context.clock_ms()) > times.clock_skew_ms:
-            raise PeerFault("clock", f"its time is {header.time_ms - context.clock_ms()} ms from mine")
-        by_member = {signed.tx.member: signed for signed in body.txs}
-        for member in body.unrevealed:
-            if member in by_member and await self._held(by_member[member]):
-                raise PeerFault("revealed", f"{context.name_of(member)} did reveal")
-        if body.close is not None:
-            self._take_close(body.close, body.txs)  # Whoever has not heard it serves its blob from now on.
-        mine = self.heard.close
-        if body.close is None or (mine is not None and body.close.close.round > mine.close.round):
-            raise PeerFault("late_close", "an earlier close is known")
-        parent = context.chain.get(context.chain.height) if context.chain.height >= 0 else None
-        if parent is not None:
-            before: GroupBody = decode_body(parent.block.body, GroupBody)
-            if body.base.council_height < before.base.council_height:
-                raise PeerFault("old_base", "an older council block than the parent's")
-
-    async def _check(self, header: ct.Header, body: GroupBody) -> None:
-        context = self.context
-        revealed = [signed for signed in body.txs if signed.tx.member not in body.unrevealed]
-        async with trio.open_nursery() as nursery:
-            for signed in revealed:
-                nursery.start_soon(self._blob_quietly, signed)
-        resolved = await self.bases.resolve(body.base.council_block_id, header.height)
-        if body.close is None:
-            raise PeerFault("wrong_close", "a round without a Close")
-        inputs = await self._inputs(body.txs, body.close, body.unrevealed, resolved)
-        derived = await context.aside(check_group_body, body, inputs)
-        await self._keep(derived)
-        self._derived[block_id(header)] = derived
-
-    async def _inputs(
-        self,
-        txs: tuple[SignedParamTx, ...],
-        close: SignedClose,
-        unrevealed: tuple[ct.MemberId, ...],
-        resolved: Resolved,
-    ) -> GroupInputs:
-        context, heard = self.context, self.heard
-        updates: dict[ct.MemberId, Update] = {}
-        for signed in txs:
-            if signed.tx.member not in unrevealed:
-                data = await self._blob(signed)
-                updates[signed.tx.member] = parse_update(
-                    data, context.genesis.task.layout, resolved.exponents
-                )
-        return GroupInputs(
-            genesis=context.genesis,
-            group=context.name,
-            committee=context.committee,
-            epoch=heard.epoch,
-            height=heard.height,
-            txs=txs,
-            close=close,
-            unrevealed=unrevealed,
-            updates=updates,
-            exponents=resolved.exponents,
-            previous_aggregate=await self.bases.aggregate(heard.height - 1) if heard.height else None,
-            root_update=resolved.root_update,
-            standings=resolved.state.standings(context.group_id),
-            base=resolved.ref,
-            base_values=resolved.base,
-            salt=epoch_salt(context.genesis.network_id, heard.epoch, ct.ZERO_DIGEST),
-        )
-
-    async def _keep(self, derived: Derived) -> None:
-        data = derived.aggregate.to_bytes()
-        await self.context.shelf.put(derived.body.aggregate_id, data)
-        self.context.shelf.show(derived.body.aggregate_id)
-
-    async def _blob(self, signed: SignedParamTx) -> bytes:
-        context, tx = self.context, signed.tx
-        # The length is known from the layout; a commitment that claims another is refused by the rules.
-        expected = byte_length("update", context.genesis.task.layout, context.council.tip.exponents)
-        if tx.byte_length > expected + 4096:
-            raise PeerFault("bad_length", f"{tx.byte_length} bytes, an update has about {expected}")
-        return await context.shelf.need(tx.blob_id, tx.byte_length, [tx.member], context.others)
-
-    async def _blob_quietly(self, signed: SignedParamTx) -> None:
-        try:
-            await self._blob(signed)
-        except PeerFault as fault:
-            log.warning(
-                "an update is not to be had", member=self.context.name_of(signed.tx.member), why=str(fault)
-            )
-
-    async def _held(self, signed: SignedParamTx) -> bool:
-        return await self.context.shelf.has(signed.tx.blob_id)
-
     # -- around --------------------------------------------------------------
 
     def _listen(self) -> Collected:
@@ -486,23 +305,6 @@ class GroupApp:
             return
         self.context.observe(
             "evaluated", {"group": self.context.name, "height": height, "loss": loss, "accuracy": accuracy}
-        )
-
-    def _report(self, decided: ct.DecidedBlock, body: GroupBody) -> None:
-        context, header = self.context, decided.block.header
-        left_out = [
-            context.name_of(signed.tx.member)
-            for signed, weight in zip(body.txs, body.weights, strict=True)
-            if not weight
-        ]
-        self.pace.decided(
-            header,
-            decided.certificate.round,
-            members=[context.name_of(signed.tx.member) for signed in body.txs],
-            left_out=left_out,
-            votes=len(decided.certificate.signatures),
-            own_base=list(body.base.own_heights),
-            council_height=body.base.council_height,
         )
 
 

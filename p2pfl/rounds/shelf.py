@@ -41,6 +41,10 @@ class Shelf:
         """Whether it is here."""
         return await trio.to_thread.run_sync(self._blobs.has, blob_id)
 
+    async def get(self, blob_id: Digest) -> bytes | None:
+        """Its bytes, if it is here."""
+        return await trio.to_thread.run_sync(self._blobs.get, blob_id)
+
     def show(self, blob_id: Digest, to: Iterable[MemberId] | None = None) -> None:
         """From now on these members may fetch it (None: every known peer)."""
         self._shown[blob_id] = (

@@ -1,0 +1,116 @@
+"""What the groups brought to the council: copies of their chains, and the aggregates of their blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from consensus import types as ct
+from consensus.chain import BadBlock
+from consensus.signing import block_id
+from p2pfl.errors import PeerFault
+from p2pfl.params import Update, byte_length, parse_base, parse_update
+from p2pfl.records import CountedBlock, GroupBody, body_root, decode_body
+from p2pfl.rounds.context import Context
+from p2pfl.rounds.follow import Chain
+from p2pfl.rules.council import COUNTED_PER_GROUP_MAX, CouncilInputs, count_block
+from p2pfl.rules.filters import epoch_salt
+from p2pfl.rules.state import CouncilState
+from p2pfl.telemetry import logger
+
+log = logger("rounds.brought")
+
+
+class Brought:
+    """A seat's copies of the groups' chains, by group id."""
+
+    def __init__(self, context: Context, groups: Mapping[ct.Digest, Chain]) -> None:
+        self._context = context
+        self._groups = groups
+
+    async def take(self, decided: ct.DecidedBlock) -> GroupBody:
+        """The next block of a group: checked and kept. Raises BadBlock, BadCertificate, DecodeError."""
+        header = decided.block.header
+        body: GroupBody = decode_body(decided.block.body, GroupBody)
+        if body_root(body) != header.app_root:
+            raise BadBlock("the body is not the header's")
+        await self._groups[header.group_id].append(decided)
+        return body
+
+    async def fetch_aggregate(self, group_id: ct.Digest, body: GroupBody) -> None:
+        """Bring a block's aggregate before it is asked for."""
+        try:
+            await self._aggregate(group_id, body)
+        except PeerFault as fault:
+            name = self._groups[group_id].name
+            log.warning("a group's aggregate is not to be had", group=name, why=str(fault))
+
+    def uncounted(self, state: CouncilState, group_id: ct.Digest) -> range:
+        """The heights of this group's blocks that the next council block may count."""
+        first = state.counted[group_id][0] + 1
+        return range(first, min(self._groups[group_id].height + 1, first + COUNTED_PER_GROUP_MAX))
+
+    def counted(self, state: CouncilState) -> tuple[CountedBlock, ...]:
+        """All that can be counted now, by group as in the genesis, then by height."""
+        return tuple(
+            count_block(decided.block.header, decided.certificate, decode_body(decided.block.body, GroupBody))
+            for group_id, chain in self._groups.items()
+            for height in self.uncounted(state, group_id)
+            if (decided := chain.get(height)) is not None
+        )
+
+    def reaches(self, counted: CountedBlock) -> bool:
+        """Whether the copy of this group's chain has got so far (or the group is unknown)."""
+        chain = self._groups.get(counted.header.group_id)
+        return chain is None or chain.height >= counted.header.height
+
+    def check_copy(self, counted: CountedBlock) -> None:
+        """Raises PeerFault unless this very block lies here."""
+        chain = self._groups.get(counted.header.group_id)
+        held = chain.get(counted.header.height) if chain is not None else None
+        if held is None or block_id(held.block.header) != block_id(counted.header):
+            raise PeerFault("bad_counted", f"block {counted.header.height} of a group is not to be had")
+
+    async def inputs(
+        self, state: CouncilState, height: int, counted: tuple[CountedBlock, ...]
+    ) -> CouncilInputs:
+        """What these blocks bring, fetched where it is not here. Raises PeerFault when it cannot be had."""
+        context, genesis = self._context, self._context.genesis
+        layout, epoch = genesis.task.layout, self._context.committee.epoch
+        bodies = {block_id(each.header): self._body(each) for each in counted}
+        aggregates = {
+            each.aggregate_id: await self._aggregate(each.header.group_id, bodies[block_id(each.header)])
+            for each in counted
+        }
+        base = await context.shelf.need(state.base_id, byte_length("base", layout), context.others)
+        root_update = None
+        if state.root_update_id != ct.ZERO_DIGEST:
+            length = byte_length("update", layout, state.exponents)
+            data = await context.shelf.need(state.root_update_id, length, context.others)
+            root_update = parse_update(data, layout, state.exponents)
+        salt = epoch_salt(genesis.network_id, epoch, ct.ZERO_DIGEST)
+        return CouncilInputs(
+            state=state,
+            committee=context.committee,
+            epoch=epoch,
+            height=height,
+            counted=counted,
+            bodies=bodies,
+            aggregates=aggregates,
+            base_values=await context.aside(parse_base, base, layout),
+            root_update=root_update,
+            salt=salt,
+            group_salts=dict.fromkeys(self._groups, salt),
+        )
+
+    def _body(self, counted: CountedBlock) -> GroupBody:
+        decided = self._groups[counted.header.group_id].get(counted.header.height)
+        assert decided is not None, "the copy was checked"
+        return decode_body(decided.block.body, GroupBody)
+
+    async def _aggregate(self, group_id: ct.Digest, body: GroupBody) -> Update:
+        context, layout = self._context, self._context.genesis.task.layout
+        members = context.genesis.committee(self._groups[group_id].name).members
+        length = byte_length("update", layout, body.exponents)
+        data = await context.shelf.need(body.aggregate_id, length, members, context.others)
+        context.shelf.show(body.aggregate_id)
+        return parse_update(data, layout, body.exponents)

@@ -1,0 +1,188 @@
+"""The block of a round: derived by Ci from the revealed updates, and derived again by everybody who votes.
+
+Fetches what the derivation needs. An update that nobody serves, or that is not the bytes of an update, counts
+as not revealed: one member must not be able to halt its group.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from consensus import codec
+from consensus import types as ct
+from consensus.signing import block_id
+from p2pfl.errors import PeerFault
+from p2pfl.params import BLOB_BYTES_MAX, Update, parse_update
+from p2pfl.records import GroupBody, SignedClose, SignedParamTx, body_root, decode_body
+from p2pfl.rounds.bases import Bases, Resolved
+from p2pfl.rounds.collect import Collected
+from p2pfl.rounds.context import Context
+from p2pfl.rules.filters import epoch_salt
+from p2pfl.rules.validate import Derived, GroupInputs, check_group_body, derive_group_body
+from p2pfl.telemetry import logger
+
+log = logger("rounds.proposal")
+
+HEADER_VERSION = 1
+
+
+class Proposals:
+    """Blocks of the own group, made and checked. `derived`: what the last ones led to, by block id."""
+
+    def __init__(self, context: Context, bases: Bases) -> None:
+        self._context = context
+        self._bases = bases
+        self.derived: dict[ct.Digest, Derived] = {}
+
+    async def make(
+        self, effect: ct.Build, heard: Collected, close: SignedClose, *, patience_s: float
+    ) -> ct.Block:
+        """The block that follows from this Close. Raises PeerFault when more than f did not reveal.
+
+        patience_s: how long updates may still come.
+        """
+        context, txs = self._context, heard.closed_txs(close)
+        assert txs is not None
+        resolved = await self._base_of(heard, txs[0].tx.base_id)
+        with trio.move_on_after(patience_s):
+            await self.fetch(txs)
+        updates = {signed.tx.member: await self._update(signed, resolved) for signed in txs}
+        unrevealed = tuple(member for member, update in updates.items() if update is None)
+        if len(unrevealed) > context.committee.faulty_max:
+            raise PeerFault("not_revealed", f"{len(unrevealed)} updates are missing")
+        inputs = await self._inputs(heard, txs, close, unrevealed, resolved)
+        derived = await context.aside(derive_group_body, inputs)
+        await self._keep(derived)
+        header = ct.Header(
+            version=HEADER_VERSION,
+            network_id=context.genesis.network_id,
+            group_id=context.group_id,
+            epoch=heard.epoch,
+            height=effect.height,
+            parent_id=effect.parent_id,
+            proposer=context.me,
+            time_ms=max(context.clock_ms(), effect.parent.time_ms + 1 if effect.parent else 0),
+            app_root=body_root(derived.body),
+            log_root=effect.log_root,
+            next_committee_root=context.committee.root(),
+        )
+        self.derived[block_id(header)] = derived
+        return ct.Block(header, codec.encode(derived.body))
+
+    async def judge_fresh(self, header: ct.Header, body: GroupBody, heard: Collected) -> None:
+        """Clock, unrevealed list, base and Close, by the own view: of fresh proposals. Raises PeerFault."""
+        context = self._context
+        apart_ms = header.time_ms - context.clock_ms()
+        if abs(apart_ms) > context.genesis.times.clock_skew_ms:
+            raise PeerFault("clock", f"its time is {apart_ms} ms from mine")
+        if body.close is None or (
+            heard.close is not None and body.close.close.round > heard.close.close.round
+        ):
+            raise PeerFault("late_close", "an earlier close is known")
+        resolved = await self._bases.resolve(body.base.council_block_id, header.height)
+        for signed in body.txs:
+            if signed.tx.member in body.unrevealed and await self._update(signed, resolved) is not None:
+                raise PeerFault("revealed", f"{context.name_of(signed.tx.member)} did reveal")
+        parent = context.chain.get(context.chain.height) if context.chain.height >= 0 else None
+        if parent is not None:
+            before: GroupBody = decode_body(parent.block.body, GroupBody)
+            if body.base.council_height < before.base.council_height:
+                raise PeerFault("old_base", "an older council block than the parent's")
+
+    async def check(self, header: ct.Header, body: GroupBody, heard: Collected) -> None:
+        """Derive the body again from the own blobs. Raises PeerFault for the first field that differs."""
+        context = self._context
+        if body.close is None:
+            raise PeerFault("wrong_close", "a round without a Close")
+        await self.fetch([signed for signed in body.txs if signed.tx.member not in body.unrevealed])
+        resolved = await self._bases.resolve(body.base.council_block_id, header.height)
+        inputs = await self._inputs(heard, body.txs, body.close, body.unrevealed, resolved)
+        derived = await context.aside(check_group_body, body, inputs)
+        await self._keep(derived)
+        self.derived[block_id(header)] = derived
+
+    async def fetch(self, txs: tuple[SignedParamTx, ...] | list[SignedParamTx]) -> None:
+        """Bring these updates, all at once; those that cannot be had stay away."""
+        async with trio.open_nursery() as nursery:
+            for signed in txs:
+                nursery.start_soon(self.bring, signed)
+
+    async def bring(self, signed: SignedParamTx) -> None:
+        """Bring one update, if it can be had."""
+        try:
+            await self._blob(signed)
+        except PeerFault as fault:
+            name = self._context.name_of(signed.tx.member)
+            log.warning("an update is not to be had", member=name, why=str(fault))
+
+    async def all_here(self, txs: tuple[SignedParamTx, ...]) -> bool:
+        """Whether the bytes of all these are on the shelf."""
+        return all([await self._context.shelf.has(signed.tx.blob_id) for signed in txs])
+
+    # -- what both need --------------------------------------------------------
+
+    async def _base_of(self, heard: Collected, base_id: ct.Digest) -> Resolved:
+        """The base that the commitments name: by a request for it, else by a council block that gives it."""
+        named = [signed.request.council_block_id for _, signed in sorted(heard.requests.items())]
+        for council_block_id in (*named, *self._context.council.newest_ids()):
+            resolved = await self._bases.resolve(council_block_id, heard.height)
+            if resolved.ref.base_id == base_id:
+                return resolved
+        raise PeerFault("unknown_base", base_id.hex())
+
+    async def _inputs(
+        self,
+        heard: Collected,
+        txs: tuple[SignedParamTx, ...],
+        close: SignedClose,
+        unrevealed: tuple[ct.MemberId, ...],
+        resolved: Resolved,
+    ) -> GroupInputs:
+        context = self._context
+        updates: dict[ct.MemberId, Update] = {}
+        for signed in txs:
+            if signed.tx.member not in unrevealed:
+                update = await self._update(signed, resolved)
+                if update is None:
+                    raise PeerFault("not_revealed", context.name_of(signed.tx.member))
+                updates[signed.tx.member] = update
+        return GroupInputs(
+            genesis=context.genesis,
+            group=context.name,
+            committee=context.committee,
+            epoch=heard.epoch,
+            height=heard.height,
+            txs=txs,
+            close=close,
+            unrevealed=unrevealed,
+            updates=updates,
+            exponents=resolved.exponents,
+            previous_aggregate=await self._bases.aggregate(heard.height - 1) if heard.height else None,
+            root_update=resolved.root_update,
+            standings=resolved.state.standings(context.group_id),
+            base=resolved.ref,
+            base_values=resolved.base,
+            salt=epoch_salt(context.genesis.network_id, heard.epoch, ct.ZERO_DIGEST),
+        )
+
+    async def _update(self, signed: SignedParamTx, resolved: Resolved) -> Update | None:
+        """The update if its bytes are here and are one; None if it counts as not revealed."""
+        context = self._context
+        data = await context.shelf.get(signed.tx.blob_id)
+        if data is None or len(data) != signed.tx.byte_length:
+            return None
+        try:
+            return parse_update(data, context.genesis.task.layout, resolved.exponents)
+        except PeerFault:
+            return None
+
+    async def _blob(self, signed: SignedParamTx) -> bytes:
+        tx = signed.tx
+        if not 0 < tx.byte_length <= BLOB_BYTES_MAX:
+            raise PeerFault("bad_length", f"{tx.byte_length} bytes")
+        return await self._context.shelf.need(tx.blob_id, tx.byte_length, [tx.member], self._context.others)
+
+    async def _keep(self, derived: Derived) -> None:
+        shelf = self._context.shelf
+        await shelf.put(derived.body.aggregate_id, derived.aggregate.to_bytes())
+        shelf.show(derived.body.aggregate_id)

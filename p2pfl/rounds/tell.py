@@ -1,0 +1,76 @@
+"""What a watcher is told of a decided block, in names and numbers that a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from consensus import types as ct
+from p2pfl.records import MICRO, Case, CouncilBody, GroupBody
+from p2pfl.rounds.context import Context
+from p2pfl.rounds.pace import Pace
+
+
+def tell_group_block(context: Context, pace: Pace, decided: ct.DecidedBlock, body: GroupBody) -> None:
+    """A block of the own group."""
+    weighted = zip(body.txs, body.weights, strict=True)
+    pace.decided(
+        decided.block.header,
+        decided.certificate.round,
+        members=[context.name_of(signed.tx.member) for signed in body.txs],
+        left_out=[context.name_of(signed.tx.member) for signed, weight in weighted if not weight],
+        votes=len(decided.certificate.signatures),
+        own_base=list(body.base.own_heights),
+        council_height=body.base.council_height,
+    )
+
+
+def tell_council_block(
+    context: Context,
+    pace: Pace,
+    decided: ct.DecidedBlock,
+    body: CouncilBody,
+    fetched: Mapping[ct.Digest, int],
+) -> None:
+    """A block of the council, its cases, outcomes and verdicts. fetched: blobs fetched for each case."""
+    names = context.genesis.group_names
+    pace.decided(
+        decided.block.header,
+        decided.certificate.round,
+        members=[names[row.group_id] for row in body.rows],
+        left_out=[names[row.group_id] for row in body.rows if row.flagged],
+        votes=len(decided.certificate.signatures),
+        distance=[row.others_cos_micro / MICRO for row in body.rows],
+        counted=[[names[each.header.group_id], each.header.height] for each in body.counted],
+    )
+    for case in body.cases:
+        context.observe("case", _case(context, case, fetched.get(case.case_id, 0)))
+    for outcome in body.outcomes:
+        case = context.council.tip.cases[outcome.case_id].case
+        fields = {"case_id": "0x" + outcome.case_id.hex(), "outcome": outcome.outcome}
+        context.observe("outcome", {**fields, "accused": context.name_of(case.accused)})
+    for certificate in body.certificates:
+        verdict = certificate.verdict
+        fields = {"case_id": "0x" + verdict.case_id.hex(), "accused": context.name_of(verdict.accused)}
+        signatures = len(certificate.signatures)
+        more = {"offence": verdict.offence, "signatures": signatures, "height": verdict.height}
+        context.observe("verdict", {**fields, **more})
+
+
+def _case(context: Context, case: Case, fetched: int) -> dict[str, object]:
+    return {
+        "case_id": "0x" + case.case_id.hex(),
+        "group": context.genesis.group_names[case.group_id],
+        "height": case.height,
+        "accused": context.name_of(case.accused) if case.accused != ct.ZERO_MEMBER else None,
+        "cause": case.cause,
+        "candidates": [
+            {
+                "member": context.name_of(each.member),
+                "score": each.score,
+                "with": each.with_cos_micro / MICRO,
+                "without": each.without_cos_micro / MICRO,
+            }
+            for each in case.candidates
+        ],
+        "blobs_fetched": fetched,
+    }
