@@ -125,11 +125,13 @@ class _TwoFaced:
     def broadcast(self, to: Iterable[MemberId], message: Any) -> None:
         """Send to all; before an own vote of the chosen height goes out, a false one goes to half of them."""
         to = tuple(to)
-        signed: Any = getattr(message, "message", None)
-        vote: Any = getattr(signed, "vote", None)
-        if type(vote).__name__ == self._vote and vote.height == self._height and len(to) > 1:
-            false = replace(vote, block_id=Digest(sha256(vote.block_id).digest()))
+        inner: Any = getattr(message, "message", None)
+        # PrepareMessage.prepare and CommitMessage.commit are the signed votes.
+        field = self._vote.lower()
+        signed: Any = getattr(inner, field, None)
+        if signed is not None and signed.vote.height == self._height and len(to) > 1:
+            false = replace(signed.vote, block_id=Digest(sha256(signed.vote.block_id).digest()))
             signature = signing.sign(self._key.secret, signing.signing_digest(self._domain, false))
-            lie = replace(message, message=replace(signed, vote=false, signature=signature))
-            self._honest.broadcast(to[: len(to) // 2 + 1], lie)
+            lie = replace(inner, **{field: replace(signed, vote=false, signature=signature)})
+            self._honest.broadcast(to[: len(to) // 2 + 1], replace(message, message=lie))
         self._honest.broadcast(to, message)

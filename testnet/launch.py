@@ -30,7 +30,7 @@ from testnet.judge import Killed, Outcome, judge
 from testnet.memory import Memory
 from testnet.result import Result
 from testnet.scenarios import Kill, Scenario
-from testnet.stakes import Stakes
+from testnet.stakes import EXTRA_ACCOUNTS, Stakes
 from testnet.zygote import Child, Zygote, open_zygote
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ class Run:
             yield None
             return
         shape = self.scenario.network
-        count = shape.groups * shape.members + shape.seats + Stakes.EXTRA_ACCOUNTS
+        count = shape.groups * shape.members + shape.seats + EXTRA_ACCOUNTS
         start = partial(devchain.start, count=count, log=self.directory / "chain.txt")
         chain = await _aside(start)
         try:
@@ -145,7 +145,7 @@ class Run:
         self._say(f"the genesis is made: network 0x{genesis.network_id.hex()[:16]}..")
         async with trio.open_nursery() as meanwhile:
             if self._stakes is not None:
-                meanwhile.start_soon(_aside, self._stakes.register, genesis)
+                meanwhile.start_soon(_aside, self._stakes.register, genesis, self._plan.ground)
             await self._zygote.ready()
             for seat in self._plan.ground.seats:
                 await self._start(seat)
@@ -206,7 +206,7 @@ class Run:
         assert child.status is not None
         self.died[child.name] = child.status
         log = self.directory / "nodes" / child.name / "log.txt"
-        self._tell("died", name=child.name, status=child.status, log=str(log))
+        self._tell("died", name=child.name, status=child.status, log=str(log), words=_last_words(log))
 
     # -- events -------------------------------------------------------------------------
 
@@ -338,6 +338,15 @@ class Run:
         while True:
             self.draw(self.now_s)
             await trio.sleep(DRAW_S)
+
+
+def _last_words(log: Path) -> str:
+    """The last line of a log: what a node said before it ended."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 async def _aside(work: Callable[..., T], *args: Any) -> T:

@@ -106,7 +106,7 @@ class Story:
 
     def _on_died(self, event: Event) -> list[str]:
         fields = event.fields
-        return [f"{fields['name']} ended by itself (status {fields['status']}); see {fields['log']}"]
+        return [f"{fields['name']} ended by itself (status {fields['status']}): {fields['words']}"]
 
     def _on_fault(self, event: Event) -> list[str]:
         fields = event.fields

@@ -10,7 +10,7 @@ import pytest
 
 from consensus import merkle, signing
 from consensus.evidence import OffenceKind, offence
-from consensus.types import Digest, MemberId, Prepare, SignedPrepare
+from consensus.types import Digest, MemberId, Prepare, PrepareMessage, SignedPrepare
 from p2pfl.errors import UserError
 from p2pfl.keys import SigningKey
 from p2pfl.learn.train import TrainJob, decode_state, trace_leaves, train
@@ -92,13 +92,13 @@ def test_two_votes_prove_the_offence_at_the_chosen_height_only(height: int, mess
     vote = Prepare(0, height, 0, Digest(b"\x05" * 32))
     true = SignedPrepare(vote, signing.sign(key.secret, signing.signing_digest(domain, vote)))
     others = [MemberId(bytes([i]) * 20) for i in range(3)]
-    parts.network.broadcast(others, ConsensusMessage(domain.group_id, true))
+    parts.network.broadcast(others, ConsensusMessage(domain.group_id, PrepareMessage(true)))
     assert len(network.sent) == messages
-    assert network.sent[-1] == (tuple(others), ConsensusMessage(domain.group_id, true))
+    assert network.sent[-1] == (tuple(others), ConsensusMessage(domain.group_id, PrepareMessage(true)))
     if messages == 2:
         to, lie = network.sent[0]
         assert set(to) < set(others)
-        proof = offence(domain, true, lie.message)
+        proof = offence(domain, true, lie.message.prepare)
         assert proof is not None
         assert (proof.kind, proof.signer) == (OffenceKind.TWO_PREPARE, key.member_id)
     assert parts.network.connected is Sent.connected
