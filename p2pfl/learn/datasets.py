@@ -1,0 +1,274 @@
+"""What is learnt from: data sets, how they are shared out in an experiment, and the root of a training set.
+
+numpy only. Knows nothing of models and training. Nothing is ever downloaded: digits come with the
+package, everything else lies in a directory that the user names.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consensus import merkle
+from consensus.types import Digest
+from p2pfl.errors import PeerFault, UserError
+from p2pfl.learn import chance
+from p2pfl.learn.tables import Table
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+DIGITS_TEST_SAMPLES = 360
+# 1 GiB holds MNIST 20 times over. A gzip file of a few MB can unpack to more than a machine has.
+IDX_BYTES_MAX = 1 << 30
+SAMPLE_DIMENSIONS_MAX = 4
+# A split that leaves somebody with too few samples is drawn again, this many times.
+PARTITION_DRAWS_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Labelled samples, split into training and test.
+
+    x: float32 in [0, 1], shape (samples, channels, height, width); y: int64 in [0, classes).
+    """
+
+    train_x: Float32
+    train_y: Int64
+    test_x: Float32
+    test_y: Int64
+    classes: int
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.train_x.shape[1:])
+
+
+dataset: Table[Callable[[Path | None], Dataset]] = Table("dataset")
+
+
+def load_dataset(name: str, directory: Path | None = None) -> Dataset:
+    """The data set `name` (or the user's own `module:function`). Raises UserError."""
+    return dataset.find(name)(directory)
+
+
+@dataset("digits")
+def digits(directory: Path | None = None) -> Dataset:
+    """1,797 handwritten digits, 8 x 8, 17 grey levels: 1,437 to train, 360 to test. Comes with the package.
+
+    Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning
+    Repository, CC BY 4.0; the copy that scikit-learn ships as `load_digits`.
+    """
+    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
+        images, labels = file["images"], file["labels"]
+    # RandomState's streams are frozen for ever (NEP 19), so this is the same split on every machine.
+    order = np.random.RandomState(0).permutation(len(labels))
+    x = (images[order].astype(np.float32) / np.float32(16)).reshape(-1, 1, 8, 8)
+    y = labels[order].astype(np.int64)
+    test = DIGITS_TEST_SAMPLES
+    return Dataset(x[test:], y[test:], x[:test], y[:test], classes=10)
+
+
+@dataset("mnist")
+def mnist(directory: Path | None = None) -> Dataset:
+    """70,000 handwritten digits, 28 x 28 (LeCun, Cortes, Burges), from the four IDX files in `directory`."""
+    return _idx_dataset("mnist", directory)
+
+
+@dataset("fashion_mnist")
+def fashion_mnist(directory: Path | None = None) -> Dataset:
+    """70,000 pictures of clothes, 28 x 28 (Xiao, Rasul, Vollgraf), from the four IDX files in `directory`."""
+    return _idx_dataset("fashion_mnist", directory)
+
+
+# ---------------------------------------------------------------------------
+# IDX: two zero bytes, the type (0x08: unsigned byte), the number of dimensions, each dimension as a
+# big-endian uint32, the data.
+
+
+def _idx_dataset(name: str, directory: Path | None) -> Dataset:
+    if directory is None:
+        raise UserError(
+            f"the data set {name!r} needs a directory",
+            because="it does not come with the package, and nothing is downloaded",
+            fix="name the directory that holds its IDX files (train-images-idx3-ubyte.gz and three more)",
+        )
+    parts: list[tuple[Float32, Int64]] = []
+    for half in ("train", "t10k"):
+        images = read_idx(_idx_file(directory, f"{half}-images-idx3-ubyte"), dimensions=3)
+        labels = read_idx(_idx_file(directory, f"{half}-labels-idx1-ubyte"), dimensions=1)
+        if len(images) != len(labels) or not len(labels) or int(labels.max()) > 9:
+            raise UserError(
+                f"the data set {name!r} in {directory} does not fit together",
+                because=f"{half}: {len(images)} images, {len(labels)} labels, all of which must be 0 to 9",
+                fix="copy the four files again from where they came from",
+            )
+        parts.append((images[:, None].astype(np.float32) / np.float32(255), labels.astype(np.int64)))
+    return Dataset(*parts[0], *parts[1], classes=10)
+
+
+def _idx_file(directory: Path, stem: str) -> Path:
+    for path in (directory / f"{stem}.gz", directory / stem):
+        if path.is_file():
+            return path
+    raise UserError(
+        f"there is no {stem} in {directory}",
+        because="neither it nor its .gz is a file there",
+        fix="name the directory that holds the four IDX files; nothing is downloaded",
+    )
+
+
+def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
+    """The bytes of one IDX file, plain or .gz, in its shape. Raises UserError when it is not one."""
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(4 + 4 * dimensions)
+            if len(head) != 4 + 4 * dimensions or head[:4] != bytes((0, 0, 8, dimensions)):
+                raise ValueError(f"it does not begin like unsigned bytes in {dimensions} dimensions")
+            shape = struct.unpack(f">{dimensions}I", head[4:])
+            size = math.prod(shape)
+            if size > IDX_BYTES_MAX:
+                raise ValueError(f"it claims {size} bytes, more than {IDX_BYTES_MAX}")
+            data = file.read(size + 1)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise _bad_idx(path, str(error)) from error
+    if len(data) != size:
+        raise _bad_idx(path, f"it claims {size} bytes and holds {'more' if len(data) > size else len(data)}")
+    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def _bad_idx(path: Path, because: str) -> UserError:
+    return UserError(
+        f"cannot read {path}", because=because, fix="copy the file again from where it came from"
+    )
+
+
+# ---------------------------------------------------------------------------
+# Sharing out. For experiments and testnets: in real life every member has its own folder.
+
+Draw = Callable[[Int64, int, float, np.random.Generator], list[Int64]]
+partitioner: Table[Draw] = Table("partitioner")
+
+
+def partition(
+    labels: Int64, kind: str, parts: int, *, alpha: float = 0.5, seed: int, min_samples: int = 10
+) -> list[Int64]:
+    """Which samples each of `parts` members gets: ascending indices, every sample exactly once.
+
+    kind: "Iid", "Dirichlet" (alpha: concentration; small is skewed) or "Shard" (two shards of sorted
+    labels each). Drawn again until every part has `min_samples`; raises UserError when that fails.
+    """
+    draw = partitioner.find(kind)
+    if parts < 1 or alpha <= 0 or min_samples < 1:
+        raise ValueError("parts, alpha and min_samples must be positive")
+    rng = np.random.Generator(chance.words("partition", kind.encode(), seed))
+    for _ in range(PARTITION_DRAWS_MAX if parts * min_samples <= len(labels) else 0):
+        shares = draw(labels, parts, alpha, rng)
+        if min(len(share) for share in shares) >= min_samples:
+            return [np.sort(share) for share in shares]
+    raise UserError(
+        f"cannot share {len(labels)} samples out to {parts} members by {kind}",
+        because=f"each must get at least {min_samples}, which no draw of {PARTITION_DRAWS_MAX} gave",
+        fix="use fewer members, a larger data set, a larger alpha or a smaller minimum",
+    )
+
+
+@partitioner("Iid")
+def iid(labels: Int64, parts: int, alpha: float, rng: np.random.Generator) -> list[Int64]:
+    """Equal shares of a shuffled whole."""
+    return np.array_split(rng.permutation(len(labels)), parts)
+
+
+@partitioner("Dirichlet")
+def dirichlet(labels: Int64, parts: int, alpha: float, rng: np.random.Generator) -> list[Int64]:
+    """Each class is cut in proportions drawn from Dir(alpha) (Hsu, Qi and Brown 2019)."""
+    shares: list[list[Int64]] = [[] for _ in range(parts)]
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        proportions = rng.dirichlet(np.full(parts, alpha))
+        cuts = (np.cumsum(proportions)[:-1] * len(members)).astype(np.int64)
+        for share, piece in zip(shares, np.split(members, cuts), strict=True):
+            share.append(piece)
+    return [np.concatenate(share) for share in shares]
+
+
+@partitioner("Shard")
+def shard(labels: Int64, parts: int, alpha: float, rng: np.random.Generator) -> list[Int64]:
+    """Samples sorted by label, cut into two shards a part, two drawn for each (McMahan et al. 2017)."""
+    by_label = np.lexsort((rng.permutation(len(labels)), labels))
+    shards = np.array_split(by_label, 2 * parts)
+    order = rng.permutation(2 * parts)
+    return [np.concatenate((shards[order[2 * i]], shards[order[2 * i + 1]])) for i in range(parts)]
+
+
+def root_set(whole: Dataset, size: int, seed: int) -> tuple[Float32, Int64, Dataset]:
+    """Take `size` public training samples out, as equal a number of each class as there are.
+
+    Returns their x, their y, and the data set without them. The council trains its root update on them.
+    """
+    if not 0 <= size < len(whole.train_y):
+        raise ValueError(f"a root set of {size} out of {len(whole.train_y)} samples")
+    order = chance.shuffled(len(whole.train_y), chance.words("root set", seed))
+    labels = whole.train_y[order]
+    rank_in_class = np.empty(len(order), dtype=np.int64)
+    for label in range(whole.classes):
+        mine = labels == label
+        rank_in_class[mine] = np.arange(np.count_nonzero(mine))
+    # First the first of every class, then the second of every class, and so on.
+    chosen = np.sort(order[np.argsort(rank_in_class, kind="stable")[:size]])
+    rest = np.delete(np.arange(len(order)), chosen)
+    remaining = replace(whole, train_x=whole.train_x[rest], train_y=whole.train_y[rest])
+    return whole.train_x[chosen], whole.train_y[chosen], remaining
+
+
+# ---------------------------------------------------------------------------
+# The data root: what a member commits to for an epoch, and opens to the council when it is asked to.
+#
+#     leaf = dimensions (1 byte) | each dimension (uint32 LE) | label (int64 LE) | values (float32 LE)
+
+
+def data_leaves(x: Float32, y: Int64) -> list[bytes]:
+    """One canonical leaf for each sample, in order. x: float32, shape (samples, ...); y: int64."""
+    if x.dtype != np.float32 or y.dtype != np.int64 or len(x) != len(y):
+        raise ValueError("x must be float32 and y int64, of one length")
+    if not 1 <= x.ndim - 1 <= SAMPLE_DIMENSIONS_MAX:
+        raise ValueError(f"a sample has 1 to {SAMPLE_DIMENSIONS_MAX} dimensions, not {x.ndim - 1}")
+    head = _leaf_head(tuple(x.shape[1:]))
+    values = np.ascontiguousarray(x, dtype="<f4")
+    return [head + struct.pack("<q", int(y[i])) + values[i].tobytes() for i in range(len(y))]
+
+
+def data_root(x: Float32, y: Int64) -> tuple[Digest, int]:
+    """The RFC 9162 root over the leaves, and how many there are."""
+    return merkle.root(data_leaves(x, y)), len(y)
+
+
+def parse_leaves(
+    leaves: Sequence[bytes], input_shape: tuple[int, ...], classes: int
+) -> tuple[Float32, Int64]:
+    """The samples of opened leaves. Raises PeerFault when one is not exactly a sample of this job."""
+    head = _leaf_head(input_shape)
+    length = len(head) + 8 + 4 * math.prod(input_shape)
+    x = np.empty((len(leaves), *input_shape), dtype=np.float32)
+    y = np.empty(len(leaves), dtype=np.int64)
+    for i, leaf in enumerate(leaves):
+        if len(leaf) != length or not leaf.startswith(head):
+            raise PeerFault("bad_leaf", f"sample {i} is not of shape {input_shape}")
+        y[i] = struct.unpack_from("<q", leaf, len(head))[0]
+        x[i] = np.frombuffer(leaf, dtype="<f4", offset=len(head) + 8).reshape(input_shape)
+    if not np.isfinite(x).all() or ((y < 0) | (y >= classes)).any():
+        raise PeerFault("bad_leaf", "a value is not finite, or a label is no class")
+    return x, y
+
+
+def _leaf_head(shape: tuple[int, ...]) -> bytes:
+    return struct.pack(f"<B{len(shape)}I", len(shape), *shape)
