@@ -23,7 +23,7 @@ from p2pfl.errors import PeerFault, UserError
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.keys import Guard, SigningKey, load_peer_key, load_signing_key
 from p2pfl.learn.models import initial_parameters
-from p2pfl.net.interface import NetworkLike, PeerAddress
+from p2pfl.net.interface import Handlers, NetworkLike, PeerAddress
 from p2pfl.params import Base, blob_id
 from p2pfl.rounds.context import Context, Observe
 from p2pfl.rounds.council import CouncilApp
@@ -51,6 +51,10 @@ LAG_PROBE_S = 0.01
 HANDED_OVER_S = 5.0
 
 
+# Makes the node's network: of the genesis, the own id, the peer key and the handlers.
+MakeNetwork = Callable[[Genesis, MemberId, bytes, Handlers], NetworkLike]
+
+
 @dataclass(frozen=True)
 class NodeSettings:
     """What an operator decides about one node.
@@ -74,7 +78,7 @@ class NodeSettings:
 
 @dataclass
 class Parts:
-    """What a node is made of. `attach` gives the network its handlers when the node runs."""
+    """What a node is made of. desk: the network's handlers. chain: opens the chain when it is needed."""
 
     settings: NodeSettings
     genesis: Genesis
@@ -85,6 +89,7 @@ class Parts:
     store: Store
     guard: Guard
     network: Any
+    desk: Desk
     trainer: Trainer
     chain: Callable[[], Any] | None
     observe: Observe
@@ -94,7 +99,7 @@ def assemble(
     settings: NodeSettings,
     observe: Observe | None = None,
     *,
-    network: Callable[[Genesis, MemberId, bytes], NetworkLike] | None = None,
+    network: MakeNetwork | None = None,
 ) -> Parts:
     """Open a node's parts. Raises UserError for what the operator must mend.
 
@@ -109,7 +114,8 @@ def assemble(
     x, y = (None, None) if group == COUNCIL else _read_data(settings.dir / "data.npz", genesis)
     trainer = Trainer(genesis, x, y, data_dir=settings.data_dir)
     peer_key = load_peer_key(folder.peer_key)
-    made = (network or _libp2p(settings))(genesis, key.member_id, peer_key)
+    desk = Desk()
+    made = (network or _libp2p(settings))(genesis, key.member_id, peer_key, desk)
     chain = partial(_open_chain, settings, genesis) if settings.rpc else None
     return Parts(
         settings=settings,
@@ -121,6 +127,7 @@ def assemble(
         store=store,
         guard=guard,
         network=made,
+        desk=desk,
         trainer=trainer,
         chain=chain,
         observe=observe or _nobody_watches,
@@ -163,7 +170,8 @@ class Node:
             observe=parts.observe,
             on_double=self._double_signed,
         )
-        self.desk = Desk(self.context)
+        self.desk = parts.desk
+        self.desk.context = self.context
         self.prosecutor = Prosecutor(self.context, parts.store.notes, parts.chain)
         self._advanced = Pulse()
 
@@ -177,7 +185,6 @@ class Node:
             self._open_followers(nursery, app)
             parts.network.on_connect.append(self._connected)
             parts.network.on_announce.append(self.desk.announced)
-            parts.network.handlers = self.desk
             await nursery.start(parts.network.run)
             explorer = await self._open_explorer(nursery)
             self._tell_started(explorer)
@@ -433,8 +440,8 @@ def _read_data(path: Path, genesis: Genesis) -> tuple[Any, Any]:
     return x, y
 
 
-def _libp2p(settings: NodeSettings) -> Callable[[Genesis, MemberId, bytes], NetworkLike]:
-    def make(genesis: Genesis, me: MemberId, peer_key: bytes) -> NetworkLike:
+def _libp2p(settings: NodeSettings) -> MakeNetwork:
+    def make(genesis: Genesis, me: MemberId, peer_key: bytes, handlers: Handlers) -> NetworkLike:
         from p2pfl.net.host import Network  # libp2p costs 80 MB: only where sockets are wanted.
 
         entries = [entry for group in (*genesis.groups, genesis.council) for entry in group.members]
@@ -443,8 +450,19 @@ def _libp2p(settings: NodeSettings) -> Callable[[Genesis, MemberId, bytes], Netw
             for entry in entries
             if entry.member_id != me
         }
-        listen = settings.listen or genesis.member(me).address
-        return Network(me=me, peer_key=peer_key, listen=listen, peers=peers)
+        group = genesis.group_of(me)
+        near = None  # A seat speaks with everybody, a member with its group and the seats.
+        if group != COUNCIL:
+            near = [*genesis.committee(group).members, *genesis.committee(COUNCIL).members]
+        return Network(
+            me=me,
+            peer_key=peer_key,
+            listen=settings.listen or genesis.member(me).address,
+            peers=peers,
+            handlers=handlers,
+            network_id=genesis.network_id,
+            neighbours=near,
+        )
 
     return make
 

@@ -19,10 +19,11 @@ from p2pfl.rounds.group import GroupApp
 
 
 class Desk:
-    """The handlers of one node (`net.interface.Handlers`)."""
+    """The handlers of one node (`net.interface.Handlers`): made before the network, opened with the node."""
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
+    context: Context
+
+    def __init__(self) -> None:
         self.driver: Driver | None = None
         self.group: GroupApp | None = None
         self.court: Court | None = None

@@ -141,7 +141,7 @@ class Follower:
 
     async def _poll(self) -> None:
         turn = 0
-        while True:
+        while self._holders:
             await trio.sleep(POLL_S)
             turn += 1
             peer = self._holders[turn % len(self._holders)]
