@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import trio
+
 from consensus.types import Digest, MemberId
 from p2pfl import params
 from p2pfl.errors import PeerFault
@@ -88,25 +90,51 @@ class Handlers(Protocol):
 
 
 class NetworkLike(Protocol):
-    """What `host.Network` and `memory.MemoryNetwork` have in common."""
+    """What `host.Network` and `memory.MemoryNetwork` have in common. `handlers` is set before `run`."""
 
+    me: MemberId
+    handlers: Handlers | None
     connected: set[MemberId]
     on_connect: list[Callable[[MemberId], None]]  # Called when a member becomes reachable (again).
     on_announce: list[Callable[[MemberId, wire.Tip], None]]  # Called for each gossiped announcement.
-    sent_bytes: dict[str, int]  # By protocol: messages, requests, blobs, gossip, other.
-    received_bytes: dict[str, int]
     faults: dict[tuple[MemberId, str], int]  # How often which member broke which rule.
 
-    def send(self, to: MemberId, message: wire.Message) -> None: ...
+    @property
+    def sent_bytes(self) -> dict[str, int]:
+        """By name: messages, requests, blobs, gossip, other."""
+        ...
 
-    def broadcast(self, to: Iterable[MemberId], message: wire.Message) -> None: ...
+    @property
+    def received_bytes(self) -> dict[str, int]:
+        """By the same names."""
+        ...
 
-    async def request(self, to: MemberId, request: wire.Request, *, timeout_s: float) -> wire.Response: ...
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Until cancelled; started once it listens."""
+        ...
+
+    def send(self, to: MemberId, message: wire.Message) -> None:
+        """In order, acknowledged, sent again after a reconnect; never blocks."""
+        ...
+
+    def broadcast(self, to: Iterable[MemberId], message: wire.Message) -> None:
+        """The same to each of them but me."""
+        ...
+
+    async def request(self, to: MemberId, request: wire.Request, *, timeout_s: float) -> wire.Response:
+        """Raises Unreachable, or PeerFault("refused", reason)."""
+        ...
 
     async def fetch_blob(
         self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]], *, timeout_s: float
-    ) -> bytes: ...
+    ) -> bytes:
+        """Verified bytes. Raises PeerFault("blob_missing") when nobody gave them in time."""
+        ...
 
-    def announce(self, message: wire.Tip) -> None: ...
+    def announce(self, message: wire.Tip) -> None:
+        """By gossip; may be lost."""
+        ...
 
-    async def wait_connected(self, members: Iterable[MemberId], timeout_s: float) -> None: ...
+    async def wait_connected(self, members: Iterable[MemberId], timeout_s: float) -> None:
+        """Raises Unreachable that names one who is missing."""
+        ...

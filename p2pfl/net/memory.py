@@ -20,10 +20,8 @@ from p2pfl import params
 from p2pfl.errors import PeerFault
 from p2pfl.net import wire
 from p2pfl.net.interface import Handlers, Unreachable
+from p2pfl.net.queues import INBOX_MESSAGES_MAX, OUTBOX_MESSAGES_MAX
 
-# As on sockets (`stream`): what waits for a peer that is away, and what waits for our own handlers.
-OUTBOX_MESSAGES_MAX = 1024
-INBOX_MESSAGES_MAX = 1024
 # How long a fetch waits before it looks again whether somebody holds the blob.
 HOLDERS_AGAIN_S = 0.05
 
@@ -37,7 +35,9 @@ class MemoryHub:
         self._running: dict[MemberId, MemoryNetwork] = {}
         self._cut: set[frozenset[MemberId]] = set()
 
-    def network(self, me: MemberId, peers: Iterable[MemberId], handlers: Handlers) -> MemoryNetwork:
+    def network(
+        self, me: MemberId, peers: Iterable[MemberId], handlers: Handlers | None = None
+    ) -> MemoryNetwork:
         """A network for this member; it speaks once `run` is started."""
         return MemoryNetwork(self, me, peers, handlers)
 
@@ -93,7 +93,9 @@ class MemoryHub:
 class MemoryNetwork:
     """One member's end. Exceptions of the handlers that are no PeerFault end `run`: they are bugs."""
 
-    def __init__(self, hub: MemoryHub, me: MemberId, peers: Iterable[MemberId], handlers: Handlers) -> None:
+    def __init__(
+        self, hub: MemoryHub, me: MemberId, peers: Iterable[MemberId], handlers: Handlers | None = None
+    ) -> None:
         self.me = me
         self.peers = frozenset(peers) - {me}
         self.handlers = handlers

@@ -150,9 +150,12 @@ class VerdictShare:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Says that the sender is alive when it has nothing else to say. Never reaches the handlers."""
+    """Says that the sender is alive, and carries its acknowledgement. Never reaches the handlers.
 
-    sequence: int
+    again: what came after the acknowledged messages was not taken (a full inbox); send it once more.
+    """
+
+    again: bool = False
 
 
 Message: TypeAlias = (

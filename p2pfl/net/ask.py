@@ -1,0 +1,124 @@
+"""Requests and their answers, on streams of their own: a long answer must not hold up a vote.
+
+A stream carries requests one way and answers the other, in the same order; several may be on their way.
+Knows frames; who may ask what is in `host`, what a piece proves is in `blobs`.
+
+    frame = length (4) | tag (1) | CBOR          a piece's bytes follow the frame of its PieceHead as they are
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from p2pfl.errors import PeerFault
+from p2pfl.net import wire
+from p2pfl.net.stream import READ_BYTES, Stream, StreamBroken
+
+# A stream on which nobody asks for this long is given back.
+IDLE_S = 60.0
+# An answer that makes no progress for this long comes from a silent peer. One that makes less than this much
+# progress in that time comes from a slow one: 64 KiB in 2 s are 0.26 Mbit/s, below any link that we serve.
+STALL_S = 2.0
+SLOW_BYTES = 64 * 1024
+# Requests are small; whoever sends more before the first frame is complete is not asking.
+REQUEST_BYTES_MAX = 1 + max(row.size_max for row in wire.TABLE if 32 <= row.tag < 48)
+_ANSWERS = frozenset(row.tag for row in wire.TABLE if row.tag >= 48)
+
+
+class Stalled(StreamBroken):
+    """The peer is silent or too slow."""
+
+
+class Reader:
+    """Frames and raw bytes from a stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._buffer = bytearray()
+
+    async def frame(self, bytes_max: int) -> bytes:
+        """One frame without its length. Raises PeerFault("bad_frame") for a longer one."""
+        await self._fill(4)
+        length = int.from_bytes(self._buffer[:4], "big")
+        if not 1 <= length <= bytes_max:
+            raise PeerFault("bad_frame", f"a frame of {length} bytes, the limit is {bytes_max}")
+        await self._fill(4 + length)
+        packed = bytes(memoryview(self._buffer)[4 : 4 + length])
+        del self._buffer[: 4 + length]
+        return packed
+
+    async def _fill(self, size: int) -> None:
+        while len(self._buffer) < size:
+            self._buffer += await self._stream.read(READ_BYTES)
+
+    async def raw(self, size: int) -> bytearray:
+        """Exactly this many bytes. Raises Stalled when they come too slowly."""
+        data = self._buffer[:size]
+        del self._buffer[:size]
+        began_s, before = trio.current_time(), len(data)
+        while len(data) < size:
+            with trio.move_on_after(STALL_S) as scope:
+                data += await self._stream.read(min(READ_BYTES, size - len(data)))
+            if scope.cancelled_caught:
+                raise Stalled("silent in the middle of an answer")
+            if (now := trio.current_time()) - began_s > STALL_S:
+                if len(data) - before < SLOW_BYTES and len(data) < size:
+                    raise Stalled(f"{len(data) - before} bytes in {now - began_s:.1f} s")
+                began_s, before = now, len(data)
+        return data
+
+
+def framed(packed: bytes) -> bytes:
+    """A packed message with its length."""
+    return len(packed).to_bytes(4, "big") + packed
+
+
+class Asker:
+    """The end that asks. `owed` answers are still to come."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.owed = 0
+        self._reader = Reader(stream)
+
+    async def send(self, request: object) -> None:
+        """Ask. The answers come in the order of the requests."""
+        self.owed += 1
+        await self.stream.write(framed(wire.pack(request)))
+
+    async def receive(self, *, silence_s: float) -> object:
+        """The next answer: a response, a Piece or Refused.
+
+        Raises Stalled when none begins within `silence_s`, StreamBroken, and PeerFault.
+        """
+        with trio.move_on_after(silence_s) as scope:
+            packed = await self._reader.frame(wire.PACKED_BYTES_MAX)
+        if scope.cancelled_caught:
+            raise Stalled(f"no answer within {silence_s:g} s")
+        if packed[0] not in _ANSWERS:
+            raise PeerFault("bad_answer", f"tag {packed[0]}")
+        answer = wire.unpack(packed)
+        if isinstance(answer, wire.PieceHead):
+            data = await self._reader.raw(answer.length)
+            answer = wire.Piece(answer.total_length, answer.proof, data)
+        self.owed -= 1
+        return answer
+
+
+async def serve(stream: Stream, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
+    """Answer requests until the peer ends the stream or asks nothing for IDLE_S.
+
+    answer: from a packed request to the bytes of the answer, framed. Raises PeerFault, StreamBroken.
+    """
+    reader = Reader(stream)
+    try:
+        while True:
+            with trio.move_on_after(IDLE_S) as scope:
+                packed = await reader.frame(REQUEST_BYTES_MAX)
+            if scope.cancelled_caught:
+                return
+            await stream.write(await answer(packed))
+    finally:
+        await stream.reset()

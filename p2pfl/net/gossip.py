@@ -1,0 +1,101 @@
+"""Announcements of decided heights, by gossip: anybody may hear them, nobody relies on them.
+
+Standard signed gossipsub (meshsub 1.1) on one topic a network, so that observers in other languages can
+follow. Votes never travel here: on a full mesh one message costs a hundred times a direct one. Knows tips.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import trio
+from libp2p.custom_types import TProtocol
+from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.tools.anyio_service import background_trio_service
+
+from p2pfl.errors import PeerFault
+from p2pfl.net import wire
+from p2pfl.telemetry import logger
+
+log = logger("net")
+
+# A node announces one height a second or so; whatever is older than these is not worth telling.
+WAITING_MAX = 16
+# Four neighbours reach sixteen nodes in two hops; more only cost their share of every message.
+DEGREE, DEGREE_LOW, DEGREE_HIGH = 4, 2, 8
+# gossipsub mends its mesh this often; an announcement is lost meanwhile, and the next one is not.
+MESH_S = 5
+AGAIN_S = 5.0
+
+
+class Gossip:
+    """The topic of one network. on_announce: (peer id of the author, tip)."""
+
+    def __init__(self, topic: str, on_announce: Callable[[str, wire.Tip], None]) -> None:
+        self.topic = topic
+        self._on_announce = on_announce
+        self._waiting: deque[bytes] = deque(maxlen=WAITING_MAX)
+        self._work = trio.Event()
+        self.pubsub: Any = None
+
+    def announce(self, tip: wire.Tip) -> None:
+        """Tell whoever listens; never blocks."""
+        self._waiting.append(wire.pack(tip))
+        self._work.set()
+
+    async def run(self, host: Any) -> None:
+        """Until cancelled. When libp2p's pubsub falls over, votes go on and it is started again."""
+        while True:
+            try:
+                await self._run(host)
+            except Exception as error:  # noqa: BLE001 - of the library's services; announcements may be lost.
+                log.warning("gossip stopped, it is started again", why=repr(error))
+                await trio.sleep(AGAIN_S)
+
+    async def _run(self, host: Any) -> None:
+        router = GossipSub(
+            # 1.2 sends two RPCs a message, and its hints saved nothing.
+            protocols=[TProtocol(PROTOCOL_ID_V11)],
+            degree=DEGREE,
+            degree_low=DEGREE_LOW,
+            degree_high=DEGREE_HIGH,
+            heartbeat_interval=MESH_S,
+            # On by default: ten messages a second and peer, our own included, the rest silently dropped.
+            spam_protection_enabled=False,
+            eclipse_protection_enabled=False,
+            adaptive_gossip_enabled=False,
+        )
+        self.pubsub = Pubsub(host, router, strict_signing=True, allowed_topics={self.topic})
+        # Numbers start at the second of the start otherwise: whoever said more than one a second and starts
+        # again uses them a second time, and is taken for an echo.
+        self.pubsub.counter = time.time_ns()
+        async with background_trio_service(self.pubsub), background_trio_service(router):
+            await self.pubsub.wait_until_ready()
+            subscription = await self.pubsub.subscribe(self.topic)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._publish)
+                while True:
+                    self._hear(await subscription.get())
+
+    async def _publish(self) -> None:
+        while True:
+            while self._waiting:
+                await self.pubsub.publish(self.topic, self._waiting.popleft())
+            self._work = trio.Event()
+            await self._work.wait()
+
+    def _hear(self, message: Any) -> None:
+        author = ID(message.from_id)
+        if author == self.pubsub.my_id:
+            return
+        try:
+            tip = wire.unpack(message.data)
+        except PeerFault:
+            return  # Nobody knows which of those who passed it on should have looked.
+        if isinstance(tip, wire.Tip):
+            self._on_announce(str(author), tip)

@@ -1,0 +1,352 @@
+"""The network of one member, over libp2p: messages, requests, blobs and announcements, members by their ids.
+
+Keeps a connection to every member for ever, notices who is frozen, remembers who broke which rule, and bars
+who does so again and again. How libp2p is tamed is in `sockets`, how messages are numbered in `stream`.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from random import Random
+from typing import cast
+
+import trio
+
+from consensus.types import ZERO_DIGEST, Digest, MemberId
+from p2pfl.errors import PeerFault
+from p2pfl.net import wire
+from p2pfl.net.exchange import BLOBS, REQUESTS, Exchange
+from p2pfl.net.interface import Handlers, PeerAddress, Unreachable
+from p2pfl.net.peer import Peer
+from p2pfl.net.sockets import Sockets
+from p2pfl.net.stream import FROZEN_S, Link, Stream, StreamBroken, one_error
+from p2pfl.telemetry import counters, logger
+
+from p2pfl.net.gossip import Gossip  # isort: skip - after sockets, which looks at libp2p's version first.
+
+log = logger("net")
+
+MESSAGES = "/mps/messages/1"
+_NAMES = {MESSAGES: "messages", REQUESTS: "requests", BLOBS: "blobs"}
+_GOSSIP = "/meshsub/"
+
+# The lower of two ids calls at once; the other one waits so long for the call before it makes its own.
+GRACE_S = 2.0
+# A call that failed is repeated for ever, at most this long after the last one.
+BACKOFF_MIN_S, BACKOFF_MAX_S = 0.1, 5.0
+# A connection on which no messages flow after so long is of no use.
+SILENT_CONNECTION_S = 10.0
+WATCH_S = 1.0
+# How many strangers are remembered by name in `strangers`.
+STRANGERS_MAX = 1000
+
+
+class Network:
+    """See `interface.NetworkLike`. `handlers` may be set until `run` is started."""
+
+    def __init__(
+        self,
+        *,
+        me: MemberId,
+        peer_key: bytes,
+        listen: str,
+        peers: Mapping[MemberId, PeerAddress],
+        handlers: Handlers | None = None,
+        network_id: Digest = ZERO_DIGEST,
+        neighbours: Iterable[MemberId] | None = None,
+        admit: Callable[[str], bool] | None = None,
+        gossip: bool = True,
+    ) -> None:
+        """A network that does not run yet.
+
+        peer_key: ed25519 seed, 32 bytes. listen: multiaddr. network_id: names the topic of announcements.
+        neighbours: whom to call (None: everybody of `peers`); the others may still call us.
+        admit: may this stranger (peer id) stay connected, for libp2p's own protocols and announcements only.
+        """
+        self.me = me
+        self.handlers = handlers
+        self.connected: set[MemberId] = set()
+        self.on_connect: list[Callable[[MemberId], None]] = []
+        self.on_announce: list[Callable[[MemberId, wire.Tip], None]] = []
+        self.faults: dict[tuple[MemberId, str], int] = Counter()
+        self.strangers: dict[str, int] = {}
+        self._session = os.urandom(16)
+        self._peers = {member: self._new_peer(member, peers[member]) for member in peers if member != me}
+        self._by_peer_id = {peer.address.peer_id: peer for peer in self._peers.values()}
+        self._neighbours = set(self._peers if neighbours is None else neighbours) & set(self._peers)
+        self._admit = admit or (lambda _: False)
+        self._chance = Random(self._session)
+        self._changed = trio.Event()
+        self._resumed_s = 0.0
+        self._bug: Exception | None = None
+        self._bug_found = trio.Event()
+        self._sockets = Sockets(
+            peer_key=peer_key,
+            listen=listen,
+            admits=self._admits,
+            on_change=self._connection_changed,
+            on_refused=self._stranger,
+            on_bug=self._found_bug,
+        )
+        self._exchange = Exchange(self._peers, self.connected, self._sockets.open, self._fault)
+        self._gossip = Gossip(f"/mps/{network_id.hex()[:16]}/tips", self._announced) if gossip else None
+
+    @property
+    def peer_id(self) -> str:
+        """Our own peer id."""
+        return self._sockets.peer_id
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen, call, answer, until cancelled. Raises UserError when the address cannot be had."""
+        assert self.handlers is not None, "a network without handlers"
+        self._exchange.handlers = self.handlers
+        self._sockets.handle(MESSAGES, self._on_messages)
+        for protocol in (REQUESTS, BLOBS):
+            self._sockets.handle(protocol, partial(self._on_asked, protocol))
+        with one_error():
+            async with self._sockets.running(), trio.open_nursery() as nursery:
+                for peer in self._peers.values():
+                    nursery.start_soon(self._hear, peer)
+                    nursery.start_soon(self._keep, peer)
+                nursery.start_soon(self._watch)
+                if self._gossip is not None:
+                    nursery.start_soon(self._gossip.run, self._sockets.host)
+                task_status.started()
+                await self._bug_found.wait()
+                raise self._bug or AssertionError
+
+    # -- messages ----------------------------------------------------------
+
+    def send(self, to: MemberId, message: wire.Message) -> None:
+        """To the outbox: in order, acknowledged, sent again after a reconnect. Never blocks."""
+        self._peers[to].link.send(wire.pack(message))
+
+    def broadcast(self, to: Iterable[MemberId], message: wire.Message) -> None:
+        """The same to each of them, packed once; to myself: nothing."""
+        packed = wire.pack(message)
+        for member in to:
+            if member != self.me:
+                self._peers[member].link.send(packed)
+
+    @property
+    def dropped_messages(self) -> int:
+        """Messages that full outboxes gave up."""
+        return sum(peer.link.outbox.dropped for peer in self._peers.values())
+
+    async def _hear(self, peer: Peer) -> None:
+        assert self.handlers is not None
+        while True:
+            packed = await peer.link.inbox.next()
+            try:
+                message = cast(wire.Message, wire.unpack(packed))
+                await self.handlers.received(peer.member, message)
+                if isinstance(message, wire.Have):
+                    self._exchange.announced(peer.member, message.blob_id)
+            except PeerFault as fault:
+                self._fault(peer, fault)
+            peer.link.done()
+
+    async def _on_messages(self, peer_id: str, stream: Stream) -> None:
+        peer = self._by_peer_id.get(peer_id)
+        if peer is None:
+            self._stranger(peer_id)
+        elif peer.member > self.me:
+            self._fault(peer, PeerFault("wrong_opener", "the lower of two ids opens the stream"))
+        else:
+            await self._talk(peer, stream)
+
+    async def _talk(self, peer: Peer, stream: Stream) -> None:
+        try:
+            await peer.link.serve(stream)
+        except PeerFault as fault:
+            self._fault(peer, fault)
+        except (StreamBroken, trio.TooSlowError) as error:
+            log.debug("a stream of messages ended", peer=peer.member, why=str(error))
+        finally:
+            if not peer.link.up and peer.member in self.connected:
+                self.connected.discard(peer.member)
+                self._tell_change()
+
+    def _link_up(self, member: MemberId) -> None:
+        self.connected.add(member)
+        self._tell_change()
+        for callback in self.on_connect:
+            callback(member)
+
+    # -- connections -------------------------------------------------------
+
+    async def _keep(self, peer: Peer) -> None:
+        """Stay connected to a peer, and, as the lower of the two ids, keep the stream of messages open."""
+        opener = self.me < peer.member
+        failures = 0
+        while True:
+            if not self._sockets.is_connected(peer.address.peer_id):
+                if peer.member not in self._neighbours:
+                    await peer.changed.wait()
+                elif await self._called(peer, failures, at_once=opener):
+                    failures = 0
+                else:
+                    failures += 1
+            elif not opener:
+                await peer.changed.wait()
+            else:
+                began_s = trio.current_time()
+                try:
+                    await self._talk(peer, await self._sockets.open(peer.address.peer_id, MESSAGES))
+                except StreamBroken as error:
+                    log.debug("no stream of messages", peer=peer.member, why=str(error))
+                failures = 0 if trio.current_time() - began_s > BACKOFF_MAX_S else failures + 1
+                await trio.sleep(self._backoff_s(failures))
+
+    async def _called(self, peer: Peer, failures: int, *, at_once: bool) -> bool:
+        wait_s = self._backoff_s(failures) if failures else 0.0 if at_once else GRACE_S
+        wait_s = max(wait_s, peer.banned_until_s - trio.current_time())
+        with trio.move_on_after(wait_s):
+            await peer.changed.wait()
+            return True
+        try:
+            await self._sockets.connect(peer.address.peer_id, peer.address.address)
+        except Unreachable as error:
+            log.debug("a peer cannot be reached", peer=peer.member, why=str(error), tries=failures + 1)
+            return False
+        return True
+
+    def _backoff_s(self, failures: int) -> float:
+        # Chance keeps two peers that call each other at the same time from doing so again.
+        return min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0 ** min(failures, 10)) * self._chance.uniform(0.5, 1.0)
+
+    def _connection_changed(self, peer_id: str, up: bool) -> None:
+        peer = self._by_peer_id.get(peer_id)
+        if peer is None:
+            return
+        peer.connection_changed()
+        log.debug("connected" if up else "disconnected", peer=peer.member)
+
+    def _admits(self, peer_id: str) -> bool:
+        peer = self._by_peer_id.get(peer_id)
+        if peer is None:
+            return self._admit(peer_id)
+        return not peer.is_banned()
+
+    def _stranger(self, peer_id: str) -> None:
+        if len(self.strangers) < STRANGERS_MAX or peer_id in self.strangers:
+            self.strangers[peer_id] = self.strangers.get(peer_id, 0) + 1
+
+    async def _watch(self) -> None:
+        """Notice who is frozen: connected for the kernel, silent for us."""
+        while True:
+            due_s = trio.current_time() + WATCH_S
+            await trio.sleep_until(due_s)
+            now = trio.current_time()
+            if now - due_s > WATCH_S:
+                self._resumed_s = now  # We were frozen ourselves: what they said is still to be read.
+            for peer in self._peers.values():
+                if not self._sockets.is_connected(peer.address.peer_id):
+                    continue
+                up = peer.link.up
+                heard_s = peer.link.last_heard_s if up else peer.since_s
+                silent_s = now - max(heard_s, self._resumed_s)
+                if silent_s > (FROZEN_S if up else SILENT_CONNECTION_S):
+                    self._fault(peer, PeerFault("frozen", f"{silent_s:.1f} s"))
+                    peer.since_s = now
+                    self._sockets.drop(peer.address.peer_id)
+
+    # -- requests and blobs ------------------------------------------------
+
+    async def request(self, to: MemberId, request: wire.Request, *, timeout_s: float) -> wire.Response:
+        """Ask and wait for the answer. Raises Unreachable, or PeerFault("refused", reason)."""
+        return await self._exchange.request(to, request, timeout_s=timeout_s)
+
+    async def fetch_blob(
+        self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]], *, timeout_s: float
+    ) -> bytes:
+        """The blob, every piece verified, from whoever holds it. Raises PeerFault("blob_missing").
+
+        holders: who may hold it, best first; asked again and again while pieces are missing.
+        """
+        return await self._exchange.fetch_blob(blob_id, length, holders, timeout_s=timeout_s)
+
+    async def _on_asked(self, protocol: str, peer_id: str, stream: Stream) -> None:
+        peer = self._by_peer_id.get(peer_id)
+        if peer is None:
+            self._stranger(peer_id)
+        else:
+            await self._exchange.serve(protocol, peer, stream)
+
+    # -- announcements -----------------------------------------------------
+
+    def announce(self, message: wire.Tip) -> None:
+        """Gossip it to whoever listens; it may be lost."""
+        if self._gossip is not None:
+            self._gossip.announce(message)
+
+    def _announced(self, author: str, tip: wire.Tip) -> None:
+        peer = self._by_peer_id.get(author)
+        if peer is None:
+            return
+        for callback in self.on_announce:
+            try:
+                callback(peer.member, tip)
+            except PeerFault as fault:
+                self._fault(peer, fault)
+
+    # -- what others want to know ------------------------------------------
+
+    async def wait_connected(self, members: Iterable[MemberId], timeout_s: float) -> None:
+        """Until all of them are connected. Raises Unreachable that names one who is not."""
+        wanted = set(members) - {self.me}
+        with trio.move_on_after(timeout_s):
+            while not wanted <= self.connected:
+                await self._changed.wait()
+            return
+        missing = sorted(wanted - self.connected)
+        raise Unreachable(f"{len(missing)} members are not connected, 0x{missing[0].hex()} among them")
+
+    @property
+    def sent_bytes(self) -> dict[str, int]:
+        """Bytes written to sockets: messages, requests, blobs, gossip; other is handshakes and framing."""
+        return self._by_name(0)
+
+    @property
+    def received_bytes(self) -> dict[str, int]:
+        """Bytes read from sockets, by the same names."""
+        return self._by_name(1)
+
+    def _by_name(self, place: int) -> dict[str, int]:
+        told = dict.fromkeys((*_NAMES.values(), "gossip"), 0)
+        for protocol, size in self._sockets.by_protocol()[place].items():
+            name = "gossip" if str(protocol).startswith(_GOSSIP) else _NAMES.get(str(protocol))
+            if name is not None:
+                told[name] += size
+        return {**told, "other": max(0, self._sockets.totals()[place] - sum(told.values()))}
+
+    def _tell_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def _new_peer(self, member: MemberId, address: PeerAddress) -> Peer:
+        link = Link(
+            self._session,
+            on_up=lambda: self._link_up(member),
+            on_fault=lambda fault: self._fault(self._peers[member], fault),
+        )
+        return Peer(member, address, link)
+
+    def _fault(self, peer: Peer, fault: PeerFault) -> None:
+        self.faults[peer.member, fault.reason] += 1
+        counters.count("peer_faults", reason=fault.reason)
+        log.debug("a peer's fault", peer=peer.member, reason=fault.reason, detail=fault.detail)
+        if peer.offend(fault):
+            until_s = peer.banned_until_s - trio.current_time()
+            log.warning("a peer is barred", peer=peer.member, reason=fault.reason, seconds=until_s)
+            self._sockets.drop(peer.address.peer_id)
+
+    def _found_bug(self, error: Exception) -> None:
+        """An exception of ours in a handler stops the network, as it would anywhere else."""
+        log.error("a bug in a handler", error="".join(traceback.format_exception(error))[-2000:])
+        self._bug = self._bug or error
+        self._bug_found.set()

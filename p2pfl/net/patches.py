@@ -1,0 +1,315 @@
+"""What must be mended in py-libp2p 0.8.1 before it carries votes; each patch with its reason.
+
+They reach into the library's insides, so the version is pinned and asserted. docs/libp2p.md tells the traps
+at length; tests/net/test_traps.py has a test for each that fails without its patch. Knows no message.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import trio
+
+from p2pfl.errors import UserError
+
+LIBP2P_VERSION = "0.8.1"
+
+
+def _assert_version() -> None:
+    try:
+        found = version("libp2p")
+    except PackageNotFoundError:
+        found = "none"
+    if found != LIBP2P_VERSION:
+        raise UserError(
+            f"libp2p {LIBP2P_VERSION} is needed",
+            because=f"{found} is installed, and the network room mends the insides of that one version",
+            fix=f"pip install libp2p=={LIBP2P_VERSION}",
+        )
+
+
+_assert_version()
+
+from libp2p.abc import IMuxedConn  # noqa: E402
+from libp2p.io import trio as tcp_stream  # noqa: E402
+from libp2p.io.exceptions import ConnectionClosedError  # noqa: E402
+from libp2p.network import swarm  # noqa: E402
+from libp2p.network.connection.raw_connection import RawConnection  # noqa: E402
+from libp2p.network.stream import net_stream  # noqa: E402
+from libp2p.pubsub import pubsub, rpc_queue  # noqa: E402
+from libp2p.stream_muxer.exceptions import MuxedStreamError  # noqa: E402
+from libp2p.stream_muxer.yamux import yamux  # noqa: E402
+
+# A peer whose socket took nothing for this long is frozen; the heartbeat normally ends it sooner.
+WRITE_STALL_S = 15.0
+# 65,535 of a noise message, less its 16 of authentication and yamux's header of 12: with libp2p's own 65,524
+# every frame would need a second noise message of a few bytes.
+FRAME_BYTES_MAX = 65_507
+# A stream's receive window grows to this. 4 MiB keep 100 MB/s going over 40 ms of round trip, and sixteen
+# streams that nobody reads cost 64 MiB at most.
+WINDOW_BYTES_MAX = 4 * 1024 * 1024
+# What one read takes from a socket: a whole frame, so that a small message costs one system call, not four.
+READ_BYTES = 64 * 1024
+# Gossip RPCs that wait for one peer; the 32 of libp2p lose most of a burst of 100 silently.
+GOSSIP_QUEUE_RPCS_MAX = 1024
+GOSSIP_RPC_BYTES_MAX = 64 * 1024
+
+_installed = False
+
+
+def install() -> None:
+    """Apply every patch, once a process."""
+    global _installed  # noqa: PLW0603 - patches are global by nature.
+    if _installed:
+        return
+    _installed = True
+    _shield_writes()
+    _write_whole_frames()
+    _credit_what_was_read()
+    _read_a_socket_at_once()
+    _take_free_locks_at_once()
+    _free_inbound_slots()
+    _count_bytes()
+    # `connect` waits this long for each address even when the first one answered at once.
+    swarm._HAPPY_EYEBALLS_DELAY = 0.0
+    rpc_queue.RpcQueue.__init__.__defaults__ = (GOSSIP_QUEUE_RPCS_MAX, GOSSIP_RPC_BYTES_MAX)
+    pubsub.SUBSCRIPTION_CHANNEL_SIZE = GOSSIP_QUEUE_RPCS_MAX
+
+
+# ---------------------------------------------------------------------------
+# Cancellation.
+
+
+def _shield_writes() -> None:
+    """A frame is encrypted before it is sent, so a write that is cancelled in between loses a nonce and with
+    it the connection. `read` writes too (window updates). So a frame, once begun, is finished or the
+    connection is over.
+    """
+
+    async def write_frame(self: Any, data: bytes) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + WRITE_STALL_S) as scope:
+            async with self._write_lock:
+                await self.secured_conn.write(data)
+        if scope.cancelled_caught:
+            self.event_shutting_down.set()
+            abort(self)
+            raise ConnectionClosedError("the peer took nothing")
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    yamux.Yamux._write_frame = write_frame
+
+
+def tcp_of(muxed: IMuxedConn) -> tcp_stream.TrioTCPStream:
+    """The TCP stream at the bottom of a noise + yamux connection."""
+    secured: Any = muxed.secured_conn  # type: ignore[attr-defined]
+    return secured.conn.read_writer.read_write_closer.stream
+
+
+def abort(muxed: IMuxedConn) -> None:
+    """Close the socket without a farewell: whoever is stuck in it wakes up with an error."""
+    tcp_of(muxed).stream.socket.close()
+
+
+# ---------------------------------------------------------------------------
+# Throughput.
+
+
+def _write_whole_frames() -> None:
+    """libp2p's write takes four locks a frame, cuts frames that need two noise messages, polls every 10 ms
+    for a window, and gives up on one after 5 seconds although the heartbeat knows better who is dead.
+    """
+
+    async def write(self: Any, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        sent, total = 0, len(view)
+        async with self.mps_turn:
+            while sent < total:
+                if self.send_closed or self.closed:
+                    raise MuxedStreamError("the stream is closed")
+                if self.send_window <= 0:
+                    await _wait_for_window(self)
+                    continue
+                size = min(self.send_window, FRAME_BYTES_MAX, total - sent)
+                self.send_window -= size
+                head = struct.pack(yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_DATA, 0, self.stream_id, size)
+                await self.conn._write_frame(b"".join((head, view[sent : sent + size])))
+                sent += size
+
+    async def _wait_for_window(self: Any) -> None:
+        self.mps_opened = trio.Event()
+        with trio.move_on_after(WRITE_STALL_S) as scope:
+            while self.send_window <= 0 and not self.closed:
+                # Closing does not touch the window, so look up now and then.
+                with trio.move_on_after(1.0):
+                    await self.mps_opened.wait()
+        if scope.cancelled_caught:
+            raise MuxedStreamError("the peer read nothing")
+
+    def get_window(self: Any) -> int:
+        return self.mps_window
+
+    def set_window(self: Any, value: int) -> None:
+        self.mps_window = value
+        if value > 0 and self.mps_opened is not None:
+            self.mps_opened.set()
+            self.mps_opened = None
+
+    yamux.YamuxStream.mps_opened = None
+    yamux.YamuxStream.send_window = property(get_window, set_window)
+    yamux.YamuxStream.write = write
+
+
+def _credit_what_was_read() -> None:
+    """libp2p sends an encrypted window update for every read, of whatever size, and grants some bytes twice.
+    Here the sum of what was read is granted once it is a quarter of the window.
+    """
+
+    async def credit(self: Any, *, bytes_read: int = 0) -> None:
+        self._pending_recv_release += bytes_read
+        target = self.target_recv_window
+        if self._pending_recv_release < target // 4:
+            return
+        grown = min(2 * target, WINDOW_BYTES_MAX)
+        granted = self._pending_recv_release + grown - target
+        self._pending_recv_release = 0
+        self.target_recv_window = grown
+        self.recv_window += granted
+        await self.send_window_update(granted)
+
+    yamux.YamuxStream._auto_tune_and_send_window_update = credit
+
+
+def _read_a_socket_at_once() -> None:
+    """A frame is read as 2 + 12 + n bytes, each a system call and a turn of the scheduler. Here a read takes
+    what has arrived, and the next ones are served from it.
+    """
+
+    async def read(self: Any, n: int | None = None) -> bytes:
+        async with self.read_lock:
+            rest: bytes = self.mps_rest
+            if not rest:
+                try:
+                    rest = await self.stream.receive_some(READ_BYTES)
+                except trio.BrokenResourceError as error:
+                    raise ConnectionClosedError(f"reset by the peer: {error}", transport="tcp") from error
+                except trio.ClosedResourceError:
+                    return b""
+                self.mps_received += len(rest)
+            else:
+                # Other tasks get their turn even while a peer fills the buffer with tiny frames.
+                self.mps_served += 1
+                if self.mps_served % 64 == 0:
+                    await trio.lowlevel.checkpoint()
+            if n is None or n >= len(rest):
+                self.mps_rest = b""
+                return rest
+            self.mps_rest = rest[n:]
+            return rest[:n]
+
+    plain_write = tcp_stream.TrioTCPStream.write
+
+    async def write(self: Any, data: bytes) -> None:
+        self.mps_sent += len(data)
+        await plain_write(self, data)
+
+    tcp_stream.TrioTCPStream.mps_rest = b""
+    tcp_stream.TrioTCPStream.mps_served = 0
+    tcp_stream.TrioTCPStream.mps_sent = 0
+    tcp_stream.TrioTCPStream.mps_received = 0
+    tcp_stream.TrioTCPStream.read = read
+    tcp_stream.TrioTCPStream.write = write
+
+
+class QuickLock:
+    """A lock that costs a turn of the scheduler only when somebody holds it; handed over in order."""
+
+    __slots__ = ("_held", "_waiting")
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def acquire(self) -> None:
+        """Wait for it."""
+        if self._held:
+            await self._waiting.park()  # Whoever releases it hands it to us.
+        else:
+            self._held = True
+
+    def release(self) -> None:
+        """Hand it to who waits longest."""
+        if self._waiting:
+            self._waiting.unpark()
+        else:
+            self._held = False
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+
+def _take_free_locks_at_once() -> None:
+    """Each of the dozen locks on the way of one message costs a turn of trio's scheduler although nobody
+    contends; half of a message's processor time went there.
+    """
+
+    def after_init(kind: Any, names: tuple[str, ...]) -> None:
+        init: Callable[..., None] = kind.__init__
+
+        def __init__(self: Any, *args: Any, **options: Any) -> None:  # noqa: N807 - it replaces one.
+            init(self, *args, **options)
+            for name in names:
+                setattr(self, name, QuickLock())
+
+        kind.__init__ = __init__
+
+    after_init(yamux.YamuxStream, ("window_lock", "close_lock", "mps_turn"))
+    after_init(yamux.Yamux, ("streams_lock", "_write_lock"))
+    after_init(tcp_stream.TrioTCPStream, ("read_lock", "write_lock"))
+    after_init(net_stream.NetStream, ("_state_lock",))
+
+
+# ---------------------------------------------------------------------------
+# Leaks, and counting.
+
+
+def _free_inbound_slots() -> None:
+    """libp2p holds one of 250 inbound slots (and a task) for every connection that was ever accepted until
+    the host stops: a node with churn accepts nobody after a while. Here the slot ends with the connection.
+    """
+
+    async def handle(self: Any, stream: Any, maddr: Any, _failure: Any) -> None:
+        raw = RawConnection(stream, False)
+        try:
+            muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
+            await muxed.event_closed.wait()
+        except Exception as error:  # noqa: BLE001 - whatever a stranger does to the handshake ends with him.
+            swarm.logger.debug("an inbound connection failed: %s", error)
+        finally:
+            with trio.move_on_after(1.0, shield=True):
+                await raw.close()
+
+    swarm.Swarm._do_handle_inbound_connection = handle
+
+
+def _count_bytes() -> None:
+    """Count what is written and read by protocol, in `mps_bytes` of the swarm: (sent, received)."""
+
+    def counted(method: Callable[..., Awaitable[Any]], place: int) -> Callable[..., Awaitable[Any]]:
+        async def call(self: Any, data: Any = None) -> Any:
+            result = await method(self, data)
+            counts = getattr(self.swarm_conn.swarm, "mps_bytes", None) if self.swarm_conn else None
+            if counts is not None:
+                size = len(result) if place else len(data)
+                counts[place][self.protocol_id] = counts[place].get(self.protocol_id, 0) + size
+            return result
+
+        return call
+
+    net_stream.NetStream.write = counted(net_stream.NetStream.write, 0)
+    net_stream.NetStream.read = counted(net_stream.NetStream.read, 1)

@@ -1,0 +1,82 @@
+"""What one member's node remembers of another: where it is, the link to it, and how it behaves.
+
+Faults have names, are counted, and too many of them in a minute bar a peer for a time. Knows no socket.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+
+import trio
+
+from consensus.types import MemberId
+from p2pfl.errors import PeerFault
+from p2pfl.net.ask import Asker
+from p2pfl.net.interface import PeerAddress
+from p2pfl.net.queues import Buckets
+from p2pfl.net.stream import Link
+
+# So many broken rules of the wire within a minute bar a peer for a minute, then for two, up to an hour.
+FAULTS_MAX, FAULTS_WITHIN_S = 20, 60.0
+BAN_MIN_S, BAN_MAX_S = 60.0, 3600.0
+
+# Every reason this room gives, and whether it counts towards a ban. Other rooms' faults are counted only:
+# they know better what to do about them.
+REASONS: dict[str, tuple[bool, str]] = {
+    "bad_hello": (True, "a stream of messages that does not begin with a greeting"),
+    "bad_frame": (True, "a frame with an impossible length or number"),
+    "bad_ack": (True, "an acknowledgement of what was never sent"),
+    "bad_message": (True, "a message that is too long or not in canonical form"),
+    "unknown_message": (True, "a tag that is not in the table: rubbish, or a later version"),
+    "flood": (True, "more than the table's rate and burst"),
+    "wrong_opener": (True, "the stream of messages was opened by the higher of the two ids"),
+    "too_many_streams": (True, "more streams to ask on than a fetch of every blob needs"),
+    "bad_request": (True, "a request where it cannot be made, or beyond the end of a blob"),
+    "bad_answer": (True, "an answer to something that was not asked"),
+    "wrong_piece": (True, "bytes that the blob's id does not vouch for"),
+    "slow": (False, "no progress for two seconds in the middle of a blob"),
+    "frozen": (False, "connected, but not a word for eight seconds"),
+}
+
+
+@dataclass
+class Peer:
+    """One member as we see it. `changed` is replaced whenever its first connection comes or its last goes."""
+
+    member: MemberId
+    address: PeerAddress
+    link: Link
+    changed: trio.Event = field(default_factory=trio.Event)
+    since_s: float = 0.0
+    asking: int = 0
+    buckets: Buckets = field(default_factory=Buckets)
+    idle: dict[str, list[tuple[float, Asker]]] = field(default_factory=lambda: defaultdict(list))
+    banned_until_s: float = 0.0
+    bans: int = 0
+    _offences_s: deque[float] = field(default_factory=lambda: deque(maxlen=FAULTS_MAX))
+
+    def connection_changed(self) -> None:
+        """The first connection came, or the last one went: what waited on the old one is void."""
+        self.since_s = trio.current_time()
+        self.idle = defaultdict(list)
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def is_banned(self) -> bool:
+        """Whether it is barred now."""
+        return trio.current_time() < self.banned_until_s
+
+    def offend(self, fault: PeerFault) -> bool:
+        """Remember a fault; True when it was one too many, and the peer is barred from now on."""
+        counts, _ = REASONS.get(fault.reason, (False, ""))
+        if not counts or self.is_banned():
+            return False
+        now = trio.current_time()
+        self._offences_s.append(now)
+        if len(self._offences_s) < FAULTS_MAX or now - self._offences_s[0] > FAULTS_WITHIN_S:
+            return False
+        self.banned_until_s = now + min(BAN_MAX_S, BAN_MIN_S * 2.0 ** min(self.bans, 10))
+        self.bans += 1
+        self._offences_s.clear()
+        return True

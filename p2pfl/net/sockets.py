@@ -1,0 +1,370 @@
+"""A libp2p host made safe: TCP, noise and yamux only; who may connect; streams; a way out that others notice.
+
+Knows peer ids and streams. Which member a peer is, and what is said on the streams, is in `host`.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from p2pfl.errors import UserError
+from p2pfl.net import patches
+from p2pfl.net.interface import Unreachable
+from p2pfl.net.stream import Stream, StreamBroken
+from p2pfl.telemetry import logger
+
+patches.install()
+
+import multiaddr  # noqa: E402 - libp2p is imported once its version is known to be the right one.
+from libp2p import new_host  # noqa: E402
+from libp2p.abc import INetConn, INetStream, INetwork, INotifee  # noqa: E402
+from libp2p.crypto.ed25519 import create_new_key_pair  # noqa: E402
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key  # noqa: E402
+from libp2p.custom_types import TProtocol  # noqa: E402
+from libp2p.network.config import ConnectionConfig, RetryConfig  # noqa: E402
+from libp2p.peer.id import ID  # noqa: E402
+from libp2p.peer.peerinfo import PeerInfo  # noqa: E402
+from libp2p.rcmgr.manager import ResourceLimits, ResourceManager  # noqa: E402
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE  # noqa: E402
+from libp2p.security.noise.transport import Transport as NoiseTransport  # noqa: E402
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX  # noqa: E402
+from libp2p.stream_muxer.yamux.yamux import Yamux  # noqa: E402
+
+log = logger("net")
+
+# 15 other members, 4 seats, and as many observers again; more sockets than that nobody needs here.
+CONNECTIONS_MAX = 128
+# A member has one connection, two while an old one is replaced.
+CONNECTIONS_PER_PEER_MAX = 4
+# Handshakes a second from one peer: whoever redials faster is broken or hostile.
+CONNECTIONS_PER_PEER_S, CONNECTIONS_BURST = 10.0, 50.0
+# Each member has a stream for messages, some for requests and blobs, and libp2p's own.
+STREAMS_MAX = 2048
+# What libp2p counts against its own books; our buffers have limits of their own.
+MEMORY_MB_MAX = 256
+# A handshake costs two round trips and 10 ms of processor; a stranger must not hold a slot for longer.
+HANDSHAKE_S = 5.0
+DIAL_S = 6.0
+OPEN_S = 5.0
+CLOSE_S = 3.0
+
+Handler = Callable[[str, Stream], Awaitable[None]]
+
+
+class Sockets:
+    """One libp2p host. Peer ids are base58 strings.
+
+    admits: may this peer connect. on_change: a peer's first connection came or its last one went.
+    on_bug: an exception of ours in a handler; it never reaches libp2p, which would stop the host.
+    """
+
+    def __init__(
+        self,
+        *,
+        peer_key: bytes,
+        listen: str,
+        admits: Callable[[str], bool],
+        on_change: Callable[[str, bool], None],
+        on_refused: Callable[[str], None],
+        on_bug: Callable[[Exception], None],
+    ) -> None:
+        self._listen = listen
+        self._admits = admits
+        self._on_change = on_change
+        self._on_refused = on_refused
+        self._on_bug = on_bug
+        self._key_pair = create_new_key_pair(peer_key)
+        self.peer_id = ID.from_pubkey(self._key_pair.public_key).to_string()
+        self.host: Any = None
+        self._swarm: Any = None
+        self._nursery: trio.Nursery | None = None
+        self._handlers: dict[str, Handler] = {}
+        self._closed_bytes = [0, 0]  # Sent and received on connections that are gone.
+
+    def handle(self, protocol: str, handler: Handler) -> None:
+        """Streams of this protocol go to this handler. Call before `running`."""
+        self._handlers[protocol] = handler
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Listen, until the block ends; then say farewell to everybody. Raises UserError."""
+        address = _parsed(self._listen)
+        _assert_free(address)
+        _route_logs()
+        self.host = self._make(address)
+        self._swarm = self.host.get_network()
+        for protocol, handler in self._handlers.items():
+            self.host.set_stream_handler(TProtocol(protocol), self._safe(handler))
+        async with self.host.run([address]), trio.open_nursery() as nursery:
+            if not self._swarm.listeners:
+                raise _in_use(self._listen, "libp2p does not say why")
+            self._nursery = nursery
+            try:
+                yield
+            finally:
+                self._nursery = None
+                # Without a farewell the others keep a stale connection for as long as their heartbeat waits,
+                # and gossip never forms its mesh with us again.
+                with trio.move_on_after(CLOSE_S, shield=True):
+                    await self._close()
+                nursery.cancel_scope.cancel()
+
+    def _make(self, address: multiaddr.Multiaddr) -> Any:
+        noise = NoiseTransport(self._key_pair, noise_privkey=create_noise_key().private_key)
+        host: Any = new_host(
+            key_pair=self._key_pair,
+            listen_addrs=[address],
+            # Both lists are explicit: the defaults fall back to plaintext, secio and mplex.
+            sec_opt={NOISE: noise},
+            muxer_opt={TProtocol(YAMUX): Yamux},
+            announce_addrs=[address],
+            connection_config=ConnectionConfig(
+                max_connections=CONNECTIONS_MAX,
+                min_connections=0,
+                low_watermark=0,
+                high_watermark=CONNECTIONS_MAX,
+                max_connections_per_peer=CONNECTIONS_PER_PEER_MAX,
+                inbound_upgrade_timeout=HANDSHAKE_S,
+                outbound_upgrade_timeout=HANDSHAKE_S,
+                inbound_stream_protocol_negotiation_timeout=HANDSHAKE_S,
+                outbound_stream_protocol_negotiation_timeout=HANDSHAKE_S,
+            ),
+            resource_manager=ResourceManager(
+                ResourceLimits(CONNECTIONS_MAX, MEMORY_MB_MAX, STREAMS_MAX),
+                connections_per_peer_per_sec=CONNECTIONS_PER_PEER_S,
+                burst_connections_per_peer=CONNECTIONS_BURST,
+            ),
+            disable_identify_address_discovery=True,
+        )
+        network = host.get_network()
+        # Our dialer decides whom to call when: libp2p's own would call everybody whose address it ever saw,
+        # and repeat a failed call three times on top of our repetitions.
+        network.auto_connector.maybe_connect = _do_nothing
+        network.retry_config = RetryConfig(max_retries=0)
+        network.mps_bytes = ({}, {})
+        network.register_notifee(_Notifee(self))
+        return host
+
+    def _safe(self, handler: Handler) -> Callable[[INetStream], Awaitable[None]]:
+        async def handle(raw: INetStream) -> None:
+            stream = Stream(raw)
+            try:
+                await handler(str(raw.muxed_conn.peer_id), stream)
+            except Exception as error:  # noqa: BLE001 - what reaches libp2p ends the host.
+                self._on_bug(error)
+            finally:
+                await stream.reset()
+
+        return handle
+
+    # -- connections -------------------------------------------------------
+
+    def is_connected(self, peer_id: str) -> bool:
+        """Whether there is a connection to this peer."""
+        return any(not conn.is_closed for conn in self._connections(peer_id))
+
+    def _connections(self, peer_id: str) -> list[Any]:
+        return self._swarm.get_connections(ID.from_string(peer_id)) if self._swarm is not None else []
+
+    async def connect(self, peer_id: str, address: str) -> None:
+        """Connect, unless we are. Raises Unreachable."""
+        target = ID.from_string(peer_id)
+        # A failed call bars the peer for a minute, and addresses that identify told us would be called too.
+        self._swarm.unblock_peer(target)
+        self.host.get_peerstore().clear_addrs(target)
+        with trio.move_on_after(DIAL_S):
+            try:
+                await self.host.connect(PeerInfo(target, [multiaddr.Multiaddr(address)]))
+            except Exception as error:  # A dozen kinds, all of the library's.
+                raise Unreachable(f"{address}: {error}") from error
+            return
+        raise Unreachable(f"{address}: no handshake within {DIAL_S:g} s")
+
+    def drop(self, peer_id: str) -> None:
+        """Close all connections to this peer soon, whatever state it is in."""
+        if self._nursery is not None:
+            for conn in self._connections(peer_id):
+                self._nursery.start_soon(self._drop, conn)
+
+    async def _drop(self, conn: Any) -> None:
+        # First the socket, so that nobody waits for a frozen peer to take a farewell.
+        patches.abort(conn.muxed_conn)
+        with trio.move_on_after(CLOSE_S, shield=True):
+            await conn.close()
+
+    async def open(self, peer_id: str, protocol: str) -> Stream:
+        """A new stream on an existing connection. Raises StreamBroken."""
+        if not self.is_connected(peer_id):
+            raise StreamBroken("not connected")
+        with trio.move_on_after(OPEN_S):
+            try:
+                return Stream(await self.host.new_stream(ID.from_string(peer_id), [TProtocol(protocol)]))
+            except Exception as error:
+                raise StreamBroken(f"no stream: {type(error).__name__}: {error}") from error
+        raise StreamBroken(f"no stream within {OPEN_S:g} s")
+
+    async def _close(self) -> None:
+        async with trio.open_nursery() as nursery:
+            # libp2p closes one after the other, a fifth of a second each.
+            for conn in self._swarm.get_connections():
+                nursery.start_soon(conn.close)
+        await self.host.close()
+
+    def totals(self) -> tuple[int, int]:
+        """Bytes sent and received on sockets, all that libp2p adds included."""
+        sent, received = self._closed_bytes
+        if self._swarm is not None:
+            for conn in self._swarm.get_connections():
+                stream: Any = patches.tcp_of(conn.muxed_conn)
+                sent, received = sent + stream.mps_sent, received + stream.mps_received
+        return sent, received
+
+    def by_protocol(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Bytes sent and received on streams, by protocol id."""
+        return self._swarm.mps_bytes if self._swarm is not None else ({}, {})
+
+    # -- what libp2p tells us ----------------------------------------------
+
+    def connected(self, conn: Any) -> None:
+        """A connection was made, in either direction."""
+        peer_id = str(conn.muxed_conn.peer_id)
+        if self._nursery is None:
+            return
+        if not self._admits(peer_id):
+            self._on_refused(peer_id)
+            self._nursery.start_soon(self._drop, conn)
+            return
+        older = [one for one in self._connections(peer_id) if one is not conn and not one.is_closed]
+        if older:
+            for one in self._superseded(conn, older):
+                self._nursery.start_soon(self._drop, one)
+        else:
+            self._on_change(peer_id, True)
+
+    def _superseded(self, conn: Any, older: list[Any]) -> list[Any]:
+        """Of two connections to one peer the newer stays: the peer may have lost the older one unnoticed.
+
+        When both were made within a second the peers have called each other at the same time and may have
+        seen them in different orders; then the one of the lower peer id stays.
+        """
+        mine = str(self.peer_id)
+        theirs = str(conn.muxed_conn.peer_id)
+        lower_is_mine = mine < theirs
+        if all(conn._created_at - one._created_at < 1.0 for one in older):
+            both = [*older, conn]
+            right = [one for one in both if _is_outbound(one) == lower_is_mine]
+            keep = right[-1] if right else conn
+            return [one for one in both if one is not keep]
+        return older
+
+    def disconnected(self, conn: Any) -> None:
+        """A connection is gone."""
+        stream: Any = patches.tcp_of(conn.muxed_conn)
+        self._closed_bytes[0] += stream.mps_sent
+        self._closed_bytes[1] += stream.mps_received
+        peer_id = str(conn.muxed_conn.peer_id)
+        if not self.is_connected(peer_id) and self._admits(peer_id):
+            self._on_change(peer_id, False)
+
+
+def _is_outbound(conn: Any) -> bool:
+    return bool(conn.muxed_conn.is_initiator)
+
+
+class _Notifee(INotifee):
+    """Hands libp2p's news on."""
+
+    def __init__(self, sockets: Sockets) -> None:
+        self._sockets = sockets
+
+    async def connected(self, network: INetwork, conn: INetConn) -> None:
+        self._sockets.connected(conn)
+
+    async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        self._sockets.disconnected(conn)
+
+    async def opened_stream(self, network: INetwork, stream: INetStream) -> None: ...
+    async def closed_stream(self, network: INetwork, stream: INetStream) -> None: ...
+    async def listen(self, network: INetwork, multiaddr: Any) -> None: ...
+    async def listen_close(self, network: INetwork, multiaddr: Any) -> None: ...
+
+
+async def _do_nothing() -> None:
+    """Takes the place of libp2p's auto-connector."""
+
+
+# ---------------------------------------------------------------------------
+# Addresses.
+
+
+def _parsed(listen: str) -> multiaddr.Multiaddr:
+    try:
+        address = multiaddr.Multiaddr(listen)
+        address.value_for_protocol("ip4")
+        int(address.value_for_protocol("tcp") or "")
+    except Exception as error:  # The library's parsers raise many kinds.
+        raise UserError(
+            f"the address {listen} is not one to listen at",
+            because=str(error),
+            fix="name one like /ip4/127.0.0.1/tcp/4001",
+        ) from error
+    return address
+
+
+def _assert_free(address: multiaddr.Multiaddr) -> None:
+    """libp2p listens with SO_REUSEPORT: a second node at the same port would take half of our calls."""
+    where = (address.value_for_protocol("ip4"), int(address.value_for_protocol("tcp") or "0"))
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(where)
+        except OSError as error:
+            raise _in_use(str(address), str(error)) from error
+
+
+def _in_use(listen: str, because: str) -> UserError:
+    return UserError(
+        f"cannot listen at {listen}",
+        because=because,
+        fix="stop what listens there (ss -ltnp shows it), or set another address",
+    )
+
+
+# ---------------------------------------------------------------------------
+# Logs.
+
+
+class _Routed(logging.Handler):
+    """libp2p's log lines become ours, at level debug: what we need to know we see for ourselves."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = record.getMessage()
+        except Exception:  # noqa: BLE001 - a broken format string of the library's.
+            line = str(record.msg)
+        if record.exc_info and record.exc_info[1] is not None:
+            line += " " + traceback.format_exception_only(record.exc_info[1])[-1].strip()
+        log.debug("libp2p says", room=record.name, level=record.levelname.lower(), line=line)
+
+
+_ROUTED = _Routed(level=logging.WARNING)
+
+
+def _route_logs() -> None:
+    """libp2p's own logger has no handler, so its warnings go to stderr; some go to the root logger.
+
+    `logging.debug` of the module would give a root logger without handlers one of its own.
+    """
+    library, root = logging.getLogger("libp2p"), logging.getLogger()
+    if _ROUTED not in library.handlers:
+        library.addHandler(_ROUTED)
+        library.setLevel(logging.WARNING)  # Below, lines are formatted for nobody.
+    if not root.handlers:
+        root.addHandler(_ROUTED)
