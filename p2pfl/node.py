@@ -1,36 +1,28 @@
-"""One node: its parts opened in the data's order, one nursery, closed in the end.
+"""One node: its rooms wired and working in one nursery, until it is cancelled.
 
-`assemble` opens the parts (keys, store, network, trainer, chain); `run` lets them work until it is
-cancelled. A testnet's attack replaces a part in between, from outside.
+`assemble` opens the parts (`parts`); `run` lets them work, and closes them in the end.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import trio
 
 from consensus.replica import Replica
 from consensus.types import DecidedBlock, DecidedMessage, Fault, MemberId
-from p2pfl import genesis as genesis_file
 from p2pfl.errors import PeerFault, UserError
-from p2pfl.genesis import COUNCIL, Genesis
-from p2pfl.keys import Guard, SigningKey, load_peer_key, load_signing_key
-from p2pfl.learn.models import initial_parameters
-from p2pfl.net.interface import Handlers, NetworkLike, PeerAddress
-from p2pfl.params import Base, blob_id
-from p2pfl.rounds.context import Context, Observe
+from p2pfl.genesis import COUNCIL
+from p2pfl.params import blob_id
+from p2pfl.parts import NodeSettings, Parts, assemble, initial_base
+from p2pfl.rounds.context import Context
 from p2pfl.rounds.council import CouncilApp
 from p2pfl.rounds.council_view import CouncilView
 from p2pfl.rounds.court import Court
 from p2pfl.rounds.defence import Defence
-from p2pfl.rounds.desk import Desk, holders_of
+from p2pfl.rounds.desk import holders_of
 from p2pfl.rounds.driver import Application, Driver
 from p2pfl.rounds.follow import Chain, Follower
 from p2pfl.rounds.group import GroupApp
@@ -38,8 +30,6 @@ from p2pfl.rounds.pace import Pace, council_parts, group_parts
 from p2pfl.rounds.prosecutor import Prosecutor
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.shelf import Shelf
-from p2pfl.rounds.trainer import Trainer
-from p2pfl.store import Folder, Store
 from p2pfl.telemetry import counters, logger
 
 log = logger("node")
@@ -49,89 +39,6 @@ REPORT_S = 2.0
 LAG_PROBE_S = 0.01
 # What a follower waits for consensus to decide a block that it handed over.
 HANDED_OVER_S = 5.0
-
-
-# Makes the node's network: of the genesis, the own id, the peer key and the handlers.
-MakeNetwork = Callable[[Genesis, MemberId, bytes, Handlers], NetworkLike]
-
-
-@dataclass(frozen=True)
-class NodeSettings:
-    """What an operator decides about one node.
-
-    dir: the node's folder (see p2pfl.store). name: the member's or seat's in the genesis. listen: multiaddr,
-    default the genesis entry's. explorer: host and port (0: any free), None for no pages. rpc: the chain's
-    JSON-RPC. account_key: funded EVM account that submits evidence. new_keys: the signing key is new, so a
-    guard may be made.
-    """
-
-    dir: Path
-    genesis: Path
-    name: str
-    listen: str | None = None
-    explorer: tuple[str, int] | None = None
-    rpc: str | None = None
-    account_key: bytes | None = None
-    data_dir: Path | None = None
-    new_keys: bool = False
-
-
-@dataclass
-class Parts:
-    """What a node is made of. desk: the network's handlers. chain: opens the chain when it is needed."""
-
-    settings: NodeSettings
-    genesis: Genesis
-    me: MemberId
-    name: str
-    group: str
-    key: SigningKey
-    store: Store
-    guard: Guard
-    network: Any
-    desk: Desk
-    trainer: Trainer
-    chain: Callable[[], Any] | None
-    observe: Observe
-
-
-def assemble(
-    settings: NodeSettings,
-    observe: Observe | None = None,
-    *,
-    network: MakeNetwork | None = None,
-) -> Parts:
-    """Open a node's parts. Raises UserError for what the operator must mend.
-
-    network: makes another network than libp2p's, for tests and experiments.
-    """
-    genesis = genesis_file.load(settings.genesis)
-    folder = Folder(settings.dir)
-    key = load_signing_key(folder.signing_key)
-    group = _seat_of(genesis, key.member_id, settings.name)
-    store = Store(settings.dir, genesis)
-    guard = Guard(folder.guard, key, new_key=settings.new_keys)
-    x, y = (None, None) if group == COUNCIL else _read_data(settings.dir / "data.npz", genesis)
-    trainer = Trainer(genesis, x, y, data_dir=settings.data_dir)
-    peer_key = load_peer_key(folder.peer_key)
-    desk = Desk()
-    made = (network or _libp2p(settings))(genesis, key.member_id, peer_key, desk)
-    chain = partial(_open_chain, settings, genesis) if settings.rpc else None
-    return Parts(
-        settings=settings,
-        genesis=genesis,
-        me=key.member_id,
-        name=settings.name,
-        group=group,
-        key=key,
-        store=store,
-        guard=guard,
-        network=made,
-        desk=desk,
-        trainer=trainer,
-        chain=chain,
-        observe=observe or _nobody_watches,
-    )
 
 
 async def run(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -388,93 +295,4 @@ class _Advancing:
         return goes_on
 
 
-# ---------------------------------------------------------------------------
-
-
-def initial_base(genesis: Genesis) -> Base:
-    """Where learning starts: the model's parameters drawn from the genesis' seed."""
-    task = genesis.task
-    seed = int.from_bytes(genesis.seed[:7], "big")
-    return Base(task.layout, initial_parameters(task.model, task.input_shape, task.classes, seed))
-
-
-def _nobody_watches(kind: str, fields: dict[str, Any]) -> None:
-    """Events go nowhere."""
-    del kind, fields
-
-
-def _seat_of(genesis: Genesis, me: MemberId, name: str) -> str:
-    """The group in which this key sits under this name."""
-    try:
-        group, entry = genesis.group_of(me), genesis.member(me)
-    except KeyError:
-        raise UserError(
-            f"the signing key of {name} has no seat in this network",
-            because=f"the genesis names no member 0x{me.hex()}",
-            fix="use the genesis file that was made with this key, or the key that the genesis names",
-        ) from None
-    if entry.name != name:
-        raise UserError(
-            f"the signing key is that of {entry.name}, not of {name}",
-            because="the genesis file says so",
-            fix=f"start it as {entry.name}, or in the folder of {name}",
-        )
-    return group
-
-
-def _read_data(path: Path, genesis: Genesis) -> tuple[Any, Any]:
-    fix = "put the member's samples there: numpy arrays `x` (float32) and `y` (int64) in one .npz file"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            x, y = file["x"], file["y"]
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"the training data {path} cannot be read", because=str(error), fix=fix) from error
-    task = genesis.task
-    right = x.dtype == np.float32 and y.dtype == np.int64 and x.shape == (len(y), *task.input_shape)
-    if not right or not len(y) or y.min() < 0 or y.max() >= task.classes:
-        raise UserError(
-            f"the training data {path} does not fit the task",
-            because=f"x is {x.dtype} {x.shape}, y {y.dtype} {y.shape}; a sample is {task.input_shape}",
-            fix=fix,
-        )
-    return x, y
-
-
-def _libp2p(settings: NodeSettings) -> MakeNetwork:
-    def make(genesis: Genesis, me: MemberId, peer_key: bytes, handlers: Handlers) -> NetworkLike:
-        from p2pfl.net.host import Network  # libp2p costs 80 MB: only where sockets are wanted.
-
-        entries = [entry for group in (*genesis.groups, genesis.council) for entry in group.members]
-        peers = {
-            entry.member_id: PeerAddress(entry.peer_id, entry.address)
-            for entry in entries
-            if entry.member_id != me
-        }
-        group = genesis.group_of(me)
-        near = None  # A seat speaks with everybody, a member with its group and the seats.
-        if group != COUNCIL:
-            near = [*genesis.committee(group).members, *genesis.committee(COUNCIL).members]
-        return Network(
-            me=me,
-            peer_key=peer_key,
-            listen=settings.listen or genesis.member(me).address,
-            peers=peers,
-            handlers=handlers,
-            network_id=genesis.network_id,
-            neighbours=near,
-        )
-
-    return make
-
-
-def _open_chain(settings: NodeSettings, genesis: Genesis) -> Any:
-    """Blocking. Raises UserError: no answer, another chain, other contracts."""
-    from p2pfl.evm import Addresses, Client, Staking, StakingWorker  # web3 is slow to import.
-
-    assert settings.rpc is not None
-    entry = genesis.chain
-    client = Client.open(settings.rpc, key=settings.account_key, chain_id=entry.chain_id)
-    return StakingWorker(Staking(client, Addresses(entry.chain_id, entry.registry, entry.slashing)))
-
-
-__all__ = ["Folder", "Node", "NodeSettings", "Parts", "assemble", "initial_base", "run"]
+__all__ = ["Node", "NodeSettings", "Parts", "assemble", "initial_base", "run"]
