@@ -8,8 +8,9 @@ from consensus import types as t
 from consensus.types import MemberId
 from consensus.votes import subject
 
-# R7: how often one peer is answered about one height, and how far back height by height. Who asks about an
-# older one is sent the tip, which tells him to sync.
+# R7: how often one peer is answered about one height at once (and once more after each own Resend: answers
+# are lost in a partition too), and how far back height by height. Who asks about an older one is sent the
+# tip, which tells him to sync.
 ANSWERS_MAX = 4
 ANSWERED_HEIGHTS = 8
 
@@ -52,8 +53,12 @@ class Answers:
     def may(self, height: int, peer: MemberId) -> bool:
         """Whether this peer may be answered about this height once more; counts it."""
         count = self._answered.get((height, peer), 0)
-        self._answered[height, peer] = count + 1
+        self._answered[height, peer] = min(count + 1, ANSWERS_MAX)
         return count < ANSWERS_MAX
+
+    def refill(self) -> None:
+        """Some time has passed: one more answer for everybody."""
+        self._answered = {key: count - 1 for key, count in self._answered.items() if count > 1}
 
     def decided(self, sender: MemberId, message: t.Message, current: int) -> t.DecidedBlock | None:
         """R7: what to send to a member that still works on a height below `current`, or on it, if decided."""

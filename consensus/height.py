@@ -127,12 +127,13 @@ class Height:
         return tuple((member, words) for member, (about, words) in said if about == block)
 
     def offence(self, signer: MemberId, signed: SignedVote) -> Iterator[t.Fault]:
-        """What this vote contradicts among the signer's others: once for each signer and kind of offence."""
+        """What this vote contradicts among the signer's others: once a signer and kind. E5: COMMIT first."""
         for other in self.by(signer):
             kind = contradiction(other.vote, signed.vote)
             if kind is not None and (signer, kind) not in self._accused:
                 self._accused.add((signer, kind))
-                yield t.Fault(signer, "equivocation", (other, signed))
+                denied = kind is OffenceKind.DENIED_COMMIT and isinstance(signed, SignedCommit)
+                yield t.Fault(signer, "equivocation", (signed, other) if denied else (other, signed))
 
     def learn(self, proposal: t.Proposal) -> Iterator[t.Fault]:
         """Votes inside a justification are votes: they count, and may contradict what their signer said."""

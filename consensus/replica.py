@@ -88,8 +88,8 @@ class Replica:
                 self._judge(event)
             case t.Built() if self._is_open(event) and event.round == self.round:
                 self._built(event.block)
-            case t.Resend():
-                self._resend(event.to)  # R8
+            case t.Resend(to=to):
+                self._resend(to)  # R8
             case t.Started():
                 self._start(event)
             case _:
@@ -379,9 +379,15 @@ class Replica:
 
     def _resend(self, to: MemberId | None) -> None:
         """R8: the own current messages again, in the order they were made; ask the next holder for blocks."""
+        if to is None:
+            self._answers.refill()
         if self.decided is not None:
             return
-        self._out += (t.Send(to, message) for message in self._at.current(self.round))
+        said: list[t.Message] = list(self._at.current(self.round))
+        if not said and self.round > 0:
+            # Refused by the guard, so nobody hears of me: ask whether this height is decided.
+            said = [t.FetchBlock(self.committee.epoch, self.height, ZERO_DIGEST)]
+        self._out += (t.Send(to, message) for message in said)
         for wanted, holder in self._at.next_holders() if to is None else ():
             self._out.append(t.Send(holder, t.FetchBlock(self.committee.epoch, self.height, wanted)))
 

@@ -22,10 +22,12 @@ from consensus.types import (
     PrepareMessage,
     Proposal,
     Propose,
+    RoundChange,
     RoundChangeMessage,
     SignedCommit,
     SignedPrepare,
     SignedPropose,
+    SignedRoundChange,
 )
 from consensus.votes import signed_vote, with_signature
 from tests.sim.member import BAD_BODY, Liar, Member
@@ -71,6 +73,40 @@ def leader(member: Member, message: Message) -> Said:
         fresh = _propose(member, message, _other_block(member, message.block, b"good"))
         return [(None, replace(fresh, prepared=()))]
     return [(None, replace(message, prepared=message.prepared[:-1]))]
+
+
+@liar
+def usurper(member: Member, message: Message) -> Said:
+    """Helps a block to be prepared, never to be decided; then proposes another, with a reason made up."""
+    if isinstance(message, CommitMessage):
+        return []
+    if not isinstance(message, Proposal) or message.propose.vote.round == 0:
+        return [(None, message)]
+    other = _propose(member, message, _other_block(member, message.block, b"good"))
+    lie = _claim(member, other)
+    rest = [change for change in message.justification if member.world.notary.author(change) != member.id]
+    tricks = (
+        {"prepared": ()},  # A fresh block, whatever was prepared.
+        {"justification": tuple(c for c in rest if not c.vote.prepared_round_plus_1), "prepared": ()},
+        {"justification": (lie.round_change, *rest), "prepared": _quorum_of_one(member, other)},
+    )
+    return [(None, replace(other, **member.world.rng.choice(tricks)))]
+
+
+def _claim(member: Member, proposal: Proposal) -> RoundChangeMessage:
+    """A ROUND-CHANGE that claims this block to be prepared in the round before."""
+    vote = proposal.propose.vote
+    claim = RoundChange(0, vote.height, vote.round, vote.round, vote.block_id, ZERO_DIGEST)
+    return _sign(member, RoundChangeMessage(SignedRoundChange(claim, b"")))
+
+
+def _quorum_of_one(member: Member, proposal: Proposal) -> tuple[SignedPrepare, ...]:
+    """Enough PREPAREs, all by the same member."""
+    vote = proposal.propose.vote
+    prepare = _sign(
+        member, PrepareMessage(SignedPrepare(Prepare(0, vote.height, vote.round - 1, vote.block_id), b""))
+    )
+    return (prepare.prepare,) * member.world.committee.quorum
 
 
 @liar
@@ -135,7 +171,10 @@ def _sign(member: Member, message: Any) -> Any:
 def _other_block(member: Member, block: Block, body: bytes) -> Block:
     member.nonce += 1
     root = Digest(bytes([255, member.nonce % 256]) + block.header.app_root[2:])
-    return Block(replace(block.header, app_root=root, proposer=member.id), body)
+    other = Block(replace(block.header, app_root=root, proposer=member.id), body)
+    if body == BAD_BODY:
+        member.world.oracles.bad_blocks.add(block_id(other.header))
+    return other
 
 
 def _propose(member: Member, proposal: Proposal, block: Block) -> Proposal:

@@ -48,6 +48,8 @@ DOMAIN = Domain(31337, MemberId(bytes(20)), Digest(b"G" * 32))
 APP_ROOT = Digest(b"A" * 32)
 BAD_BODY = b"bad"
 DOUBLINGS_MAX = 4
+# A fresh block older than this displeases: longer than any delay when healed, shorter than two rounds.
+FRESH_MS = 100
 
 # How a liar says what an honest member would have said: (to whom, what) for each message.
 Liar = Callable[["Member", Message], list[tuple[MemberId | None, Message]]]
@@ -93,7 +95,8 @@ class Member:
             recover=self.world.notary.recover,
         )
         self.tell("starts", wal=len(self.wal))
-        self._guarded(lambda: self.perform(self.replica.restore(self._started(), self.wal)))
+        if len(self.store) != self.world.last:
+            self._guarded(lambda: self.perform(self.replica.restore(self._started(), self.wal)))
 
     def crash_soon(self, actions: int) -> None:
         """Die after so many more effects have been carried out."""
@@ -229,10 +232,12 @@ class Member:
         return Block(header, body or b"good")
 
     def judge(self, ask: Validate) -> Validated:
-        """Bodies are good or bad for everybody; a fresh one may displease this member alone."""
+        """Bodies are good or bad for everybody; a fresh block may also be too old, or displease me alone."""
         valid = ask.block.body != BAD_BODY
-        if ask.fresh and not self.world.healed and self.world.rng.random() < self.world.weather.stubborn:
-            valid = False
+        if ask.fresh:
+            age_ms = self.world.now_ms - ask.block.header.time_ms
+            stubborn = not self.world.healed and self.world.rng.random() < self.world.weather.stubborn
+            valid = valid and not stubborn and age_ms <= FRESH_MS
         return Validated(ask.height, ask.round, block_id(ask.block.header), valid)
 
     def decide(self, decided: DecidedBlock) -> None:
@@ -244,7 +249,8 @@ class Member:
         self.log.append(block_id(decided.block.header))
         self._burn()  # A crash here leaves the WAL of an older height.
         self.wal = []
-        self._inbox.append(self._started())
+        if len(self.store) != self.world.last:
+            self._inbox.append(self._started())
 
     def _started(self) -> Started:
         if not self.store:

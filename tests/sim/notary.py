@@ -5,23 +5,27 @@ Ten thousand recoveries cost what one secp256k1 recovery costs. Real signatures 
 
 from __future__ import annotations
 
-from consensus.types import MemberId, Vote
+from consensus.types import MemberId, SignedVote, Vote
 
-_REST = bytes(45)
+_REST = bytes(37)
 
 
 class Notary:
-    """Remembers who signed what. A signature is the member's id, and counts for what is remembered only."""
+    """Remembers who signed what. A signature is the member's id and a running number, for one vote only."""
 
     def __init__(self) -> None:
-        self._signed: set[tuple[MemberId, Vote]] = set()
+        self._signed: dict[tuple[MemberId, Vote], bytes] = {}
 
     def sign(self, member: MemberId, vote: Vote) -> bytes:
         """65 bytes, always the same for the same vote."""
-        self._signed.add((member, vote))
-        return member + _REST
+        signature = member + len(self._signed).to_bytes(8, "big") + _REST
+        return self._signed.setdefault((member, vote), signature)
 
     def recover(self, vote: Vote, signature: bytes) -> MemberId | None:
         """Who signed this vote, if that is a signature of it."""
         member = MemberId(signature[:20])
-        return member if (member, vote) in self._signed and signature[20:] == _REST else None
+        return member if self._signed.get((member, vote)) == signature else None
+
+    def author(self, signed: SignedVote) -> MemberId | None:
+        """Who signed it."""
+        return self.recover(signed.vote, signed.signature)

@@ -1,7 +1,8 @@
 """What must never happen, watched at every step.
 
-agreement: two honest members decide different blocks at one height. validity: a decided block is not a good
-one, does not follow its parent, or its certificate does not hold. progress: no new heights after healing.
+agreement: two honest members decide different blocks at one height, or the votes of honest members would let
+liars make them. validity: a block is voted for or decided that is not a good one, does not follow its parent,
+or its certificate does not hold. progress: no new heights after healing.
 offence: an honest member signed two votes that are an offence, restarts included. blame: an honest member
 is accused with a pair, or a pair proves nothing. bounds: a world that does not come to rest.
 """
@@ -14,7 +15,7 @@ from consensus import chain
 from consensus.committee import Committee
 from consensus.evidence import contradiction
 from consensus.signing import Domain, block_id
-from consensus.types import DecidedBlock, Digest, Fault, MemberId, Started, Vote
+from consensus.types import Commit, DecidedBlock, Digest, Fault, MemberId, Prepare, Started, Vote
 from consensus.votes import BadCertificate, Recover, check_certificate
 
 
@@ -27,6 +28,10 @@ class Oracles:
         self._committee, self._recover, self._domain, self._honest = committee, recover, domain, honest
         self.found: dict[str, str] = {}
         self.proved: set[MemberId] = set()  # Liars that some honest member can prove guilty.
+        self._liars = committee.size - len(honest)
+        self._committed: dict[int, dict[tuple[int, Digest], set[MemberId]]] = defaultdict(dict)
+        self._prepared: dict[int, set[tuple[int, Digest]]] = defaultdict(set)
+        self.bad_blocks: set[Digest] = set()
         self._decided: dict[int, Digest] = {}
         self._votes: dict[tuple[MemberId, int], dict[Vote, bytes]] = defaultdict(dict)
 
@@ -45,6 +50,25 @@ class Oracles:
                 if kind is not None:
                     self.report("offence", f"{kind.name} by honest {member[:1].hex()}: {other} and {vote}")
             votes[vote] = signature
+            if isinstance(vote, Prepare | Commit):
+                self._voted(member, vote)
+
+    def _voted(self, member: MemberId, vote: Prepare | Commit) -> None:
+        """Once q members, all liars among them, can COMMIT a block, nothing else may be voted for later.
+
+        Both orders are looked at: who votes in a later round has left the earlier one without a COMMIT.
+        """
+        if vote.block_id in self.bad_blocks:
+            self.report("validity", f"honest {member[:1].hex()} votes for a bad block: {vote}")
+        rounds, prepared = self._committed[vote.height], self._prepared[vote.height]
+        prepared.add((vote.round, vote.block_id))
+        if isinstance(vote, Commit):
+            rounds.setdefault((vote.round, vote.block_id), set()).add(member)
+        for (round_, block), members in rounds.items():
+            if len(members) + self._liars >= self._committee.quorum:
+                for later, other in prepared:
+                    if later > round_ and other != block:
+                        self.report("agreement", f"height {vote.height}: round {later} may undo {round_}")
 
     def decided(self, member: MemberId, height: int, decided: DecidedBlock, started: Started) -> None:
         """A member decided its next height."""
@@ -54,8 +78,8 @@ class Oracles:
         known = block_id(header)
         if self._decided.setdefault(height, known) != known:
             self.report("agreement", f"height {height} has two blocks")
-        if decided.block.body == b"bad":
-            self.report("validity", f"height {height} has a bad body")
+        if known in self.bad_blocks:
+            self.report("validity", f"height {height} has a bad block")
         reason = chain.objection(
             header,
             parent=started.parent,
