@@ -46,10 +46,9 @@ class Shelf:
         return await trio.to_thread.run_sync(self._blobs.get, blob_id)
 
     def show(self, blob_id: Digest, to: Iterable[MemberId] | None = None) -> None:
-        """From now on these members may fetch it (None: every known peer)."""
-        self._shown[blob_id] = (
-            None if to is None else frozenset(to) | (self._shown.get(blob_id) or frozenset())
-        )
+        """From now on these members may fetch it too (None: every known peer)."""
+        shown = self._shown.get(blob_id, frozenset())
+        self._shown[blob_id] = None if to is None or shown is None else shown | frozenset(to)
         self._shown.move_to_end(blob_id)
         while len(self._shown) > SHOWN_MAX:
             self._shown.popitem(last=False)

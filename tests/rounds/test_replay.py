@@ -1,0 +1,134 @@
+"""An opened round: honest states replay to the last bit, whatever was bent is measured or refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from consensus import merkle
+from consensus.types import Digest
+from p2pfl.errors import PeerFault
+from p2pfl.learn import train as learn
+from p2pfl.learn.datasets import data_root
+from p2pfl.learn.train import State, TrainJob, decode_state, encode_state, trace_leaves, train
+from p2pfl.node import initial_base
+from p2pfl.params import Base, Update, delta_of, quantize
+from p2pfl.records import ParamTx
+from p2pfl.rounds.replay import WORST_PPM_MAX, make_opening, measure, read_opening
+from p2pfl.rounds.trainer import job_of
+from testnet import plan, scenarios
+from tests.rounds.small_network import NO_CHAIN
+
+THRESHOLD_PPM = 100_000
+
+
+@dataclasses.dataclass
+class Round:
+    """One member's honest round, and what it would open."""
+
+    genesis: object
+    base: Base
+    x: np.ndarray
+    y: np.ndarray
+    states: list[bytes]
+    update: Update
+    tx: ParamTx
+
+    def opened(
+        self, states: list[bytes] | None = None, update: Update | None = None
+    ) -> tuple[bytes, ParamTx]:
+        """The opening's bytes and the commitment that goes with these states."""
+        states = states or self.states
+        root = merkle.root(trace_leaves(states))
+        return make_opening(self.x, self.y, states), dataclasses.replace(self.tx, trace_root=root)
+
+    async def worst_ppm(self, states: list[bytes] | None = None, update: Update | None = None) -> int:
+        data, tx = self.opened(states)
+        opening, job = read_opening(data, tx, self.base, self.genesis)
+        return await measure(opening, job, self.base, update or self.update, replay_here)
+
+
+async def replay_here(job: TrainJob, state: bytes, segment: int) -> bytes:
+    return learn.replay_segment(job, state, segment)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Round:
+    directory = Path(tmp_path_factory.mktemp("replay"))
+    (directory / "nodes").mkdir()
+    scenario = scenarios.load("honest", groups=1, members=4, seats=1)
+    drawn = plan.draw_plan(plan.break_ground(scenario, directory), NO_CHAIN)
+    # Steps enough for several segments.
+    genesis = dataclasses.replace(
+        drawn.genesis,
+        task=dataclasses.replace(drawn.genesis.task, local_epochs=2, trace_every=4, batch_size=64),
+    )
+    member = genesis.groups[0].members[0].member_id
+    with np.load(directory / "nodes" / "g0m0" / "data.npz") as file:
+        x, y = file["x"], file["y"]
+    base = initial_base(genesis)
+    group = genesis.group_id("g0")
+    seed = genesis.round_seed(group, 0, 0)
+    result = train(job_of(genesis.task, base.values, x, y, seed=seed, member=member))
+    assert len(result.states) >= 3
+    update, _ = quantize(delta_of(base, result.parameters), genesis.task.layout, genesis.initial_exponents)
+    root, leaves = data_root(x, y)
+    tx = ParamTx(
+        0, 0, member, genesis.initial_base_id, Digest(bytes(32)), 0, len(y), 0, root, leaves,
+        result.trace_root, 0, 0,
+    )  # fmt: skip
+    return Round(genesis, base, x, y, result.states, update, tx)
+
+
+def flipped(one: Round, scale: float = 1.0) -> Update:
+    values = np.clip(-scale * one.update.values.astype(np.int64), -32767, 32767).astype(np.int16)
+    return dataclasses.replace(one.update, values=values)
+
+
+async def test_an_honest_round_replays_to_the_last_bit(one: Round) -> None:
+    assert await one.worst_ppm() == 0
+
+
+async def test_an_update_that_is_not_the_last_states_is_measured(one: Round) -> None:
+    assert await one.worst_ppm(update=flipped(one)) > 10 * THRESHOLD_PPM
+
+
+async def test_a_faked_last_state_is_measured(one: Round) -> None:
+    last = decode_state(one.states[-1], len(one.base.values))
+    turned = (2 * one.base.values - last.parameters).astype(np.float32)
+    states = [*one.states[:-1], encode_state(State(last.step, turned, last.momentum))]
+    assert await one.worst_ppm(states, flipped(one)) > 10 * THRESHOLD_PPM
+
+
+async def test_a_faked_middle_state_is_measured(one: Round) -> None:
+    middle = decode_state(one.states[1], len(one.base.values))
+    bent = encode_state(State(middle.step, middle.parameters * np.float32(1.5), middle.momentum))
+    assert await one.worst_ppm([one.states[0], bent, *one.states[2:]]) > THRESHOLD_PPM
+
+
+async def test_another_start_than_the_base_is_guilt_at_once(one: Round) -> None:
+    first = decode_state(one.states[0], len(one.base.values))
+    moved = encode_state(State(0, first.parameters + np.float32(1), first.momentum))
+    assert await one.worst_ppm([moved, *one.states[1:]]) == WORST_PPM_MAX
+
+
+async def test_states_that_are_none_are_guilt(one: Round) -> None:
+    assert await one.worst_ppm([one.states[0], b"rubbish", *one.states[2:]]) == WORST_PPM_MAX
+
+
+def test_an_opening_must_match_what_was_committed(one: Round) -> None:
+    data, tx = one.opened()
+    read_opening(data, tx, one.base, one.genesis)
+    other_root = dataclasses.replace(tx, data_root=Digest(b"x" * 32))
+    with pytest.raises(PeerFault, match="data root"):
+        read_opening(data, other_root, one.base, one.genesis)
+    with pytest.raises(PeerFault, match="trace root"):
+        read_opening(data, dataclasses.replace(tx, trace_root=Digest(bytes(32))), one.base, one.genesis)
+    fewer, tx_of_fewer = one.opened(one.states[:-1])
+    with pytest.raises(PeerFault, match="were to be committed"):
+        read_opening(fewer, tx_of_fewer, one.base, one.genesis)
+    with pytest.raises(PeerFault, match="bad_opening"):
+        read_opening(data[:-1], tx, one.base, one.genesis)
