@@ -47,9 +47,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    from testnet.launch import Options
     from testnet.scenarios import load
-    from testnet.up import up
 
     scenario = load(
         arguments.scenario,
@@ -62,6 +60,8 @@ def _up(arguments: argparse.Namespace) -> int:
         dataset=arguments.dataset,
         chain=False if arguments.no_chain else None,
     )
+    from testnet.up import Options, up  # Only for a scenario that can be run: it brings half of the node.
+
     # With --json, stdout belongs to the result alone; the story goes to stderr.
     out = sys.stderr if arguments.json else sys.stdout
     live = False if arguments.plain or arguments.json else None

@@ -21,7 +21,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from Crypto.PublicKey import ECC
 
 from consensus.types import Digest
 from p2pfl import genesis as genesis_file
@@ -31,6 +30,7 @@ from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, ChainEntry, Genesis, GroupEntry, MemberEntry, Rules, Task, Times
 from p2pfl.learn import models
 from p2pfl.learn.datasets import Dataset, load_dataset, partition, root_set
+from p2pfl.net.identity import peer_id_of
 from p2pfl.node import initial_base
 from p2pfl.params import blob_id
 from p2pfl.rules.defaults import DEFAULT_RULES
@@ -192,25 +192,6 @@ def _share_out(ground: Ground, task: Task, whole: Dataset) -> None:
     shares = partition(rest.train_y, shape.partition, len(members), alpha=shape.alpha, seed=shape.seed)
     for seat, share in zip(members, shares, strict=True):
         np.savez(seat.folder.path / "data.npz", x=rest.train_x[share], y=rest.train_y[share])
-
-
-# ---------------------------------------------------------------------------
-# Peer ids: libp2p's identity multihash of the public key, in base58. libp2p itself takes a second to import,
-# which the launcher, that needs nothing else of it, does not have.
-
-_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_ED25519_ID = bytes.fromhex("0024080112" + "20")  # Identity hash of 36 bytes: key type 1, 32 bytes of key.
-
-
-def peer_id_of(seed: bytes) -> str:
-    """The libp2p peer id (base58) of the ed25519 key with this seed."""
-    public = ECC.construct(curve="Ed25519", seed=seed).public_key().export_key(format="raw")
-    data = _ED25519_ID + public
-    number, digits = int.from_bytes(data, "big"), ""
-    while number:
-        number, digit = divmod(number, 58)
-        digits = _BASE58[digit] + digits
-    return "1" * (len(data) - len(data.lstrip(b"\0"))) + digits
 
 
 # ---------------------------------------------------------------------------

@@ -103,12 +103,3 @@ def test_ports_that_are_taken_are_not_given_out() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match="free ports"):
             plan.free_ports(1, among=range(port, port + 1))
-
-
-def test_peer_ids_are_libp2ps() -> None:
-    # RFC 8032, test 1: seed and public key; the id is base58 of 0024 0801 1220 and that key.
-    seed = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
-    crypto = pytest.importorskip("libp2p.crypto.ed25519")
-    peer = pytest.importorskip("libp2p.peer.id")
-    public = crypto.create_new_key_pair(seed).public_key
-    assert plan.peer_id_of(seed) == peer.ID.from_pubkey(public).to_string()

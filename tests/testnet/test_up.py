@@ -1,0 +1,92 @@
+"""The command as a user types it: what it refuses at once, and one small network from start to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Two rounds of one group learn too little for the claim of `honest` about accuracy.
+SMALL = """
+title = "A small network"
+claim = "One group and a council of one seat run two rounds; nobody is accused."
+culprits = []
+[network]
+groups = 1
+seats = 1
+rounds = 2
+[limits]
+run_s = 120.0
+[holds]
+all_rounds = true
+accuracy_min = 0.15
+accused_exactly_culprits = true
+slashed_exactly_culprits = true
+no_contradiction = true
+"""
+MARK = "P2PFL_TEST_RUN"
+
+
+def p2pfl(*words: str, mark: str = "x") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "p2pfl", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, MARK: mark}, check=False
+    )
+
+
+def still_there(mark: str) -> list[str]:
+    """Processes of a run, however far they descend from it."""
+    wanted = f"{MARK}={mark}".encode()
+    found: list[str] = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+def test_a_wrong_scenario_is_told_the_right_ones() -> None:
+    done = p2pfl("testnet", "up", "sing_flip")
+    assert done.returncode == 3
+    assert "sign_flip" in done.stderr
+
+
+def test_an_old_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("history")
+    done = p2pfl("testnet", "up", "honest", "--dir", str(tmp_path), "--json")
+    assert done.returncode == 3
+    assert "--dir" in done.stderr
+    assert (tmp_path / "old").read_text() == "history"
+
+
+def test_scenarios_are_listed_with_their_claims() -> None:
+    done = p2pfl("testnet", "scenarios", "--json")
+    listed = {each["name"]: each["claim"] for each in json.loads(done.stdout)}
+    assert set(listed) >= {"honest", "sign_flip", "equivocate", "crash"}
+    assert all(listed.values())
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_small_network_runs_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    scenario = tmp_path / "small.toml"
+    scenario.write_text(SMALL)
+    run = tmp_path / "run"
+    done = p2pfl("testnet", "up", str(scenario), "--dir", str(run), "--json", mark=str(run))
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["held"] is True
+    assert last["scenario"] == "small"
+    assert len(last["accuracy"]) == 2
+    assert last["blocks"] >= 4  # Two of the group, and the council's that count them.
+    assert sum(last["wire_bytes"].values()) > 0
+    assert last["peak_rss_mb"] > last["peak_pss_mb"] > 0
+    assert still_there(str(run)) == []
+    verified = p2pfl("audit", "verify", str(run), "--json")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
