@@ -62,7 +62,7 @@ def load_dataset(name: str, directory: Path | None = None) -> Dataset:
 
 
 @dataset("digits")
-def digits(directory: Path | None = None) -> Dataset:
+def digits(_directory: Path | None = None) -> Dataset:
     """1,797 handwritten digits, 8 x 8, 17 grey levels: 1,437 to train, 360 to test. Comes with the package.
 
     Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning
@@ -183,7 +183,7 @@ def partition(
 
 
 @partitioner("Iid")
-def iid(labels: Int64, parts: int, alpha: float, rng: np.random.Generator) -> list[Int64]:
+def iid(labels: Int64, parts: int, _alpha: float, rng: np.random.Generator) -> list[Int64]:
     """Equal shares of a shuffled whole."""
     return np.array_split(rng.permutation(len(labels)), parts)
 
@@ -202,7 +202,7 @@ def dirichlet(labels: Int64, parts: int, alpha: float, rng: np.random.Generator)
 
 
 @partitioner("Shard")
-def shard(labels: Int64, parts: int, alpha: float, rng: np.random.Generator) -> list[Int64]:
+def shard(labels: Int64, parts: int, _alpha: float, rng: np.random.Generator) -> list[Int64]:
     """Samples sorted by label, cut into two shards a part, two drawn for each (McMahan et al. 2017)."""
     by_label = np.lexsort((rng.permutation(len(labels)), labels))
     shards = np.array_split(by_label, 2 * parts)

@@ -52,7 +52,7 @@ def pack(content: object) -> list[memoryview]:
 
 def unpack(parts: list[bytearray]) -> Any:
     """The object of a frame's parts. Its arrays lie in those parts, writable."""
-    return pickle.loads(parts[0], buffers=parts[1:])
+    return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 (our own child or parent wrote it)
 
 
 def read_frame() -> Generator[memoryview, int, list[bytearray]]:
@@ -122,7 +122,7 @@ def run_forked(connection: socket.socket, *, nice: int) -> None:
         settle(connection, nice=nice)
         serve(connection)
         status = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (nothing may return into the parent's stack)
         traceback.print_exc()
     finally:
         os._exit(status)
@@ -139,7 +139,7 @@ def _do(parts: list[bytearray]) -> list[memoryview]:
         return pack(("user", error.what, error.because, error.fix))
     except PeerFault as error:
         return pack(("peer", error.reason, error.detail))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (it goes to whoever asked)
         return pack(("failed", f"{type(error).__qualname__}: {error}", traceback.format_exc()))
 
 

@@ -164,8 +164,9 @@ class _Child:
 
     def end(self) -> str:
         """Kill the process, wait for it, and say how it ended."""
-        if self._stream is not None and trio.lowlevel.in_trio_run():
-            self._stream.close()
+        if self._stream is not None:
+            with contextlib.suppress(RuntimeError):  # After the trio run: then nobody waits at the socket.
+                self._stream.close()
         self._ours.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)

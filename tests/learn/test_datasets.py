@@ -1,0 +1,217 @@
+"""Data: tables, splits, partitions and the root of a training set."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consensus import merkle
+from p2pfl.errors import PeerFault, UserError
+from p2pfl.learn.datasets import (
+    DIGITS_TEST_SAMPLES,
+    data_leaves,
+    data_root,
+    load_dataset,
+    parse_leaves,
+    partition,
+    partitioner,
+    read_idx,
+    root_set,
+)
+
+DIGITS = load_dataset("digits")
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    original = pytest.importorskip("sklearn.datasets").load_digits()
+    order = np.random.RandomState(0).permutation(len(original.target))
+    x = np.concatenate((DIGITS.test_x, DIGITS.train_x))
+    y = np.concatenate((DIGITS.test_y, DIGITS.train_y))
+    assert np.array_equal(x[:, 0] * 16, original.images[order])
+    assert np.array_equal(y, original.target[order])
+    assert (x.dtype, y.dtype, DIGITS.input_shape) == (np.float32, np.int64, (1, 8, 8))
+    assert len(DIGITS.test_y) == DIGITS_TEST_SAMPLES
+    assert (float(x.min()), float(x.max())) == (0.0, 1.0)
+
+
+# ---------------------------------------------------------------------------
+# IDX.
+
+
+def idx(values: np.ndarray) -> bytes:
+    head = bytes((0, 0, 8, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape)
+    return head + values.astype(np.uint8).tobytes()
+
+
+def write_idx_files(directory: Path) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (7, 28, 28))
+    labels = np.array([3, 1, 4, 1, 5, 9, 2])
+    (directory / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
+    (directory / "train-labels-idx1-ubyte").write_bytes(idx(labels))
+    (directory / "t10k-images-idx3-ubyte").write_bytes(idx(images[:2]))
+    (directory / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels[:2])))
+    return images
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_idx_files_are_read_plain_or_compressed(name: str, tmp_path: Path) -> None:
+    images = write_idx_files(tmp_path)
+    found = load_dataset(name, tmp_path)
+    assert found.input_shape == (1, 28, 28)
+    assert np.array_equal(np.rint(found.train_x[:, 0] * 255), images)
+    assert found.train_y.tolist() == [3, 1, 4, 1, 5, 9, 2]
+    assert found.test_y.tolist() == [3, 1]
+
+
+def test_nothing_is_downloaded_and_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs a directory"):
+        load_dataset("mnist")
+    write_idx_files(tmp_path)
+    (tmp_path / "t10k-images-idx3-ubyte").unlink()
+    with pytest.raises(UserError, match="there is no t10k-images-idx3-ubyte"):
+        load_dataset("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"no magic at all",
+        bytes((0, 0, 8, 2)) + struct.pack(">2I", 2, 2) + bytes(4),
+        bytes((0, 0, 8, 1)) + struct.pack(">I", 5) + bytes(4),
+        bytes((0, 0, 8, 1)) + struct.pack(">I", 5) + bytes(6),
+        bytes((0, 0, 8, 1)) + struct.pack(">I", 2**32 - 1) + bytes(6),
+    ],
+    ids=["empty", "no magic", "other dimensions", "short", "long", "too large"],
+)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_damaged_idx_file_is_refused(damage: bytes, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"labels{suffix}"
+    path.write_bytes(gzip.compress(damage) if suffix else damage)
+    with pytest.raises(UserError, match="cannot read"):
+        read_idx(path, dimensions=1)
+
+
+def test_a_cut_or_broken_gzip_file_is_refused(tmp_path: Path) -> None:
+    whole = gzip.compress(idx(np.arange(200)))
+    broken = bytearray(whole)
+    broken[15] ^= 0xFF
+    for damage in (whole[:-20], bytes(broken), b"not gzip"):
+        path = tmp_path / "labels.gz"
+        path.write_bytes(damage)
+        with pytest.raises(UserError, match="cannot read"):
+            read_idx(path, dimensions=1)
+
+
+def test_labels_and_images_must_fit_together(tmp_path: Path) -> None:
+    write_idx_files(tmp_path)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(np.arange(6)))
+    with pytest.raises(UserError, match="does not fit together"):
+        load_dataset("mnist", tmp_path)
+
+
+# ---------------------------------------------------------------------------
+# Sharing out.
+
+
+@pytest.mark.parametrize("kind", partitioner.names())
+@given(parts=st.integers(1, 20), seed=st.integers(0, 2**31))
+def test_every_sample_goes_to_exactly_one_member(kind: str, parts: int, seed: int) -> None:
+    shares = partition(DIGITS.train_y, kind, parts, alpha=1.0, seed=seed, min_samples=2)
+    assert len(shares) == parts
+    assert sorted(np.concatenate(shares).tolist()) == list(range(len(DIGITS.train_y)))
+    assert min(len(share) for share in shares) >= 2
+    again = partition(DIGITS.train_y, kind, parts, alpha=1.0, seed=seed, min_samples=2)
+    assert all(np.array_equal(one, other) for one, other in zip(shares, again, strict=True))
+
+
+def largest_class_share(shares: list[np.ndarray]) -> float:
+    """How much of a member's data is of its most frequent class, on average."""
+    return float(np.mean([np.bincount(DIGITS.train_y[share]).max() / len(share) for share in shares]))
+
+
+def test_dirichlet_is_the_more_skewed_the_smaller_alpha_is() -> None:
+    skew = [
+        largest_class_share(partition(DIGITS.train_y, "Dirichlet", 12, alpha=alpha, seed=5, min_samples=5))
+        for alpha in (0.1, 0.5, 100.0)
+    ]
+    assert skew[0] > skew[1] + 0.1 > skew[2] + 0.2
+    assert skew[2] < 0.2
+
+
+def test_shards_leave_few_classes_to_a_member() -> None:
+    shares = partition(DIGITS.train_y, "Shard", 10, seed=1)
+    assert max(len(np.unique(DIGITS.train_y[share])) for share in shares) <= 4
+
+
+def test_seeds_give_different_partitions() -> None:
+    one, other = (partition(DIGITS.train_y, "Iid", 3, seed=seed) for seed in (1, 2))
+    assert not np.array_equal(one[0], other[0])
+
+
+@pytest.mark.parametrize(("parts", "least"), [(200, 10), (12, 110)])
+def test_a_partition_that_cannot_be_is_refused(parts: int, least: int) -> None:
+    with pytest.raises(UserError, match="cannot share 1437 samples"):
+        partition(DIGITS.train_y, "Dirichlet", parts, alpha=0.05, seed=1, min_samples=least)
+
+
+def test_the_root_set_is_balanced_and_taken_out() -> None:
+    x, y, rest = root_set(DIGITS, 100, seed=9)
+    assert np.bincount(y).tolist() == [10] * 10
+    assert len(rest.train_y) == len(DIGITS.train_y) - 100
+    together = np.concatenate((x, rest.train_x)).reshape(len(DIGITS.train_y), -1)
+    whole = DIGITS.train_x.reshape(len(DIGITS.train_y), -1)
+    assert np.array_equal(np.sort(together, axis=0), np.sort(whole, axis=0))
+    assert np.array_equal(rest.test_x, DIGITS.test_x)
+    again = root_set(DIGITS, 100, seed=9)
+    assert np.array_equal(x, again[0])
+    assert not np.array_equal(x, root_set(DIGITS, 100, seed=10)[0])
+
+
+# ---------------------------------------------------------------------------
+# The data root.
+
+
+def test_the_data_root_is_the_same_everywhere() -> None:
+    root, leaves = data_root(DIGITS.train_x[:5], DIGITS.train_y[:5])
+    assert leaves == 5
+    assert root.hex() == "fdaa5476ddfc2706d4f2f1e78f8d23b23563b47a4867bb5b1c233eee147f9f4d"
+
+
+def test_one_changed_pixel_label_or_order_changes_the_root() -> None:
+    x, y = DIGITS.train_x[:5], DIGITS.train_y[:5]
+    brighter, relabelled = x.copy(), y.copy()
+    brighter[2, 0, 3, 3] += np.float32(2**-10)
+    relabelled[4] = (y[4] + 1) % 10
+    roots = {data_root(*pair)[0] for pair in ((x, y), (brighter, y), (x, relabelled), (x[::-1], y[::-1]))}
+    assert len(roots) == 4
+
+
+def test_opened_leaves_give_the_samples_back() -> None:
+    leaves = data_leaves(DIGITS.train_x[:5], DIGITS.train_y[:5])
+    x, y = parse_leaves(leaves, (1, 8, 8), 10)
+    assert np.array_equal(x, DIGITS.train_x[:5])
+    assert np.array_equal(y, DIGITS.train_y[:5])
+    assert merkle.root(leaves) == data_root(x, y)[0]
+
+
+def test_leaves_that_are_no_samples_of_this_job_are_refused() -> None:
+    x, y = DIGITS.train_x[:1].copy(), DIGITS.train_y[:1]
+    (leaf,) = data_leaves(x, y)
+    bad = [leaf[:-1], leaf + b"\0", b"", b"\x02" + leaf[1:]]
+    bad += data_leaves(x.reshape(1, 8, 8, 1), y)
+    bad += data_leaves(x, np.array([10]))
+    bad += data_leaves(x, np.array([-1]))
+    x[0, 0, 0, 0] = np.nan
+    bad += data_leaves(x, y)
+    for each in bad:
+        with pytest.raises(PeerFault) as caught:
+            parse_leaves([leaf, each], (1, 8, 8), 10)
+        assert caught.value.reason == "bad_leaf"
