@@ -158,9 +158,7 @@ def factors_of(
     return tuple(factors), divisor
 
 
-def _accept(
-    rows: Sequence[Int16], weights: Sequence[int], gram: Gram, f: int
-) -> tuple[Accepted, list[int]]:
+def _accept(rows: Sequence[Int16], weights: Sequence[int], gram: Gram, f: int) -> tuple[Accepted, list[int]]:
     """Those with a weight above 0, and their indices."""
     kept = [index for index, weight in enumerate(weights) if weight > 0]
     return Accepted([rows[i] for i in kept], [weights[i] for i in kept], gram.pick(kept), f), kept

@@ -86,9 +86,7 @@ def hashes_for(rate_ppb: int) -> int:
     return min(hashes, HASHES_MAX)
 
 
-def _positions(
-    keys: Sequence[bytes], name: str, salt: bytes, hashes: int, size: int
-) -> NDArray[np.uint64]:
+def _positions(keys: Sequence[bytes], name: str, salt: bytes, hashes: int, size: int) -> NDArray[np.uint64]:
     """The bits of each key. uint64, shape (keys, hashes).
 
     Enhanced double hashing (Dillinger and Manolios 2004): h1 + i h2 + (i^3 - i) / 6, all modulo 2^64 and

@@ -184,9 +184,7 @@ def check_txs(
     for signed in txs:
         # What is not revealed may have any length: one member's nonsense must not halt the group.
         own = signed.tx.byte_length if signed.tx.member in unrevealed else length
-        check_param_tx(
-            signed, domain, committee, epoch=epoch, height=height, base_id=base_id, length=own
-        )
+        check_param_tx(signed, domain, committee, epoch=epoch, height=height, base_id=base_id, length=own)
         places.append(order[signed.tx.member])
     if any(a >= b for a, b in zip(places, places[1:], strict=False)):
         raise PeerFault("bad_txs", "not distinct members in the committee's order")

@@ -123,9 +123,7 @@ def _outcome(
     return None
 
 
-def check_verdict_certificate(
-    certificate: VerdictCertificate, state: CouncilState
-) -> tuple[MemberId, ...]:
+def check_verdict_certificate(certificate: VerdictCertificate, state: CouncilState) -> tuple[MemberId, ...]:
     """The seats that signed. Raises PeerFault unless a quorum certifies what the case's outcome says."""
     entry = state.cases.get(certificate.verdict.case_id)
     if entry is None or entry.due_verdict() != certificate.verdict:
