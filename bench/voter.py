@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from p2pfl.net.host import Network
 
 from bench.exchange import Exchange
 from consensus import types as ct
@@ -24,6 +23,7 @@ from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
 from p2pfl.keys import Guard, load_peer_key, load_signing_key
 from p2pfl.net import wire
+from p2pfl.net.host import Network
 from p2pfl.net.interface import BlobSource, PeerAddress
 from p2pfl.rounds.driver import Driver
 from p2pfl.rounds.follow import Chain
@@ -68,7 +68,7 @@ class Idle:
             time_ms=time.time_ns() // 1_000_000 if effect.parent is None else effect.parent.time_ms + 1,
             app_root=ct.Digest(os.urandom(32)),
             log_root=effect.log_root,
-            next_committee_root=committee.root,
+            next_committee_root=committee.root(),
         )
         return ct.Block(header, os.urandom(self.body_bytes))
 
@@ -157,9 +157,10 @@ async def _run(spec: dict[str, Any], events: socket.socket) -> None:
         on_vote=lambda kind: None,
     )
     async with trio.open_nursery() as nursery:
-        await nursery.start(network.attach(Desk(driver, exchange)).run)
+        network.handlers = Desk(driver, exchange)
+        await nursery.start(network.run)
         await network.wait_connected(peers, CONNECT_S_MAX)
-        nursery.start_soon(lambda: driver.run(idle.started(), resume=False))
+        nursery.start_soon(lambda: driver.run(idle.started(), resume=True))
         await idle.done.wait()
         figures = {
             "decision_ms": idle.decision_ms,

@@ -154,7 +154,7 @@ async def _until_told(parts: Any) -> None:
 
     async with trio.open_nursery() as nursery:
 
-        async def on_signal(signals: Iterable[int]) -> None:
+        async def on_signal(signals: Iterable[signal.Signals]) -> None:
             with trio.open_signal_receiver(*signals) as received:
                 async for _ in received:
                     nursery.cancel_scope.cancel()
