@@ -313,14 +313,25 @@ def test_the_edges_of_the_rule_are_inclusive() -> None:
     assert judge_case([edge], margin_micro=30_000, own_cos_max_micro=-250_001) is None
 
 
-def test_hard_rules_make_a_case_for_each_member_left_out() -> None:
+@pytest.mark.parametrize(
+    ("scales", "asked"), [((1, 1, 1, 5), [3]), ((1, 1, 1, 0.2), []), ((1, 1, 1, 1), [0, 1])]
+)
+def test_duplicates_and_the_too_long_are_asked_and_the_too_short_only_left_out(
+    scales: tuple[float, ...], asked: list[int]
+) -> None:
     there = world(rules=RULES)
     updates = honest_updates(there, "g0", 1)
-    first, second = there.members("g0")[:2]
-    updates[second] = updates[first]
+    members = there.members("g0")
+    for member, scale in zip(members, scales, strict=True):
+        updates[member] = flipped(updates[member], -scale)
+    if asked == [0, 1]:
+        updates[members[1]] = updates[members[0]]
     inputs = there.council_inputs(CouncilState.genesis(there.genesis), derive_all(there, 0, {"g0": updates}))
     block = GroupBlock(inputs.counted[0].header, next(iter(inputs.bodies.values())))
+    left_out = [s.tx.member for s, w in zip(block.body.txs, block.body.weights, strict=True) if not w]
+    assert left_out == [members[i] for i in asked or [3]]
     found = hard_rule_cases(block, 3)
-    assert [case.accused for case in found] == [first, second]
-    assert {case.cause for case in found} == {HARD_RULE} and len({case.case_id for case in found}) == 2
+    assert [case.accused for case in found] == [members[i] for i in asked]
+    assert {case.cause for case in found} <= {HARD_RULE}
     assert all(case.case_id == case_id_of(case) for case in found)
+    assert len({case.case_id for case in found}) == len(found)
