@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +28,8 @@ from testnet.scenarios import Scenario, Shape
 from testnet.up import up
 
 FLOOR_S_MAX = 300
+# Steps of a round, in their order, as nodes tell them.
+STEPS = ("wait", "train", "reveal", "propose", "prepare", "commit")
 MB = 1_000_000
 
 Event = dict[str, Any]
@@ -62,6 +65,7 @@ def round_(arguments: argparse.Namespace) -> dict[str, Any]:
             "round_seconds": _figure(_round_seconds(events)),
             "train_seconds": _figure(_train_seconds(events)),
             "commit_seconds": _figure(_commit_seconds(events)),
+            "steps_seconds": _steps_seconds(events),
             "floor_round_seconds": _figure(floor["round_seconds"]),
             "times_the_floor": round(median(_round_seconds(events)) / median(floor["round_seconds"]), 1),
             "accuracy": told["accuracy"],
@@ -177,10 +181,11 @@ def _round_seconds(events: list[Event]) -> list[float]:
 
 def _train_seconds(events: list[Event]) -> list[float]:
     """The slowest member's training, by group and height."""
+    group_of = {event["name"]: event["fields"]["group"] for event in events if event["kind"] == "started"}
     slowest: dict[tuple[str, int], float] = defaultdict(float)
     for event in events:
         if event["kind"] == "trained":
-            key = (event["fields"]["group"], event["fields"]["height"])
+            key = (group_of[event["name"]], event["fields"]["height"])
             slowest[key] = max(slowest[key], event["fields"]["seconds"])
     return list(slowest.values())
 
@@ -189,3 +194,14 @@ def _commit_seconds(events: list[Event]) -> list[float]:
     """From the first member that held every blob to the first decision: compute, check, three steps."""
     proposed, decided = _first(events, "step", step="propose"), _first(events, "decided")
     return [at - proposed[key] for key, at in decided.items() if key in proposed]
+
+
+def _steps_seconds(events: list[Event]) -> dict[str, float]:
+    """How long a group is in each step, median: from its first member there to the first in the next."""
+    found: dict[str, list[float]] = defaultdict(list)
+    begun = [(step, _first(events, "step", step=step)) for step in STEPS] + [
+        ("decided", _first(events, "decided"))
+    ]
+    for (step, here), (_, there) in pairwise(begun):
+        found[step] += [there[key] - at for key, at in here.items() if key in there]
+    return {step: round(median(seconds), 4) for step, seconds in found.items()}
