@@ -67,6 +67,8 @@ def objection(
         return "a block of another group"
     if header.epoch != committee.epoch:
         return f"epoch {header.epoch}, the committee is of {committee.epoch}"
+    if parent is not None and parent.next_committee_root != committee.root():
+        return "the parent names another committee"
     if header.height != (FIRST_HEIGHT if parent is None else parent.height + 1):
         return f"height {header.height} does not come next"
     if header.parent_id != parent_id:
@@ -80,8 +82,6 @@ def objection(
             return "a block of another network"
         if header.time_ms <= parent.time_ms:
             return "not later than its parent"
-        if parent.next_committee_root != committee.root():
-            return "the parent names another committee"
     return None
 
 
@@ -105,7 +105,7 @@ class History:
         Raises BadBlock or BadCertificate, and is then as before.
         """
         committee = committee or self.committee
-        if committee != self.committee and committee.epoch != self.committee.epoch + 1:
+        if committee != self.committee and (self.tip is None or committee.epoch != self.committee.epoch + 1):
             raise BadBlock("a committee changes at the end of its epoch only")
         if header.network_id != self._network_id:
             raise BadBlock("a block of another network")

@@ -106,7 +106,7 @@ class World:
             self.at(weather.base_ms, member.tick)
         for _ in range(weather.crashes):
             self.at(rng.randrange(weather.end_ms), rng.choice(self.members).crash_soon, rng.randrange(12))
-        if weather.crashes and len(self.honest) == len(self.ids):
+        if weather.crashes and len(self.honest) == len(self.ids) > self.committee.quorum:
             rng.choice(self.members).wipe = True  # Mute for a height: as bad as a liar, so not beside one.
         for _ in range(weather.partitions):
             self.at(rng.randrange(weather.end_ms), self.split)
