@@ -51,6 +51,13 @@ def priority() -> int:
     return os.nice(0)
 
 
+@task("tests_prints")
+def prints() -> None:
+    """Write where only a command's result belongs."""
+    print("chatter", flush=True)
+    os.write(1, b"more chatter")
+
+
 @task("tests_killed")
 def killed() -> None:
     """What the kernel does to a process when memory runs out."""

@@ -101,9 +101,9 @@ def test_a_damaged_idx_file_is_refused(damage: bytes, suffix: str, tmp_path: Pat
 
 def test_a_cut_or_broken_gzip_file_is_refused(tmp_path: Path) -> None:
     whole = gzip.compress(idx(np.arange(200)))
-    broken = bytearray(whole)
-    broken[15] ^= 0xFF
-    for damage in (whole[:-20], bytes(broken), b"not gzip"):
+    unknown_block = whole[:10] + b"\x07" + whole[11:]  # RFC 1951 section 3.2.3: type 11 is reserved.
+    wrong_sum = whole[:-8] + bytes(8)
+    for damage in (whole[:-20], unknown_block, wrong_sum, b"not gzip"):
         path = tmp_path / "labels.gz"
         path.write_bytes(damage)
         with pytest.raises(UserError, match="cannot read"):

@@ -117,6 +117,13 @@ async def test_the_process_is_another_and_less_urgent(spawned: Worker) -> None:
     assert await spawned.run("tests_priority") >= min(19, os.nice(0) + room.NICE)
 
 
+async def test_nothing_it_prints_reaches_standard_output(
+    spawned: Worker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await spawned.run("tests_prints")
+    assert capfd.readouterr().out == ""
+
+
 async def test_each_fault_comes_back_as_what_it_is(spawned: Worker) -> None:
     with pytest.raises(PeerFault) as peer:
         await spawned.run("tests_fails", "peer")
@@ -272,6 +279,7 @@ def test_a_process_with_one_thread_forks_its_child_and_shares_torch_with_it() ->
         "    with Worker() as worker:\n"
         "        print('lost'); worker.start()\n"
         "        result = await worker.run('train', job('cnn', steps=20))\n"
+        "        await worker.run('tests.learn.own:prints')\n"
         "        print(worker.forked, result.trace_root.hex())\n"
         "trio.run(main)\n"
     )
@@ -281,7 +289,7 @@ def test_a_process_with_one_thread_forks_its_child_and_shares_torch_with_it() ->
         capture_output=True, text=True, check=True, env={**os.environ, **alone},
     )  # fmt: skip
     assert done.stdout.split() == ["lost", "True", train(job("cnn", steps=20)).trace_root.hex()]
-    assert done.stderr == ""
+    assert done.stderr == "chatter\nmore chatter"
 
 
 def test_a_process_with_a_second_thread_does_not_fork() -> None:
