@@ -27,6 +27,7 @@ log = telemetry.logger("index")
 # A question that runs longer than this is stopped: pages must not hold a node's processor.
 STEPS_MAX = 20_000_000
 ROWS_MAX = 10_000
+BUSY_S = 1.0  # Nobody but us writes the file; whoever holds it longer keeps it.
 
 
 class Blocks(Protocol):
@@ -48,23 +49,27 @@ class Index:
         self._genesis = genesis
         self._path = path
         self._lock = threading.Lock()
+        self._db = self._connect()
         try:
-            self._db = self._connect()
-            if self._is_ours():
-                return
+            # A view that a crash spoils is built again: nothing waits for its fsyncs.
+            self._db.execute("pragma synchronous = off")
+            ours = self._is_ours()
         except sqlite3.DatabaseError as error:
             log.warning("the index cannot be used and is built again", path=path, because=str(error))
-            if path is None:
-                raise
-        self._start_over()
+            ours = False
+        if not ours:
+            self._start_over()
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path or ":memory:", check_same_thread=False, isolation_level=None)
-        db.row_factory = sqlite3.Row
-        # A view that a crash spoils is built again: nothing waits for its fsyncs.
-        db.execute("pragma journal_mode = memory")
-        db.execute("pragma synchronous = off")
-        return db
+        """Open or create the file; nothing of it is read yet."""
+        try:
+            return sqlite3.connect(
+                self._path or ":memory:", check_same_thread=False, isolation_level=None, timeout=BUSY_S
+            )
+        except sqlite3.Error as error:
+            raise UserError(
+                f"the index {self._path} cannot be opened", because=str(error), fix="check its folder"
+            ) from error
 
     def _is_ours(self) -> bool:
         if self._db.execute("pragma user_version").fetchone()[0] != VERSION:
@@ -73,15 +78,16 @@ class Index:
         return found is not None and found[0] == _hex(self._genesis.network_id)
 
     def _start_over(self) -> None:
+        self._db.close()
         if self._path is not None:
-            self._db.close()
             try:
                 self._path.unlink(missing_ok=True)
             except OSError as error:
                 raise UserError(
                     f"the index {self._path} cannot be replaced", because=str(error), fix="delete it"
                 ) from error
-            self._db = self._connect()
+        self._db = self._connect()
+        self._db.execute("pragma synchronous = off")
         self._db.executescript(f"begin; {TABLES} pragma user_version = {VERSION};")
         self._put("meta", [("network_id", _hex(self._genesis.network_id))])
         groups = (*self._genesis.groups, self._genesis.council)
@@ -116,11 +122,20 @@ class Index:
                 ) from error
 
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
-        """The rows of an answer, at most ROWS_MAX. Raises sqlite3.Error for a bad or endless question."""
+        """The rows of an answer by column, at most ROWS_MAX. Raises sqlite3.Error."""
+        columns, rows = self.table(sql, parameters)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    def table(
+        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:
+        """Columns and rows of an answer, at most ROWS_MAX. Raises sqlite3.Error for a bad or endless one."""
         with self._lock:
             self._db.set_progress_handler(lambda: 1, STEPS_MAX)
             try:
-                return [dict(row) for row in self._db.execute(sql, parameters).fetchmany(ROWS_MAX)]
+                found = self._db.execute(sql, parameters)
+                columns = tuple(each[0] for each in found.description)
+                return columns, tuple(tuple(row) for row in found.fetchmany(ROWS_MAX))
             finally:
                 self._db.set_progress_handler(None, 0)
 
@@ -156,7 +171,15 @@ class Index:
         self._db.execute("begin")
         try:
             for decided in blocks.iterate(start):
-                self._take(name, decided, before_ms)
+                try:
+                    self._take(name, decided, before_ms)
+                except (ValueError, KeyError, OverflowError) as error:  # DecodeError is a ValueError.
+                    height = decided.block.header.height
+                    raise UserError(
+                        f"block {height} of {name} cannot be shown",
+                        because=f"its body is not what a quorum may certify: {error}",
+                        fix="p2pfl audit verify DIR says what is wrong with it",
+                    ) from error
                 before_ms = decided.block.header.time_ms
                 taken += 1
             self._db.execute("commit")

@@ -78,24 +78,24 @@ def member_of(name: str) -> MemberId:
     return key_of(name).member_id
 
 
-def _entry(name: str) -> GroupEntry:
-    names = [f"{name}-m{index}" for index in range(4)]
+def _entry(name: str, first: str = "") -> GroupEntry:
+    names = [first or f"{name}-m0", *(f"{name}-m{index}" for index in range(1, 4))]
     members = tuple(
         MemberEntry(each, member_of(each), "peer " + each, "/ip4/127.0.0.1/tcp/1") for each in names
     )
     return GroupEntry(name, members)
 
 
-def make_genesis(initial: Base) -> Genesis:
+def make_genesis(initial: Base, hostile: str = "") -> Genesis:
     return Genesis(
         version=1,
-        name="test",
+        name=hostile or "test",
         seed=Digest(b"\x05" * 32),
         chain=ChainEntry(0, MemberId(bytes(20)), MemberId(bytes(20))),
         task=Task("mlp", "digits", (100,), 30, LAYOUT.tensors, 1, 32, 100_000, 900_000, 16, 64, 1),
         times=Times(1000, 1000, 1000, 1000, 1000, 1000, 1000, 3, 1000),
         rules=dataclasses.replace(DEFAULT_RULES, aggregator="mean"),
-        groups=tuple(_entry(name) for name in GROUPS),
+        groups=(_entry(GROUPS[0], hostile), *(_entry(name) for name in GROUPS[1:])),
         council=_entry(COUNCIL),
         rounds=HEIGHTS,
         initial_base_id=blob_id(initial.to_bytes()),
@@ -157,12 +157,12 @@ def _signed(genesis: Genesis, group: str, signer: str, struct: Any) -> bytes:
     return signing.sign(key_of(signer).secret, signing.signing_digest(genesis.domain(group), struct))
 
 
-@lru_cache(maxsize=1)
-def build() -> Built:
-    """The history; the same object every time, so do not change it."""
+@lru_cache(maxsize=2)
+def build(hostile: str = "") -> Built:
+    """The history; the same object every time, so do not change it. hostile: names the first member."""
     chance = np.random.default_rng(7)
     initial = Base(LAYOUT, (chance.standard_normal(LAYOUT.size) * 0.1).astype(np.float32))
-    return _Builder(make_genesis(initial), initial, chance).run()
+    return _Builder(make_genesis(initial, hostile), initial, chance).run()
 
 
 class _Builder:

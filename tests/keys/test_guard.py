@@ -125,6 +125,7 @@ def test_a_round_that_was_left_is_left(guard: Guard, path: Path, vote: Any, rest
     guard.close()
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_random_requests_never_yield_an_offence(tmp_path: Path) -> None:
     """Whatever is asked, in any order, with restarts: no pair of answers is E1 to E6."""
     import random
@@ -258,6 +259,7 @@ def test_two_processes_cannot_share_a_guard(guard: Guard, path: Path) -> None:
         Guard(path, KEY)
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_a_torn_tail_is_cut_at_every_offset_and_nothing_before_it_is_lost(guard: Guard, path: Path) -> None:
     guard.sign(DOMAIN, Prepare(0, 5, 0, A))
     kept = path.stat().st_size
@@ -273,6 +275,7 @@ def test_a_torn_tail_is_cut_at_every_offset_and_nothing_before_it_is_lost(guard:
         again.close()
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_a_damaged_byte_anywhere_stops_the_guard_with_its_offset(guard: Guard, path: Path) -> None:
     """The last record too: it was durable, so a signature may have left."""
     for round_ in range(3):

@@ -20,7 +20,7 @@ def opened(path: Path) -> BlockStore:
 
 @pytest.fixture
 def chain() -> list[DecidedBlock]:
-    return blocks(40)
+    return blocks(12)
 
 
 @pytest.fixture
@@ -38,28 +38,29 @@ def path(tmp_path: Path, chain: list[DecidedBlock]) -> Path:
 def test_blocks_come_back_by_height_and_in_order(path: Path, chain: list[DecidedBlock]) -> None:
     store = opened(path)
     assert list(store) == chain
-    assert [store.get(height) for height in (0, 39, 7)] == [chain[0], chain[39], chain[7]]
+    assert [store.get(height) for height in (0, 11, 7)] == [chain[0], chain[11], chain[7]]
     assert store.get(-1) is None
-    assert store.get(40) is None
+    assert store.get(12) is None
     assert store.tip == chain[-1]
-    assert store.tip_height == 39
-    assert list(store.iterate(37)) == chain[37:]
-    assert len(store) == len(store.ids) == 40
+    assert store.tip_height == 11
+    assert list(store.iterate(9)) == chain[9:]
+    assert len(store) == len(store.ids) == 12
     store.close()
 
 
 def test_a_block_that_does_not_follow_is_not_kept(path: Path, chain: list[DecidedBlock]) -> None:
     store = opened(path)
     size = path.stat().st_size
-    stranger = blocks(42, seed=2)[40]
-    for wrong in (chain[-1], chain[0], blocks(42)[41], dataclasses.replace(stranger, block=chain[3].block)):
+    stranger = blocks(14, seed=2)[12]
+    for wrong in (chain[-1], chain[0], blocks(14)[13], dataclasses.replace(stranger, block=chain[3].block)):
         with pytest.raises(ValueError, match="does not follow"):
             store.append(wrong)
     assert path.stat().st_size == size
-    store.append(blocks(41)[40])
+    store.append(blocks(13)[12])
     store.close()
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_a_truncated_tail_is_cut_with_a_warning_and_nothing_before_it_is_lost(
     path: Path, chain: list[DecidedBlock], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,10 +87,11 @@ def opened_ids(chain: list[DecidedBlock]) -> list[Digest]:
     return [block_id(decided.block.header) for decided in chain]
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_a_damaged_middle_stops_with_the_offset(path: Path) -> None:
     whole = path.read_bytes()
     offsets = BlockFile(path).offsets
-    for place in range(offsets[0], len(whole), 501):
+    for place in range(offsets[0], len(whole), 151):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :])
         with pytest.raises(UserError) as caught:
             opened(path)
@@ -107,7 +109,7 @@ def test_an_auditor_reads_a_file_that_a_node_has_open(path: Path, chain: list[De
     store = opened(path)
     read = BlockFile(path)
     assert list(read) == chain
-    assert read.tip_height == 39
+    assert read.tip_height == 11
     assert read.get(3) == chain[3]
     assert read.damage is None
     assert read.cut is None

@@ -11,7 +11,7 @@ import pytest
 from p2pfl.durable import Journal, scan, write_whole
 from p2pfl.errors import UserError
 
-RECORDS = [bytes([index]) * (40 * index + 1) for index in range(1, 30)]
+RECORDS = [bytes([index]) * (60 * index + 1) for index in range(1, 12)]
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ def test_what_was_appended_is_read_back_by_record_and_by_offset(path: Path) -> N
     journal.close()
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_every_truncation_keeps_a_prefix_and_can_be_appended_to(path: Path) -> None:
     whole = path.read_bytes()
     starts: list[int] = []
@@ -62,6 +63,7 @@ def test_every_truncation_keeps_a_prefix_and_can_be_appended_to(path: Path) -> N
         journal.close()
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_a_head_that_is_cut_short_is_damage(path: Path) -> None:
     whole = path.read_bytes()
     for end in range(64):
@@ -98,11 +100,12 @@ def test_a_sector_that_was_not_written_is_an_interrupted_append(path: Path) -> N
     journal.close()
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_a_flipped_bit_anywhere_is_damage_with_the_offset_of_its_record(path: Path) -> None:
     whole = path.read_bytes()
     starts: list[int] = []
     scan(path, lambda offset, payload: starts.append(offset))
-    for place in range(0, len(whole), 5):
+    for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(UserError) as caught:
             opened(path)
@@ -115,9 +118,10 @@ def test_a_flipped_bit_anywhere_is_damage_with_the_offset_of_its_record(path: Pa
     path.write_bytes(whole)
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_removed_bytes_in_the_middle_are_damage(path: Path) -> None:
     whole = path.read_bytes()
-    for place in range(200, len(whole) - 1300, 97):
+    for place in range(200, len(whole) - 700, 97):
         path.write_bytes(whole[:place] + whole[place + 3 :])
         with pytest.raises(UserError, match="damaged at byte"):
             opened(path)

@@ -71,6 +71,7 @@ def test_a_crash_between_the_block_and_the_reset_drops_the_old_height(tmp_path: 
     wal.close()
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_every_truncation_of_the_last_entry_leaves_the_others(tmp_path: Path) -> None:
     path = tmp_path / "wal"
     wal = opened(path)
@@ -87,6 +88,7 @@ def test_every_truncation_of_the_last_entry_leaves_the_others(tmp_path: Path) ->
         wal.close()
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_damage_stops_with_the_offset_and_the_way_out(tmp_path: Path) -> None:
     path = tmp_path / "wal"
     wal = opened(path)

@@ -1,0 +1,167 @@
+"""The tables under a block: what a group's or the council's body says."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from consensus.types import Header
+from p2pfl.audit.cells import case_of, member_of, micro, outcome
+from p2pfl.audit.page import Cell, CellLike, Section, facts, path, short, table
+from p2pfl.genesis import COUNCIL, Genesis
+from p2pfl.records import OFFENCES, BloomFilter, CouncilBody, GroupBody
+
+# An attack on a whole model has hundreds of warnings; the JSON has them all.
+WARNINGS_SHOWN = 60
+
+
+def group_sections(genesis: Genesis, chain: str, header: Header, body: GroupBody) -> list[Section]:
+    """A group's body: base and aggregate, updates with their judgement, warnings, standings, filters."""
+    base = body.base
+    council = Cell(f"block {base.council_height}", path("block", COUNCIL, base.council_height))
+    known: dict[str, CellLike] = {
+        "rule": body.rule,
+        "base": "0x" + base.base_id.hex(),
+        "base comes from council": council if base.council_height >= 0 else "the genesis",
+        "and own blocks": ", ".join(map(str, base.own_heights)) or "none",
+        "aggregate": "0x" + body.aggregate_id.hex(),
+        "next base": "0x" + body.next_base_id.hex(),
+        "exponents": " ".join(map(str, body.exponents)),
+    }
+    return [
+        facts("Parameters", known),
+        _updates(genesis, body),
+        _warnings(genesis, body),
+        table(
+            "Standings of members that were accused",
+            ("member", "case", "outcome"),
+            [
+                (member_of(genesis, row.member), case_of("0x" + row.case_id.hex()), outcome(row.outcome))
+                for row in body.standings
+            ],
+        ),
+        _filters(body.filters),
+        _proofs(chain, header, ("txs", "weights", "gram", "triage", "filters")),
+    ]
+
+
+def _updates(genesis: Genesis, body: GroupBody) -> Section:
+    triage = {row.member: row for row in body.triage}
+    rows: list[list[CellLike]] = []
+    for signed, weight in zip(body.txs, body.weights, strict=False):
+        tx, row = signed.tx, triage.get(signed.tx.member)
+        marks = ["not revealed"] if tx.member in body.unrevealed else []
+        judged: list[CellLike] = [""] * 5
+        if row is not None:
+            marks += ["out of bounds"] * row.out_of_bounds + ["duplicate"] * row.duplicate
+            judged = [micro(row.norm_ratio_micro), micro(row.nearest_micro), micro(row.previous_cos_micro)]
+            judged += [micro(row.root_cos_micro), micro(row.krum_micro)]
+        if not weight:
+            marks.append("left out")
+        line: list[CellLike] = [member_of(genesis, tx.member), weight, tx.samples]
+        line += [micro(tx.loss_before_micro), micro(tx.loss_after_micro), *judged]
+        rows.append([*line, Cell(", ".join(marks), mark="bad"), short("0x" + tx.blob_id.hex())])
+    columns = ("member", "weight", "samples", "loss before", "loss after", "norm ratio", "nearest")
+    more = ("cos to previous", "cos to root", "krum", "judgement", "blob")
+    note = "Norm ratio and Krum score are relative to the group's median, distances to the longer update."
+    return table("Updates", (*columns, *more), rows, note)
+
+
+def _warnings(genesis: Genesis, body: GroupBody) -> Section:
+    tensors = genesis.task.tensors
+    rows = [
+        (
+            member_of(genesis, row.member),
+            tensors[row.tensor].name if 0 <= row.tensor < len(tensors) else str(row.tensor),
+            row.chunk,
+            row.reason,
+        )
+        for row in body.warnings[:WARNINGS_SHOWN]
+    ]
+    total = len(body.warnings)
+    note = f"{total - len(rows)} more in the JSON of this page." if total > len(rows) else ""
+    return table("Warnings about single chunks", ("member", "tensor", "chunk", "reason"), rows, note)
+
+
+def _filters(found: tuple[BloomFilter, ...]) -> Section:
+    rows = [
+        (each.name, each.entries, each.hashes, len(each.bits), sum(octet.bit_count() for octet in each.bits))
+        for each in found
+    ]
+    return table("Bloom filters", ("name", "keys", "hashes", "bytes", "bits set"), rows)
+
+
+def _proofs(chain: str, header: Header, fields: tuple[str, ...]) -> Section:
+    rows = [(Cell(name, path("proof", chain, header.height, name)),) for name in fields]
+    note = "Each file can be checked with the genesis file alone: p2pfl audit check-proof FILE."
+    return table("Proofs of single fields", ("field",), rows, note)
+
+
+# ---------------------------------------------------------------------------
+# The council.
+
+
+def council_sections(genesis: Genesis, chain: str, header: Header, body: CouncilBody) -> list[Section]:
+    """A council's body: what it counted, how groups compare, cases, measurements, outcomes, verdicts."""
+    known: dict[str, CellLike] = {
+        "base": "0x" + body.base_id.hex(),
+        "root update": "0x" + body.root_update_id.hex(),
+        "exponents": " ".join(map(str, body.exponents)),
+    }
+    return [
+        facts("In force from here on", known),
+        _counted(genesis, body),
+        _compared(genesis, body),
+        _cases(genesis, body),
+        _ended(body),
+        _filters(body.filters),
+        _proofs(chain, header, ("counted", "rows", "cases", "measurements", "outcomes", "certificates")),
+    ]
+
+
+def _counted(genesis: Genesis, body: CouncilBody) -> Section:
+    rows: list[list[CellLike]] = []
+    for each in body.counted:
+        name, height = genesis.group_names.get(each.header.group_id, "?"), each.header.height
+        block = Cell(str(height), path("block", name, height), number=True)
+        aggregate = short("0x" + each.aggregate_id.hex())
+        rows.append([Cell(name, path("chain", name)), block, each.weight, aggregate])
+    return table("Blocks of the groups that it counts", ("group", "height", "weight", "aggregate"), rows)
+
+
+def _compared(genesis: Genesis, body: CouncilBody) -> Section:
+    rows = [
+        (
+            Cell(genesis.group_names.get(row.group_id, "?")),
+            row.weight,
+            micro(row.others_cos_micro),
+            micro(row.root_cos_micro),
+            Cell("stands apart", mark="bad") if row.flagged else "",
+        )
+        for row in body.rows
+    ]
+    return table("Groups compared", ("group", "weight", "cos to the others", "cos to root", ""), rows)
+
+
+def _cases(genesis: Genesis, body: CouncilBody) -> Section:
+    rows: list[list[CellLike]] = []
+    for case in body.cases:
+        accused = member_of(genesis, case.accused) if any(case.accused) else "nobody"
+        group = genesis.group_names.get(case.group_id, "?")
+        about = Cell(f"{group} {case.height}", path("block", group, case.height))
+        rows.append([case_of("0x" + case.case_id.hex()), about, case.cause, accused, case.deadline_height])
+    return table("Cases opened", ("case", "about", "cause", "accused", "deadline"), rows)
+
+
+def _ended(body: CouncilBody) -> Section:
+    measured = Counter("0x" + signed.measurement.case_id.hex() for signed in body.measurements)
+    certified = {"0x" + each.verdict.case_id.hex(): each for each in body.certificates}
+    ended = {"0x" + each.case_id.hex(): each.outcome for each in body.outcomes}
+    rows: list[list[CellLike]] = []
+    for case_id in dict.fromkeys([*measured, *ended, *certified]):
+        verdict = certified.get(case_id)
+        told: CellLike = ""
+        if verdict is not None:
+            offence = OFFENCES.get(verdict.verdict.offence, "unknown offence")
+            told = f"{offence}, {len(verdict.signatures)} signatures"
+        rows.append([case_of(case_id), measured.get(case_id, 0), outcome(ended.get(case_id, "")), told])
+    return table("Measurements and what followed", ("case", "measurements", "outcome", "verdict"), rows)
