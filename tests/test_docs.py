@@ -147,3 +147,11 @@ def test_pages_quote_only_figures_that_have_a_command() -> None:
     for section in text_of("docs/performance.md").split("\n## ")[1:]:
         if "\n|" in section:
             assert re.search(r"^```bash\n", section, re.MULTILINE), section.splitlines()[0]
+
+
+def test_the_handbook_names_what_a_run_prints_for_programs() -> None:
+    table = text_of("docs/testnet.md").partition("## For programs")[2]
+    told = set(re.findall(r"`(\w+)`", table)) - {"p50", "p95"}
+    source = (ROOT / "testnet" / "result.py").read_text(encoding="utf-8").partition("def as_json")[2]
+    printed = set(re.findall(r'^            "(\w+)":', source.partition("def save")[0], re.MULTILINE))
+    assert told == printed
