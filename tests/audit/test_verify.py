@@ -436,7 +436,7 @@ def council_changes() -> list[tuple[str, int, Callable[[CouncilBody], CouncilBod
         ("other cosines", 1, lambda body: case(body, 0, candidates=honest_cosines(body))),
         ("hard rule against somebody else", 1, lambda body: case(body, 1, accused=member_of("g3-m1"))),
         ("unknown cause", 1, lambda body: case(body, 0, cause="dislike")),
-        ("deadline", 1, lambda body: case(body, 0, deadline_height=9)),
+        ("deadline", 1, lambda body: case(body, 0, deadline_height=99)),
         ("case id", 1, lambda body: replace(body, cases=(replace(body.cases[0], case_id=x),))),
         ("measurement", 2, lambda body: measured(body, 1)),
         ("a measurement left out", 2, lambda body: replace(body, measurements=body.measurements[1:])),
