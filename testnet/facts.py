@@ -152,8 +152,9 @@ class Facts:
         return sorted({*against, *self.verdicts, *self.evidence} - {None})
 
     def open_cases(self) -> list[str]:
-        """Cases that have no outcome yet."""
-        return sorted(set(self.cases) - set(self.outcomes))
+        """Cases that await an outcome: those that accuse somebody."""
+        accusing = {case_id for case_id, case in self.cases.items() if case["accused"]}
+        return sorted(accusing - set(self.outcomes))
 
     def wire_bytes(self) -> dict[str, int]:
         """Bytes sent by all processes, by protocol."""

@@ -244,7 +244,7 @@ class Run:
                 kill.height,
                 kill.step,
             )
-            if here and event.fields["round"] == 0:
+            if here and event.fields["round"] == 0 and event.fields["votes"] >= kill.votes:
                 self._kills_left.remove(kill)
                 self._restarts += 1
                 child = self._children[turn]

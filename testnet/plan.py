@@ -46,7 +46,8 @@ ROOT_SIZE = 100
 # First updates of these models are below 1 in each coordinate; the council fits the exponents after that.
 INITIAL_EXPONENT = -15
 
-TASK = {"local_epochs": 1, "batch_size": 32, "learning_rate_micro": 100_000, "momentum_micro": 900_000}
+# What p2pfl.learn measured as good for digits shared out to twelve: 0.96 right after ten rounds.
+TASK = {"local_epochs": 2, "batch_size": 16, "learning_rate_micro": 50_000, "momentum_micro": 900_000}
 # Two processors for sixteen nodes: a part of a round takes longer than on sixteen machines. What overruns
 # its part costs a round change, so the parts are several times what they take on a busy machine.
 TIMES = Times(

@@ -91,7 +91,6 @@ class Result:
         lines = [
             "",
             f"{self.scenario.title}: the claim {'holds' if self.held else 'DOES NOT HOLD'}",
-            f"  claim     {self.scenario.claim}",
             f"  accuracy  {'not measured' if reached is None else f'{reached:.1%} of the public test set'}",
             f"  blocks    {len(facts.blocks) - council} of {shape.groups} groups, {council} of the council",
             f"  accused   {_names(facts.accused())}",

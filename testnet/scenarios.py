@@ -21,7 +21,7 @@ MEMBERS_MIN, MEMBERS_MAX = 4, 16
 # More groups than one machine has use for; the processes are what limits them.
 GROUPS_MAX = 64
 # The steps of a round in which a kill may be placed: those that "step" events name.
-STEPS = ("wait", "request", "train", "collect", "reveal", "propose", "prepare", "commit")
+STEPS = ("wait", "train", "reveal", "propose", "prepare", "commit")
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,16 @@ class Attack:
 
 @dataclass(frozen=True)
 class Kill:
-    """kill -9 of a group's Ci of round 0 when it reaches a step of a height, and its restart."""
+    """kill -9 of a group's Ci of round 0 when it reaches a step of a height, and its restart.
+
+    votes: how many commitments, or votes, it must have in that step.
+    """
 
     group: str
     height: int
     step: str
-    restart_after_s: float
+    votes: int = 0
+    restart_after_s: float = 4.0
 
 
 @dataclass(frozen=True)

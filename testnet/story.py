@@ -14,18 +14,7 @@ from testnet.facts import COUNCIL, Event
 from testnet.scenarios import Scenario
 
 # The order of a round's steps; a row shows the furthest of its members.
-STEPS = (
-    "wait",
-    "request",
-    "train",
-    "collect",
-    "reveal",
-    "propose",
-    "prepare",
-    "commit",
-    "decided",
-    "finished",
-)
+STEPS = ("wait", "train", "reveal", "propose", "prepare", "commit", "decided", "finished")
 WEI_PER_ETH = 10**18
 # The same fault of the same peer, told by twelve others, is one line; a bad peer may commit many kinds.
 FAULT_LINES_MAX = 20
@@ -43,7 +32,7 @@ class Row:
     quorum: int = 0
     accuracy: float | None = None
     distance: float | None = None
-    blocks: int = 0
+    left_out: tuple[str, ...] = ()
     _place: tuple[int, int, int] = (-1, 0, 0)
 
     def moved(self, fields: dict[str, Any]) -> None:
@@ -124,9 +113,8 @@ class Story:
         if not round_ or not self._once("round", group, height, round_):
             return []
         before, now = self._turn(group, height + round_ - 1), self._turn(group, height + round_)
-        return [
-            f"round {height}: {group} goes on with {now} in the place of {before} (consensus round {round_})"
-        ]
+        where = _where(group, height)
+        return [f"{where} goes on with {now} in the place of {before} (consensus round {round_})"]
 
     def _turn(self, group: str, slot: int) -> str:
         shape = self.scenario.network
@@ -145,15 +133,11 @@ class Story:
                 self.rows[other].distance = cosine
         if not self._once("decided", group, height):
             return []
-        row.blocks += 1
-        out = ", ".join(fields.get("left_out") or ())
-        if not out:
+        before, row.left_out = row.left_out, tuple(fields.get("left_out") or ())
+        if row.left_out == before:
             return []
-        return [
-            f"council block {height} leaves out {out}"
-            if group == COUNCIL
-            else f"round {height}: {group} leaves out {out}"
-        ]
+        who = ", ".join(row.left_out)
+        return [f"{_where(group, height)} {f'leaves out {who}' if who else 'counts everybody again'}"]
 
     def _on_evaluated(self, event: Event) -> list[str]:
         fields = event.fields
@@ -185,13 +169,19 @@ class Story:
         if not self._once("case", fields["case_id"]):
             return []
         self._cases[fields["case_id"]] = fields
-        group, height, accused = fields["group"], fields["height"], fields["accused"]
+        group, accused = fields["group"], fields["accused"]
         candidates = fields.get("candidates") or []
-        if fields["cause"] == "group_apart":
-            cosine = f" (cosine {candidates[0]['with']:.2f})" if candidates else ""
-            lines = [f"round {height}: group {group} stands apart{cosine}"]
-        else:
-            lines = [f"round {height}: {accused or 'a member'} of {group} broke a hard rule"]
+        here = f"round {fields['height']}:"
+        match fields["cause"]:
+            case "group_apart":
+                cosine = f" (cosine {candidates[0]['with']:.2f})" if candidates else ""
+                lines = [f"{here} group {group} stands apart{cosine}"]
+            case "member_apart":
+                lines = [
+                    f"{here} the warnings of {group} name a member that stands apart from the other groups"
+                ]
+            case _:
+                lines = [f"{here} {accused} of {group} broke a hard rule"]
         if candidates:
             names = ", ".join(each["member"] for each in candidates)
             found = _count(len(candidates), "candidate")
@@ -200,8 +190,11 @@ class Story:
         chosen = next((each for each in candidates if each["member"] == accused), None)
         if chosen is not None:
             lines.append(
-                f"council: without {accused} the cosine is {chosen['without']:.2f}; it must open its round"
+                f"council: without {accused} the cosine of {group} goes from {chosen['with']:.2f} to "
+                f"{chosen['without']:.2f}; it must open its round"
             )
+        elif accused is None:
+            lines.append(f"council: nobody's absence brings {group} back; nobody is accused")
         return lines
 
     def _on_measured(self, event: Event) -> list[str]:
@@ -262,6 +255,11 @@ class Story:
     def _accused(self, case_id: str) -> str:
         case = self._cases.get(case_id)
         return (case["accused"] if case else None) or "the accused"
+
+
+def _where(group: str, height: int) -> str:
+    """A group's height is a round of learning; the council's blocks count several groups' rounds."""
+    return f"council block {height}:" if group == COUNCIL else f"round {height}: {group}"
 
 
 def _short(digest: str) -> str:

@@ -34,6 +34,8 @@ def up(
     rules = plan.rules_of(scenario)
     story = Story(scenario, rules.replay_max_ppm)
     with Watch(story, out=out or sys.stdout, live=live) as watch:
+        for line in introduction(scenario, directory):
+            watch.say(line)
         run = Run(scenario, directory, options or Options(), watch.show, watch.draw)
 
         async def finish(result: Result) -> None:
@@ -45,6 +47,21 @@ def up(
                 await _until_interrupted()
 
         return trio.run(run.run, finish)
+
+
+def introduction(scenario: Scenario, directory: Path) -> list[str]:
+    """What is about to happen."""
+    shape = scenario.network
+    seats = "one seat" if shape.seats == 1 else f"{shape.seats} seats"
+    chain = "an EVM chain with their stakes" if shape.chain else "no EVM chain"
+    return [
+        f"{scenario.title} ({scenario.name})",
+        f"  claim     {scenario.claim}",
+        f"  network   {shape.groups} x {shape.members} members, a council of {seats}, {chain}",
+        f"  learning  {shape.model} on {shape.dataset}, {shape.rounds} rounds, seed {shape.seed}",
+        f"  folder    {directory}",
+        "",
+    ]
 
 
 async def _until_interrupted() -> None:

@@ -59,7 +59,8 @@ def test_who_is_cleared_is_not_accused_and_who_opens_nothing_is() -> None:
         told(facts, "seat0", "outcome", case_id=case, accused=accused, outcome=outcome)
     told(facts, "seat0", "case", case_id="0x4", group="g0", height=2, accused=None, cause="group_apart")
     assert facts.accused() == ["g0m1", "g0m2"]
-    assert facts.open_cases() == ["0x4"]
+    told(facts, "seat0", "case", case_id="0x5", group="g0", height=2, accused="g0m3", cause="hard_rule")
+    assert facts.open_cases() == ["0x5"]  # 0x4 accuses nobody: it is on record, and that was all.
 
 
 def test_a_fork_always_counts() -> None:

@@ -72,7 +72,7 @@ def test_what_cannot_be_run_is_said(name: str, sizes: dict[str, int], because: s
         (MINIMAL + "[network]\nplanets = 9", "network.planets is unknown"),
         (MINIMAL + "[times]\nopen_s = 9", "[times] has no open_s"),
         (MINIMAL + '[[attacks]]\nmember = "g0m0"\nname = "hypnosis"', "sign_flip"),
-        (MINIMAL + '[[kills]]\ngroup = "g0"\nheight = 1\nstep = "tea"\nrestart_after_s = 1', "no step 'tea'"),
+        (MINIMAL + '[[kills]]\ngroup = "g0"\nheight = 1\nstep = "tea"\n', "no step 'tea'"),
         ("title = ", "Invalid value"),
     ],
 )

@@ -52,10 +52,10 @@ def lines_of(events: list[Event], *, replay_max_ppm: int = 250_000) -> list[str]
 
 def test_the_story_of_a_sign_flipper() -> None:
     assert lines_of(recorded()) == [
-        "council block 4 leaves out g2",
+        "council block 4: leaves out g2",
         "round 4: group g2 stands apart (cosine -0.12)",
         "council: 1 candidate found through the warnings filter (g2m3), 1 blob fetched",
-        "council: without g2m3 the cosine is 0.81; it must open its round",
+        "council: without g2m3 the cosine of g2 goes from -0.12 to 0.81; it must open its round",
         *[f"{seat} replayed g2m3's round: distance 1.98 (threshold 0.25)" for seat in SEATS],
         "council: g2m3 is guilty",
         "verdict certified by 3 of 4 seats: g2m3, replay mismatch",
