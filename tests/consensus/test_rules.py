@@ -428,6 +428,38 @@ def test_r6_a_proposal_of_a_prepared_block_is_validated_without_a_clock(lab: Lab
     assert [vote.round for vote in votes(effects, t.Prepare)] == [1]
 
 
+def refused_proposal(
+    lab: Lab, block: t.Block, *changes: t.SignedRoundChange, proof: object = ()
+) -> list[str]:
+    """What a member says to a proposal of round 2."""
+    effects = lab.propose(block, 2, justification=changes, prepared=proof)
+    assert votes(effects, t.Prepare) == []
+    return reasons(effects)
+
+
+def test_r6_a_proposal_of_a_lower_prepared_block_is_refused(lab: Lab) -> None:
+    low, high = lab.block(by=0), lab.block(by=1)
+    changes = (lab.change(0, 2, low, 0), lab.change(1, 2, high, 1), lab.change(2, 2))
+    said = refused_proposal(lab, low, *changes, proof=lab.prepares((0, 1, 2), low, 0))
+    assert said == ["another block is prepared"]
+
+
+def test_r6_a_fresh_proposal_where_a_block_is_prepared_is_refused(lab: Lab) -> None:
+    changes = (lab.change(0, 2, lab.block(by=0), 0), lab.change(1, 2), lab.change(2, 2))
+    assert refused_proposal(lab, lab.block(by=2), *changes) == ["another block is prepared"]
+
+
+def test_r6_a_proposal_whose_prepared_block_is_not_proved_is_refused(lab: Lab) -> None:
+    block = lab.block(by=0)
+    changes = (lab.change(0, 2, block, 0), lab.change(1, 2), lab.change(2, 2))
+    for proof in (
+        lab.prepares((0, 1), block),
+        lab.prepares((0, 0, 0), block),
+        lab.prepares((0, 1, STRANGER), block),
+    ):
+        assert refused_proposal(lab, block, *changes, proof=proof) == ["the prepared block is not proved"]
+
+
 def test_r6_never_two_proposals_in_one_round() -> None:
     lab, _ = leader_of_round_1()
     lab.round_change(0, 1)

@@ -11,6 +11,7 @@ from collections import defaultdict
 
 from consensus.replica import Replica
 from tests.sim.liars import LIARS
+from tests.sim.member import Member
 from tests.sim.world import World
 
 KINDS = ("none", "twins", *sorted(LIARS))
@@ -23,6 +24,7 @@ def world_of(
     byzantine: str = "any",
     count: int | None = None,
     replica: type[Replica] = Replica,
+    member: type[Member] = Member,
     story: list[str] | None = None,
 ) -> World:
     """The world of one seed. byzantine: a kind, or "any": drawn from the seed. count: how many (f)."""
@@ -32,7 +34,9 @@ def world_of(
     chosen = tuple(rng.sample(range(members), most)) if kind != "none" else ()
     twins = chosen if kind == "twins" else ()
     liars = {} if kind in ("none", "twins") else dict.fromkeys(chosen, LIARS[kind])
-    return World(members=members, seed=seed, liars=liars, twins=twins, replica=replica, story=story)
+    return World(
+        members=members, seed=seed, liars=liars, twins=twins, replica=replica, member=member, story=story
+    )
 
 
 def violations(

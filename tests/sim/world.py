@@ -69,6 +69,7 @@ class World:
         liars: dict[int, Liar] | None = None,
         twins: tuple[int, ...] = (),
         replica: type[Replica] = Replica,
+        member: type[Member] = Member,
         story: list[str] | None = None,
     ) -> None:
         self.rng = random.Random(seed * 1_000_003 + members)
@@ -89,7 +90,7 @@ class World:
         self.oracles = Oracles(self.committee, self.notary.recover, DOMAIN, honest=frozenset(self.ids) - bad)
         # A twin is one more process with the same id: both get what is sent to it.
         places = [*range(members), *twins]
-        self.members = [Member(self, self.ids[i], liar=liars.get(i), name=k) for k, i in enumerate(places)]
+        self.members = [member(self, self.ids[i], liar=liars.get(i), name=k) for k, i in enumerate(places)]
         self.homes = {m: [member for member in self.members if member.id == m] for m in self.ids}
         self.honest = [member for member in self.members if member.id not in bad]
 
