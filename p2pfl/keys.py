@@ -89,7 +89,7 @@ def create_stake_key(
     path: Path, password: str, secret: bytes | None = None, *, iterations: int = STAKE_KEY_ITERATIONS
 ) -> bytes:
     """Write a web3 keystore V3; returns the 32-byte secret. About a second at full work: use a thread."""
-    from eth_keyfile import create_keyfile_json  # Not needed by an auditor, and slow to import.
+    from eth_keyfile.keyfile import create_keyfile_json  # Not needed by an auditor, and slow to import.
 
     secret = secret if secret is not None else os.urandom(32)
     table = create_keyfile_json(secret, password.encode(), kdf="pbkdf2", iterations=iterations)
@@ -99,7 +99,7 @@ def create_stake_key(
 
 def load_stake_key(path: Path, password: str) -> bytes:
     """The 32-byte secret of a keystore V3. Takes about a second at full work: use a thread."""
-    from eth_keyfile import decode_keyfile_json  # Not needed by an auditor, and slow to import.
+    from eth_keyfile.keyfile import decode_keyfile_json  # Not needed by an auditor, and slow to import.
 
     table = _json(path, "stake key")
     try:

@@ -92,7 +92,7 @@ def _filters(found: tuple[BloomFilter, ...]) -> Section:
 
 def _proofs(chain: str, header: Header, fields: tuple[str, ...]) -> Section:
     rows = [(Cell(name, path("proof", chain, header.height, name)),) for name in fields]
-    note = "Each file can be checked with the genesis file alone: p2pfl audit check-proof FILE."
+    note = "Each file can be checked with the genesis file alone: p2pfl audit check FILE --genesis GENESIS."
     return table("Proofs of single fields", ("field",), rows, note)
 
 

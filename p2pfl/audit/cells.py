@@ -74,7 +74,7 @@ def _answered(genesis: Genesis, column: str, value: Any, row: dict[str, Any]) ->
         if column == "outcome":
             return outcome(value)
         return short(value) if value.startswith("0x") else Cell(value)
-    chain = row.get("chain", row.get("group"))
+    chain = str(row.get("chain", row.get("group")))
     if column == "height" and isinstance(value, int) and chain in genesis.group_names.values():
         return Cell(str(value), path("block", chain, value), number=True)
     if column in ("council_height", "opened_at") and isinstance(value, int) and value >= 0:

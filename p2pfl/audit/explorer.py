@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 import trio
@@ -68,7 +67,8 @@ async def serve_explorer(
     config.include_server_header = False
     config.max_app_queue_size = 8
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(serve, build_app(view), config))
+        pages: Any = build_app(view)  # hypercorn's type of an application is its own.
+        await nursery.start(serve, pages, config)
         log.info("the explorer is up", url=url)
         task_status.started(url)
 

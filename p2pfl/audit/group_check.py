@@ -92,7 +92,9 @@ def _signatures(block: GroupBlock) -> Iterator[Problem]:
         ballot = signed.ballot
         if ballot.height != header.height - 1 or ballot.block_id != header.parent_id:
             yield "bad_signature", "a ballot about another block"
-        elif signer_of(block.genesis.domain(block.name), ballot, signed.signature) not in committee:
+            continue
+        signer = signer_of(block.genesis.domain(block.name), ballot, signed.signature)
+        if signer is None or signer not in committee:
             yield "bad_signature", "a ballot of no member"
 
 

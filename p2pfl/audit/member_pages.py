@@ -28,8 +28,8 @@ def member_page(asked: Asked) -> Page:
         raise NotFound(f"There is no member {name!r} in this network.")
     entry = genesis.member(MemberId(bytes.fromhex(each[2:])))
     group = genesis.group_of(entry.member_id)
-    asked = ("measured_by",) if group == COUNCIL else ("updates_of", "warnings_of")
-    answers = {question: ask(index, genesis, question, {"member": each}) for question in asked}
+    names = ("measured_by",) if group == COUNCIL else ("updates_of", "warnings_of")
+    answers = {question: ask(index, genesis, question, {"member": each}) for question in names}
     cases = [row for row in ask(index, genesis, "cases", {}).to_json() if row["accused"] == entry.name]
     data = {
         "member": to_json(entry),

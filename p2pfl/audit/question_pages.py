@@ -21,7 +21,7 @@ def questions_page(_: Asked) -> Page:
         {"name": each.name, "asks": each.asks, "parameters": [to_json(p) for p in each.parameters]}
         for each in QUESTIONS.values()
     ]
-    page = Page("Questions", "The same questions as `p2pfl audit ask`, and the same answers.", data)
+    page = Page("Questions", "The same questions as `p2pfl audit show`, and the same answers.", data)
     page.sections = [table("Questions", ("question", "name", "needs"), rows)]
     return page
 

@@ -50,7 +50,8 @@ class Report:
     """What was checked and what was found.
 
     blocks, certificates: distinct ones that were checked. filters: Bloom filters recomputed. recomputed:
-    blocks derived again from blobs. unchecked: what could not be checked, and why; that is no fault.
+    blocks derived again from blobs. offences: what the nodes' evidence proves. unchecked: what could not be
+    checked, and why; that is no fault.
     """
 
     path: str
@@ -64,6 +65,7 @@ class Report:
     cases: int = 0
     verdicts: int = 0
     findings: list[Finding] = field(default_factory=list[Finding])
+    offences: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     unchecked: dict[tuple[str, str, str], list[int]] = field(
         default_factory=dict[tuple[str, str, str], list[int]]
     )
@@ -106,6 +108,7 @@ class Report:
             "cases": self.cases,
             "verdicts": self.verdicts,
             "chains": self.chains,
+            "offences": self.offences,
             "findings": [
                 {
                     "reason": each.reason,
@@ -130,6 +133,10 @@ class Report:
         lines += [f"  {name}: up to height {height}" for name, height in self.chains.items()]
         if self.recomputed:
             lines.append(f"{self.recomputed} blocks derived again from the blobs")
+        lines += [
+            f"evidence holds: {each['culprit']} at {each['chain']} {each['height']}: {each['offence']}"
+            for each in self.offences
+        ]
         lines += [f"not checked: {each}" for each in self.skipped]
         lines += [f"FOUND {each.render()}" for each in self.findings]
         lines.append("the history holds" if self.ok else f"{len(self.findings)} findings: it does not hold")

@@ -2,6 +2,7 @@
 
     files -> headers and certificates -> bodies under their roots -> signatures, triage, weights, filters
           -> the council's chain folded -> cases, measurements, outcomes, verdicts
+          -> evidence of contradicting signatures
           -> with `recompute`: everything again from the blobs
 
 Accepts the folder of one node or the run directory of a testnet; there the copies of each chain are compared
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from p2pfl.audit import council_check, group_check, history
+from p2pfl.audit import council_check, group_check, history, offences
 from p2pfl.audit import recompute as again
 from p2pfl.audit.council_check import Fold
 from p2pfl.audit.group_check import GroupBlock
@@ -21,6 +22,7 @@ from p2pfl.audit.recompute import Recomputed
 from p2pfl.audit.report import Finding, Report
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, Genesis
+from p2pfl.store import node_folders
 
 __all__ = ["Finding", "Report", "recompute_block", "verify"]
 
@@ -40,6 +42,7 @@ def verify(path: Path, *, recompute: bool = False, genesis: Genesis | None = Non
         _check_group(block, blobs, report, has_council=COUNCIL in chains)
     for each in folded.blocks:
         _check_council(each, report)
+    offences.check(trusted, node_folders(path), report)
     if recompute:
         _recompute(groups, folded, blobs, report)
     report.findings.sort(key=lambda each: (each.chain, each.height, each.reason, each.node, each.detail))

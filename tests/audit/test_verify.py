@@ -12,7 +12,7 @@ import pytest
 
 from consensus import codec
 from consensus.signing import block_id
-from consensus.types import Block, Certificate, Commit, DecidedBlock, Digest
+from consensus.types import ZERO_DIGEST, Block, Certificate, Commit, DecidedBlock, Digest, RoundChange
 from p2pfl import genesis as genesis_file
 from p2pfl.audit.verify import Report, recompute_block, verify
 from p2pfl.durable import Journal
@@ -20,6 +20,7 @@ from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL
 from p2pfl.records import (
     BloomFilter,
+    Close,
     CouncilBody,
     GroupBody,
     SignedMeasurement,
@@ -29,6 +30,7 @@ from p2pfl.records import (
     field_leaves,
 )
 from p2pfl.rules.cases import case_id_of
+from p2pfl.store import Notes
 from p2pfl.store.blocks import BlockFile, identity
 
 from .chain import COPIED, GROUPS, LIAR, Built, build, cases_of, decide, key_of, member_of
@@ -223,6 +225,50 @@ def test_a_rotten_blob_is_found(run: Path, built: Built) -> None:
     report = verify(run)
     assert found(report) == {("bad_blob", "blobs", -1)}, "other nodes still have it"
     assert report.findings[0].node == "g1-m0"
+
+
+def evidence(one: Any, two: Any, signer: str, group: str = "g1") -> dict[str, Any]:
+    """A note as nodes write it."""
+    from consensus import signing
+
+    genesis = build().genesis
+    digests = [signing.signing_digest(genesis.domain(group), each) for each in (one, two)]
+    signatures = [signing.sign(key_of(signer).secret, digest) for digest in digests]
+    return {
+        "group": genesis.group_id(group),
+        "kinds": [type(one).__name__, type(two).__name__],
+        "first": one,
+        "second": two,
+        "first_signature": signatures[0],
+        "second_signature": signatures[1],
+    }
+
+
+def test_evidence_of_contradicting_signatures_is_checked_again(run: Path) -> None:
+    a, b = Digest(b"a" * 32), Digest(b"b" * 32)
+    double = evidence(Commit(0, 3, 0, a), Commit(0, 3, 0, b), "g1-m2")
+    denied = evidence(Commit(0, 4, 1, a), RoundChange(0, 4, 2, 0, ZERO_DIGEST, a), "g1-m1")
+    closes = evidence(Close(0, 2, 0, a), Close(0, 2, 0, b), "g1-m0")
+    nothing = [
+        evidence(Commit(0, 3, 0, a), Commit(0, 3, 1, b), "g1-m2"),
+        evidence(Commit(0, 3, 0, a), Commit(0, 3, 0, b), "stranger"),
+        {**double, "second_signature": denied["second_signature"]},
+        {**double, "group": Digest(b"x" * 32)},
+        {"kinds": 5},
+    ]
+    for node in ("g1-m0", "council-m0"):
+        for note in (double, denied, closes):
+            Notes(run / "nodes" / node / "records").add("evidence", note)
+    for note in nothing:
+        Notes(run / "nodes" / "g2-m0" / "records").add("evidence", note)
+    report = verify(run)
+    assert report.ok, "what a member did wrong is no fault of the history"
+    assert [(each["culprit"], each["height"], each["offence"]) for each in report.offences] == [
+        ("g1-m2", 3, "two COMMIT of one round"),
+        ("g1-m1", 4, "ROUND-CHANGE that denies an own COMMIT"),
+        ("g1-m0", 2, "two ParamTx, ShareRequest or Close of one slot"),
+    ]
+    assert sum(len(heights) for heights in report.unchecked.values()) == len(nothing)
 
 
 # -- headers and certificates --------------------------------------------------------
