@@ -9,6 +9,7 @@
     validate    the body of a group's block, derived once: to propose it and to check it
     council     the body of the council's block
     state       what the council's chain says so far
+    limits      whether a network's numbers fit, asked at start
     verdicts    from measurements to outcomes to certified verdicts
 
 Proposers, voters and auditors call the same functions, so whatever one derives the others find again.

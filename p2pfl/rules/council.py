@@ -38,6 +38,7 @@ from p2pfl.rules.aggregate import combine, zero_update
 from p2pfl.rules.cases import GroupBlock, Suspicion
 from p2pfl.rules.compare import compare_groups, least_alike
 from p2pfl.rules.gram import Triangle
+from p2pfl.rules.limits import EXPONENT_LAG_MAX
 from p2pfl.rules.state import CouncilState
 from p2pfl.rules.verdicts import (
     admissible_cases,
@@ -111,9 +112,11 @@ def compare(inputs: CouncilInputs) -> Comparison:
     deltas: list[Update] = []
     weights: list[int] = []
     for blocks in by_group.values():
-        own = [inputs.aggregates[block.aggregate_id] for block in blocks]
-        deltas.append(combine(own, [1] * len(own), 1) if len(own) > 1 else own[0])
-        weights.append(max(block.weight for block in blocks))
+        usable = [block for block in blocks if _is_recent(block, state.exponents)]
+        own = [inputs.aggregates[block.aggregate_id] for block in usable]
+        nothing = zero_update(inputs.base_values.layout, state.exponents)
+        deltas.append(combine(own, [1] * len(own), 1) if own else nothing)
+        weights.append(max((block.weight for block in usable), default=0))
     triangles, rows = compare_groups(list(by_group), deltas, weights, inputs.root_update, rules)
     shares = [0 if row.flagged else row.weight for row in rows]
     if sum(shares):
@@ -130,6 +133,11 @@ def compare(inputs: CouncilInputs) -> Comparison:
         base_id=blob_id(base.to_bytes()),
         exponents=next_exponents(state.exponents, mean),
     )
+
+
+def _is_recent(block: CountedBlock, exponents: Sequence[int]) -> bool:
+    """Whether its scale is near enough to today's to be added up exactly. An older block adds nothing."""
+    return all(abs(a - b) <= EXPONENT_LAG_MAX for a, b in zip(block.exponents, exponents, strict=True))
 
 
 def next_exponents(current: Sequence[int], mean: Update) -> tuple[int, ...]:
@@ -152,9 +160,13 @@ def suspicions(inputs: CouncilInputs, comparison: Comparison) -> tuple[Suspicion
             for other, delta in zip(rows, comparison.deltas, strict=True)
             if other.weight > 0 and not other.flagged and other.group_id != row.group_id
         )
-        if not others:
+        if not others or not row.weight:
             continue
-        blocks = [block for block in inputs.counted if block.header.group_id == row.group_id]
+        blocks = [
+            block
+            for block in inputs.counted
+            if block.header.group_id == row.group_id and _is_recent(block, inputs.state.exponents)
+        ]
         aggregates = [inputs.aggregates[block.aggregate_id] for block in blocks]
         index = least_alike(aggregates, others)
         header = blocks[index].header

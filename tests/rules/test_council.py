@@ -29,6 +29,7 @@ from p2pfl.rules.council import (
     next_exponents,
     suspicions,
 )
+from p2pfl.rules.limits import EXPONENT_LAG_MAX
 from p2pfl.rules.validate import derive_group_body
 
 from .world import EXPONENTS, LAYOUT, World, derive_all, honest_updates, world
@@ -153,6 +154,23 @@ def test_several_own_blocks_of_a_group_add_up(there: World) -> None:
     for part, a, b, e in zip(LAYOUT.slices(), EXPONENTS, (-13, -12, -15), total.exponents):
         exact = first["g0"].aggregate.values[part] * 2.0**a + second.aggregate.values[part] * 2.0**b
         assert np.abs(total.values[part] * 2.0**e - exact).max() <= 2.0 ** (e - 1)
+
+
+def test_a_block_of_a_scale_long_left_behind_is_counted_and_adds_nothing(there: World) -> None:
+    """A group cut off for long must not stop the council: on today's scale its sums could overflow."""
+    first = dict(derive_all(there, 0, groups_of(there, 1)))
+    old = tuple(e - EXPONENT_LAG_MAX - 1 for e in EXPONENTS)
+    late = {m: there.update(u.values, old) for m, u in honest_updates(there, "g0", 1).items()}
+    first["g0"] = derive_group_body(there.inputs("g0", late))
+    inputs = there.council_inputs(CouncilState.genesis(there.genesis), list(first.items()))
+    comparison = compare(inputs)
+    assert [row.weight for row in comparison.rows] == [0, 406, 406]
+    mean = combine([first["g1"].aggregate, first["g2"].aggregate], [1, 1], 2)
+    assert (comparison.mean.values == mean.values).all()
+    assert len(suspicions(inputs, comparison)) == 2
+    derived = derive_council(inputs, comparison, root_update_id=ROOT_ID)
+    state = inputs.state.apply(there.decide(COUNCIL, derived.body)[0], derived.body)
+    assert {height for height, _ in state.counted.values()} == {0}
 
 
 def test_nothing_counted_leaves_base_and_exponents(there: World) -> None:

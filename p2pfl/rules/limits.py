@@ -1,0 +1,64 @@
+"""Whether a network's numbers fit: asked once, at start, so that no sum can leave its bounds in a round.
+
+The sums themselves assert their bounds when they are made; whoever gets there has a bug. This says it in time
+and in words for an operator.
+"""
+
+from __future__ import annotations
+
+from p2pfl.errors import UserError
+from p2pfl.genesis import Genesis
+from p2pfl.params import BLOB_BYTES_MAX, byte_length
+from p2pfl.rules.aggregate import AGGREGATORS, FACTOR_BITS, NUMERATOR_MAX
+
+# A group that was cut off trained under exponents that the council has left behind, one step a block. Beyond
+# so many steps its old updates are no longer counted: shifted to a common scale they could leave int64.
+EXPONENT_LAG_MAX = 8
+_FIX = "make the network's genesis file again with other values"
+_MICRO_ONE = 1_000_000
+
+
+def check_genesis(genesis: Genesis) -> None:
+    """Raises UserError for a network whose sums could leave their bounds, or whose rules mean nothing."""
+    rules, layout = genesis.rules, genesis.task.layout
+    if rules.aggregator not in AGGREGATORS:
+        known = ", ".join(sorted(AGGREGATORS))
+        raise UserError(
+            f"there is no aggregator {rules.aggregator!r}", because=f"the known ones are {known}", fix=_FIX
+        )
+    size_bytes = byte_length("base", layout)
+    if size_bytes > BLOB_BYTES_MAX:
+        raise UserError(
+            "the model is too large",
+            because=f"its parameters have {size_bytes} bytes, the limit is {BLOB_BYTES_MAX}",
+            fix="use a smaller model",
+        )
+    largest = _weight_cap_max(genesis)
+    if not 0 < rules.weight_cap <= largest:
+        raise UserError(
+            f"the weight cap {rules.weight_cap} does not fit",
+            because=f"with these groups weighted sums stay exact up to a cap of {largest}",
+            fix=_FIX,
+        )
+    _in_range("group_cos_min_micro", rules.group_cos_min_micro, -_MICRO_ONE, _MICRO_ONE)
+    _in_range("duplicate_max_micro", rules.duplicate_max_micro, 0, _MICRO_ONE)
+    _in_range("norm_ratio_max_micro", rules.norm_ratio_max_micro, _MICRO_ONE, _MICRO_ONE * _MICRO_ONE)
+    _in_range("replay_max_ppm", rules.replay_max_ppm, 1, 1 << 63)
+    _in_range("case_blocks", rules.case_blocks, 1, 1 << 32)
+    _in_range("filter_rate_ppb", rules.filter_rate_ppb, 1, 10**9 - 1)
+
+
+def _weight_cap_max(genesis: Genesis) -> int:
+    """The largest cap with which neither a group's nor the council's weighted sum can leave int64.
+
+    In a group: members * cap * 2^20 * 2^15. In the council: all members * cap * 2^(2 * lag) * 2^15.
+    """
+    sizes = [len(group.members) for group in genesis.groups]
+    in_group = (NUMERATOR_MAX - 1) >> (FACTOR_BITS + 15)
+    in_council = (NUMERATOR_MAX - 1) >> (2 * EXPONENT_LAG_MAX + 15)
+    return min(in_group // max(sizes, default=1), in_council // max(sum(sizes), 1))
+
+
+def _in_range(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise UserError(f"the rule {name} is {value}", because=f"it lies between {low} and {high}", fix=_FIX)
