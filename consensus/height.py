@@ -139,9 +139,9 @@ class Height:
         """Votes inside a justification are votes: they count, and may contradict what their signer said."""
         for signed in (*proposal.justification, *proposal.prepared):
             signer = self._recover(signed.vote, signed.signature)
-            if signer is not None:
-                yield from self.offence(signer, signed)
-                self.add(signer, signed)
+            assert signer is not None  # The proposal was checked.
+            yield from self.offence(signer, signed)
+            self.add(signer, signed)
         if proposal.prepared:
             vote = proposal.prepared[0].vote
             self.believe(Prepared(vote.round, vote.block_id, proposal.prepared))
@@ -200,8 +200,8 @@ class Height:
         vote = t.Commit(header.epoch, header.height, certificate.round, block_id(header))
         for signature in certificate.signatures:
             signer = self._recover(vote, signature)
-            if signer is not None:
-                yield from self.offence(signer, SignedCommit(vote, signature))
+            assert signer is not None
+            yield from self.offence(signer, SignedCommit(vote, signature))
 
     def hold(self, block: t.Block, *, keep: Prepared | None) -> Digest:
         """Keep a block; drop the oldest beyond the limit, but not the one to `keep`. Returns its id."""

@@ -69,6 +69,7 @@ def test_a_consistency_proof_holds_for_its_two_trees_only(size: int, data: st.Da
         assert not merkle.verify_consistency(old, roots[0], size, roots[1], (*proof, roots[0]))
         assert not merkle.verify_consistency(old, roots[0], size, roots[1], proof[:-1])
     assert not merkle.verify_consistency(0, roots[0], size, roots[1], proof)
+    assert not merkle.verify_consistency(3, roots[0], size + 3, roots[1], ())
 
 
 def test_there_is_no_proof_for_what_is_not_there() -> None:

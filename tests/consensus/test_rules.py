@@ -252,6 +252,23 @@ def test_r3_an_unknown_block_is_fetched_from_a_signer_then_from_the_next(lab: La
     assert [decide.decided.block for decide in only(effects, t.Decide)] == [block]
 
 
+def test_r3_a_fetched_block_that_follows_no_parent_of_mine_is_not_taken(lab: Lab) -> None:
+    block = lab.block(log_root=t.Digest(b"X" * 32))
+    for by in (0, 1, 2):
+        lab.commit(by, block)
+    assert lab.receive(0, t.BlockMessage(block)) == []
+    assert lab.replica.decided is None
+
+
+def test_r3_who_holds_the_block_gives_it_a_few_times(lab: Lab) -> None:
+    block = lab.block()
+    ask = t.FetchBlock(0, 0, block_id(block.header))
+    assert lab.receive(2, ask) == []
+    lab.propose(block)
+    given = [lab.receive(2, ask) for _ in range(ANSWERS_MAX + 1)]
+    assert given == [[t.Send(IDS[2], t.BlockMessage(block))]] * ANSWERS_MAX + [[]]
+
+
 def test_r3_a_block_that_was_not_asked_for_is_ignored(lab: Lab) -> None:
     assert lab.receive(1, t.BlockMessage(lab.block())) == []
     assert lab.replica._at.blocks == {}
@@ -389,6 +406,18 @@ def test_r6_the_block_of_the_highest_prepared_round_is_proposed_again() -> None:
     assert {(p.vote.round, p.vote.block_id) for p in proposal.prepared} == {(1, block_id(high.header))}
 
 
+def test_r6_a_claim_that_cannot_be_is_refused(lab: Lab) -> None:
+    block = lab.block()
+    assert reasons(lab.round_change(0, 1, block, prepared=1)) == ["a round change that cannot be"]
+
+
+def test_r6_a_claim_is_believed_when_its_proof_was_seen_before(lab: Lab) -> None:
+    block = lab.block()
+    lab.round_change(0, 1, block)
+    assert reasons(lab.round_change(1, 1, block, proof=())) == []
+    assert lab.replica.round == 1
+
+
 def test_r6_a_claim_without_proof_is_not_counted() -> None:
     lab, block = leader_of_round_1()
     lab.round_change(0, 1)
@@ -408,6 +437,17 @@ def test_r6_a_prepared_block_is_validated_before_it_is_proposed_again_and_no_clo
     assert only(effects, t.Validate) == [t.Validate(0, 1, block, fresh=False)]
     assert votes(effects, t.Propose) == []
     assert len(votes(lab.judge(block, True), t.Propose)) == 1
+
+
+def test_r6_a_prepared_block_is_validated_once_and_not_proposed_if_it_is_bad() -> None:
+    lab = Lab(me=1)
+    lab.valid = None
+    block = lab.block()
+    lab.propose(block)
+    lab.elapse()
+    effects = [effect for by in (0, 2, 3) for effect in lab.round_change(by, 1, block)]
+    assert len(only(effects, t.Validate)) == 1
+    assert lab.judge(block, False) == []
 
 
 def test_r6_a_prepared_block_that_is_not_held_is_fetched_from_who_prepared_it() -> None:
@@ -752,6 +792,18 @@ def test_a_flood_of_rounds_pushes_out_the_liars_own_votes_only(lab: Lab) -> None
     kept = [round_ for round_ in range(100) if IDS[2] in lab.replica._at.of(t.SignedPrepare, round_)]
     assert kept == list(range(92, 100))
     assert len(votes(lab.prepare(1, block), t.Commit)) == 1
+
+
+def test_proofs_of_many_rounds_are_not_all_kept(lab: Lab) -> None:
+    blocks = [lab.block() for _ in range(20)]
+    for round_, block in enumerate(blocks):
+        lab.round_change(0, 30 + round_, block, prepared=round_)
+    kept = [
+        round_
+        for round_, block in enumerate(blocks)
+        if lab.replica._at.proof_of(lab.change(0, 50, block, round_))
+    ]
+    assert kept == list(range(12, 20))
 
 
 def test_blocks_of_many_rounds_are_not_all_kept(lab: Lab) -> None:

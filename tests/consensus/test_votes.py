@@ -71,6 +71,9 @@ CERTIFICATES: dict[str, Callable[[t.Header, t.Certificate], t.Certificate]] = {
         c, signatures=(c.signatures[0][:64] + bytes([c.signatures[0][64] - 27]), *c.signatures[1:])
     ),
     "64 bytes": lambda header, c: replace(c, signatures=(c.signatures[0][:64], *c.signatures[1:])),
+    "no point of the curve": lambda header, c: replace(
+        c, signatures=(b"\xff" * 32 + c.signatures[0][32:], *c.signatures[1:])
+    ),
     "zeros": lambda header, c: replace(c, signatures=(bytes(65), *c.signatures[1:])),
     "another kind of vote": lambda header, c: replace(
         c, signatures=tuple(sign(by, t.Prepare(0, 0, 0, block_id(header))) for by in range(3))
