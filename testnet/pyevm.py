@@ -153,12 +153,19 @@ class PyEvmChain:
             digest, sender = bytes(transaction.hash), transaction.sender
         except Exception as error:  # rlp, signature and typed-transaction faults have no common class.
             raise Refused(f"not a signed transaction: {error}") from error
+        if transaction.chain_id not in {None, self.chain_id}:
+            raise Refused(f"wrong chain id {transaction.chain_id}")
         if digest in self.number_of:
             raise Refused("already known")
         expected = self.state().get_nonce(sender)
         if transaction.nonce != expected:
             word = "low" if transaction.nonce < expected else "high"
             raise Refused(f"nonce too {word}: next nonce {expected}, tx nonce {transaction.nonce}")
+        if (
+            self.state().get_balance(sender)
+            < transaction.gas * transaction.max_fee_per_gas + transaction.value
+        ):
+            raise Refused("insufficient funds for gas * price + value")
         self.mine(transaction)
         return digest
 

@@ -5,7 +5,7 @@ Thin: what is done is in `staking`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,8 +28,15 @@ PATIENCE_S, PATIENCE_MAX_S = 1.0, 30.0
 class StakingWorker:
     """A Staking whose calls do not hold up the event loop. A cancelled call goes on in its thread."""
 
-    def __init__(self, staking: Staking, *, threads: int = THREADS) -> None:
+    def __init__(
+        self,
+        staking: Staking,
+        *,
+        threads: int = THREADS,
+        sleep: Callable[[float], Awaitable[None]] = trio.sleep,
+    ) -> None:
         self.staking = staking
+        self._sleep = sleep
         self._limiter = trio.CapacityLimiter(threads)
 
     async def run(self, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
@@ -71,7 +78,7 @@ class StakingWorker:
             try:
                 return await self.run(work, *arguments, **options)
             except ChainUnreachable:
-                await trio.sleep(patience_s)
+                await self._sleep(patience_s)
                 patience_s = min(PATIENCE_MAX_S, 2 * patience_s)
 
     async def carry_out(self, key: Digest) -> Judgement:
@@ -86,7 +93,7 @@ class StakingWorker:
             # The chain's clock is not ours: ask again when the window should be over, and now and then.
             wait_s = judgement.executable_at_s - judgement.now_s
             if wait_s > 0:
-                await trio.sleep(min(wait_s, PATIENCE_MAX_S))
+                await self._sleep(min(wait_s, PATIENCE_MAX_S))
                 continue
             act = self.staking.execute_verdict
             if judgement.now_s >= judgement.expires_at_s:
@@ -97,4 +104,4 @@ class StakingWorker:
                 # The next block was a little earlier or later than we thought; or somebody else was quicker.
                 if error.name not in {"TooEarly", "TooLate", "NotPending"}:
                     raise
-                await trio.sleep(PATIENCE_S)
+                await self._sleep(PATIENCE_S)

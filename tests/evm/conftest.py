@@ -1,0 +1,2 @@
+from tests.contracts.world import _world, world  # noqa: F401 - fixtures
+from tests.evm.flaky import flaky  # noqa: F401 - fixture
