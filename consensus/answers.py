@@ -24,11 +24,13 @@ class Answers:
         self._heard: set[tuple[int, MemberId, type]] = set()
         self._answered: dict[tuple[int, MemberId], int] = {}
 
-    def forget(self, height: int) -> None:
-        """A new height begins."""
+    def begin(self, height: int) -> list[t.Received]:
+        """A new height: forget what is old, hand out what was kept for it."""
         oldest = height - ANSWERED_HEIGHTS
         self._heard = {key for key in self._heard if key[0] >= oldest}
         self._answered = {key: count for key, count in self._answered.items() if key[0] >= oldest}
+        events, self._next = list(self._next.values()), {}
+        return events
 
     def keep(self, event: t.Received) -> bool:
         """Keep a message of the next height, one a sender and kind; False if another gave way to it."""
@@ -36,11 +38,6 @@ class Answers:
         alone = self._next.get(slot, event) == event
         self._next[slot] = event
         return alone
-
-    def kept(self) -> list[t.Received]:
-        """Hand out what was kept."""
-        events, self._next = list(self._next.values()), {}
-        return events
 
     def first(self, height: int, sender: MemberId, message: t.Message) -> bool:
         """Note a message; whether it is the first of its sender, kind and height."""

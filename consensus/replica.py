@@ -7,6 +7,7 @@ asks for each by an effect. What a block means, the application knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from consensus import justification
 from consensus import types as t
@@ -26,6 +27,8 @@ from consensus.votes import (
     within_bounds,
 )
 
+Changes: TypeAlias = tuple[SignedRoundChange, ...]
+
 ROUND_MAX = (1 << 32) - 1  # A round is a uint32 where it is signed.
 BODY_BYTES_MAX = 8 * 1024 * 1024  # Blobs travel beside blocks: a body of 16 members is far below this.
 
@@ -33,9 +36,8 @@ BODY_BYTES_MAX = 8 * 1024 * 1024  # Blobs travel beside blocks: a body of 16 mem
 class Replica:
     """The state of one member. Give it `Started`, then events; carry out the effects in their order.
 
-    decided_at: finds a decided block of an earlier height (R7), from the driver's store, so a `Decide` must
-    be stored before the next step. recover: finds a vote's signer. context: what the application carries
-    across rounds, asked whenever a ROUND-CHANGE is made.
+    decided_at: finds a decided block in the driver's store (R7): store a `Decide` before the next step.
+    recover: finds a vote's signer. context: what the application carries across rounds, for ROUND-CHANGE.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Replica:
         self.round = round_
         self.accepted: t.Proposal | None = None  # The own one is unsigned until it comes back.
         self._voted = False  # A PREPARE of this round was asked for.
-        self._building: tuple[SignedRoundChange, ...] | None = None  # Why a fresh block is being built.
+        self._building: Changes | None = None  # Why a fresh block is being built.
         self._asked: Digest | None = None  # The prepared block that is validated before it is proposed again.
 
     # -----------------------------------------------------------------------
@@ -182,22 +184,17 @@ class Replica:
             self._out.append(t.Validate(self.height, self.round, block, fresh=False))
         return False
 
-    # -----------------------------------------------------------------------
-    # Heights and rounds.
-
     def _start(self, started: t.Started) -> None:
         self._begin(started)
-        self._answers.forget(self.height)
         self._enter(0)
-        for event in self._answers.kept():
+        for event in self._answers.begin(self.height):
             self._follow_rules()
             self._receive(event)
 
     def restore(self, started: t.Started, events: Iterable[t.Event]) -> list[t.Effect]:
         """R9: begin a height again from the events that were persisted in it, in their order.
 
-        What they led to was done before, or is asked for again at the end. Contradicts no earlier signature,
-        whatever was signed after the last event that reached the disk.
+        What they led to was done, or is asked for again at the end. Contradicts no earlier signature.
         """
         for event in (started, *events):
             self.step(event)
@@ -206,21 +203,22 @@ class Replica:
         self._out = [t.EnteredRound(self.height, self.round, self._proposer())]
         self._resend(None)
         accepted, prepared = self.accepted, self.prepared
-        if accepted is None and self.round > 0 and not self._has_signed(SignedRoundChange):
+        back = {type(signed) for signed in self._at.by(self.me) if signed.vote.round == self.round}
+        if accepted is None and self.round > 0 and SignedRoundChange not in back:
             self._sign_round_change()
         if accepted is not None and not accepted.propose.signature:
             self._out.append(t.Sign(accepted))
         elif accepted is not None and not self._voted:
             self._ask_validity(accepted)
-        if accepted is not None and self._voted and not self._has_signed(SignedPrepare):
+        if accepted is not None and self._voted and SignedPrepare not in back:
             self._out.append(t.Sign(to_prepare(self._seat(), accepted.propose.vote.block_id)))
-        if prepared is not None and prepared.round == self.round and not self._has_signed(SignedCommit):
+        if prepared is not None and prepared.round == self.round and SignedCommit not in back:
             self._out.append(t.Sign(to_commit(self._seat(), prepared.block_id)))
         self._building = self._asked = None
         self._follow_rules()
         return self._out
 
-    def _enter(self, round_: int, changes: tuple[SignedRoundChange, ...] = ()) -> None:
+    def _enter(self, round_: int, changes: Changes = ()) -> None:
         self._begin_round(round_)
         self._out.append(t.EnteredRound(self.height, round_, self._proposer(), changes))
 
@@ -269,9 +267,10 @@ class Replica:
                 return
             self._out += self._at.offence(sender, signed)
             self._answers.first(self.height, sender, message)
+        reason = None
         match message:
             case t.Proposal():
-                self._read_proposal(sender, message)
+                reason = self._read_proposal(sender, message)
             case t.PrepareMessage():
                 self._count(event, message.prepare)
             case t.CommitMessage():
@@ -281,10 +280,11 @@ class Replica:
                 reason = self._at.change_objection(message)
                 if reason is None:
                     self._count(event, message.round_change)
-                else:
-                    self._out.append(t.Fault(sender, reason))
-            case t.DecidedMessage():
-                self._read_decided(sender, message.decided)
+            case t.DecidedMessage(decided=decided):
+                reason = self._at.decided_objection(decided)
+                if reason is None:
+                    self._out += self._at.learn_decided(decided)
+                    self._decide(decided)
             case t.FetchBlock():
                 block = self._at.blocks.get(message.block_id)
                 if block is not None and self._answers.may(self.height, sender):
@@ -292,6 +292,8 @@ class Replica:
             case t.BlockMessage(block=block):
                 if self._at.wants(block) and self._at.block_objection(block) is None:
                     self._at.hold(block, keep=self.prepared)
+        if reason is not None:
+            self._out.append(t.Fault(sender, reason))
 
     def _count(self, event: t.Received, signed: SignedPrepare | SignedCommit | SignedRoundChange) -> bool:
         new = self._at.add(event.sender, signed)
@@ -300,25 +302,23 @@ class Replica:
             self._out.append(t.Persist(event))
         return new
 
-    def _read_proposal(self, sender: MemberId, proposal: t.Proposal) -> None:
+    def _read_proposal(self, sender: MemberId, proposal: t.Proposal) -> str | None:
         """R1: the right proposer, justified, not below my round, and the first of its round."""
         vote = proposal.propose.vote
         if self.committee.proposer(self.height, vote.round) != sender:
-            self._out.append(t.Fault(sender, "not its turn"))
-            return
+            return "not its turn"
         if proposal.propose.signature:
             self._at.add(sender, proposal.propose)
         if vote.round == self.round and self.accepted is not None:
             if sender == self.me and self.accepted.propose.vote == vote and proposal.propose.signature:
                 self.accepted = proposal  # It comes back signed.
                 self._at.speak(proposal)
-            return
+            return None
         if vote.round < self.round:
-            return
+            return None
         reason = self._at.proposal_objection(proposal)
         if reason is not None:
-            self._out.append(t.Fault(sender, reason))
-            return
+            return reason
         self._out += self._at.learn(proposal)
         if vote.round > self.round:
             self._enter(vote.round, proposal.justification)
@@ -326,16 +326,8 @@ class Replica:
         self._at.hold(proposal.block, keep=self.prepared)
         if sender == self.me:
             self._at.valid.add(vote.block_id)
-        else:
-            self._ask_validity(proposal)
-
-    def _read_decided(self, sender: MemberId, decided: t.DecidedBlock) -> None:
-        reason = self._at.decided_objection(decided)
-        if reason is None:
-            self._out += self._at.learn_decided(decided)
-            self._decide(decided)
-        else:
-            self._out.append(t.Fault(sender, reason))
+        self._ask_validity(proposal)
+        return None
 
     # -----------------------------------------------------------------------
     # The application's answers, and what is said.
@@ -351,7 +343,7 @@ class Replica:
             fresh = not proposal.prepared
             self._out.append(t.Validate(self.height, self.round, proposal.block, fresh))
 
-    def _build(self, changes: tuple[SignedRoundChange, ...]) -> bool:
+    def _build(self, changes: Changes) -> bool:
         assert self.started is not None
         parent, parent_id, log_root = self.started.parent, self.started.parent_id, self.started.log_root
         self._building = changes
@@ -366,9 +358,7 @@ class Replica:
             raise ValueError(f"the application built a block that may not be proposed: {reason}")
         self._propose(block, self._building, ())
 
-    def _propose(
-        self, block: t.Block, changes: tuple[SignedRoundChange, ...], proof: tuple[SignedPrepare, ...]
-    ) -> None:
+    def _propose(self, block: t.Block, changes: Changes, proof: tuple[SignedPrepare, ...]) -> None:
         """Take the own proposal as accepted, still unsigned, durably: there is never a second one."""
         known = self._at.hold(block, keep=self.prepared)
         self._at.valid.add(known)
@@ -400,10 +390,6 @@ class Replica:
 
     def _proposer(self) -> MemberId:
         return self.committee.proposer(self.height, self.round)
-
-    def _has_signed(self, kind: type[SignedPrepare | SignedCommit | SignedRoundChange]) -> bool:
-        """Whether the own vote of this kind and round came back signed."""
-        return self.me in self._at.of(kind, self.round)
 
     def _seat(self) -> tuple[int, int, int]:
         return self.committee.epoch, self.height, self.round

@@ -171,7 +171,7 @@ MUTANTS = (
     one(
         "PREPARE for a proposal of an older round",
         "replica",
-        "        if vote.round < self.round:\n            return\n",
+        "        if vote.round < self.round:\n            return None\n",
         "",
     ),
     one(
