@@ -32,18 +32,13 @@ class Metric:
 
 # The whole table: a name that is not here cannot be counted (docs/operators.md lists the same).
 METRICS = (
-    Metric("blocks_decided", "counter", "blocks of any chain that this node stored as decided"),
-    Metric("round_changes", "counter", "consensus rounds above 0 that this node entered"),
+    Metric("blocks_decided", "counter", "heights of the own chain that this node decided"),
+    Metric("height", "gauge", "height of the newest stored block, by chain"),
     Metric("votes_signed", "counter", "guarded signatures that left the signer"),
     Metric("votes_refused", "counter", "signatures that the guard refused"),
     Metric("peer_faults", "counter", "messages refused because a peer broke the protocol, by reason"),
     Metric("blobs_stored", "counter", "blobs written to the store"),
     Metric("blobs_dropped", "counter", "blobs deleted because nothing needs them any more"),
-    Metric("cases_opened", "counter", "cases seen in decided council blocks"),
-    Metric("verdicts", "counter", "verdict certificates seen in decided council blocks"),
-    Metric("height", "gauge", "height of the newest decided block, by chain"),
-    Metric("accuracy", "gauge", "share of the public test set that the newest base gets right"),
-    Metric("round_seconds", "gauge", "how long the last decided height took"),
 )
 _KNOWN = {metric.name: metric for metric in METRICS}
 

@@ -101,6 +101,7 @@ class BlockStore:
             (offset,) = self._journal.append(codec.encode(decided))
             self._chain.add(offset, decided)
             self._remember(decided)
+            telemetry.counters.gauge("height", decided.block.header.height, chain=self.path.stem)
 
     def get(self, height: int) -> DecidedBlock | None:
         """The block at this height, None if there is none yet."""

@@ -30,6 +30,7 @@ from consensus.types import (
     Header,
     MemberId,
 )
+from p2pfl.audit.verify import Report, verify
 from p2pfl.durable import Journal
 from p2pfl.genesis import COUNCIL, ChainEntry, Genesis, GroupEntry, MemberEntry, Task, Times
 from p2pfl.keys import SigningKey
@@ -369,3 +370,11 @@ def cases_of(built: Built) -> list[Case]:
     return [
         case for height in range(len(built.chains[COUNCIL])) for case in built.body(COUNCIL, height).cases
     ]
+
+
+def found(report: Report) -> set[tuple[str, str, int]]:
+    return {(each.reason, each.chain, each.height) for each in report.findings}
+
+
+def verified(built: Built, path: Path, *, recompute: bool = False, blobs: bool = True) -> Report:
+    return verify(built.write(path, blobs=blobs), recompute=recompute, genesis=built.genesis)
