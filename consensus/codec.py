@@ -11,15 +11,17 @@ import dataclasses
 import io
 import types
 import typing
+from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import cbor2
 
 T = TypeVar("T")
+# How a value of one type becomes plain CBOR, or comes from it; None: it is itself.
+Lower = Callable[[Any], Any]
+Raise = Callable[[Any], Any]
 
-# Deep enough for every type we have; a hostile nest of arrays ends here.
-DEPTH_MAX = 16
 INT_MIN, INT_MAX = -(1 << 63), (1 << 64) - 1
 
 
@@ -29,7 +31,8 @@ class DecodeError(ValueError):
 
 def encode(value: Any, as_type: Any = None) -> bytes:
     """The canonical bytes of a frozen dataclass, of a union member (pass the union), or of a plain value."""
-    return cbor2.dumps(_lower(value, as_type if as_type is not None else type(value)), canonical=True)
+    lower = _lower(typing.cast(Any, type(value)) if as_type is None else as_type)
+    return cbor2.dumps(value if lower is None else lower(value), canonical=True)
 
 
 def decode(data: bytes, as_type: type[T] | Any, *, size_max: int) -> T:
@@ -43,21 +46,21 @@ def decode(data: bytes, as_type: type[T] | Any, *, size_max: int) -> T:
         raise DecodeError(f"not CBOR: {error}") from error
     if reader.tell() != len(data):
         raise DecodeError("bytes after the end")
-    value = _raise(raw, as_type, 0)
-    if encode(value, as_type) != data:
+    value = _raise(as_type)(raw)
+    # Every plain value stands for one typed value, so the plain one tells whether the form is canonical.
+    if cbor2.dumps(raw, canonical=True) != data:
         raise DecodeError("not in canonical form")
     return typing.cast(T, value)
+
+
+# ---------------------------------------------------------------------------
+# A type is read once; what is left for each value is a chain of small functions.
 
 
 @cache
 def _fields(kind: type) -> tuple[tuple[str, Any], ...]:
     hints = get_type_hints(kind)
     return tuple((field.name, hints[field.name]) for field in dataclasses.fields(kind))
-
-
-@cache
-def _members(union: Any) -> tuple[Any, ...]:
-    return get_args(union)
 
 
 def _is_union(kind: Any) -> bool:
@@ -71,77 +74,126 @@ def _base(kind: Any) -> Any:
     return kind
 
 
-def _lower(value: Any, kind: Any) -> Any:
+def _optional(kind: Any) -> Any:
+    """What is left of `X | None`; None for a union without None."""
+    members = get_args(kind)
+    if type(None) not in members:
+        return None
+    rest = tuple(member for member in members if member is not type(None))
+    return rest[0] if len(rest) == 1 else typing.Union[rest]  # noqa: UP007 - built at run time.
+
+
+@cache
+def _lower(kind: Any) -> Lower | None:
     kind = _base(kind)
     if _is_union(kind):
-        members = _members(kind)
-        if type(None) in members:
-            return None if value is None else _lower(value, _optional(kind))
-        return [members.index(type(value)), _lower(value, type(value))]
+        return _lower_union(kind)
     if dataclasses.is_dataclass(kind):
-        return [_lower(getattr(value, name), hint) for name, hint in _fields(typing.cast(type, kind))]
+        return _lower_each([(name, _lower(hint)) for name, hint in _fields(typing.cast(type, kind))])
     if get_origin(kind) is tuple:
         arguments = get_args(kind)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return [_lower(item, arguments[0]) for item in value]
-        return [_lower(item, hint) for item, hint in zip(value, arguments, strict=True)]
-    return value
+            inner = _lower(arguments[0])
+            return list if inner is None else lambda value: [inner(item) for item in value]
+        inners = [_lower(hint) for hint in arguments]
+        return lambda value: [
+            item if inner is None else inner(item) for item, inner in zip(value, inners, strict=True)
+        ]
+    return None
 
 
-def _optional(kind: Any) -> Any:
-    rest = tuple(member for member in _members(kind) if member is not type(None))
-    return rest[0] if len(rest) == 1 else typing.Union[rest]  # noqa: UP007 - of a tuple known at run time
+def _lower_union(kind: Any) -> Lower:
+    optional = _optional(kind)
+    if optional is not None:
+        inner = _lower(optional)
+        return lambda value: value if value is None or inner is None else inner(value)
+    table = {member: (tag, _lower(member)) for tag, member in enumerate(get_args(kind))}
+
+    def lower(value: Any) -> Any:
+        tag, inner = table[type(value)]
+        return [tag, value if inner is None else inner(value)]
+
+    return lower
 
 
-def _raise(raw: Any, kind: Any, depth: int) -> Any:
-    if depth > DEPTH_MAX:
-        raise DecodeError("too deep")
+def _lower_each(fields: list[tuple[str, Lower | None]]) -> Lower:
+    return lambda value: [
+        getattr(value, name) if inner is None else inner(getattr(value, name)) for name, inner in fields
+    ]
+
+
+@cache
+def _raise(kind: Any) -> Raise:
     kind = _base(kind)
     if _is_union(kind):
-        return _raise_union(raw, kind, depth)
+        return _raise_union(kind)
     if dataclasses.is_dataclass(kind):
-        return _raise_dataclass(_array(raw), typing.cast(type, kind), depth)
+        return _raise_dataclass(typing.cast(type, kind))
     if get_origin(kind) is tuple:
-        return _raise_tuple(_array(raw), get_args(kind), depth)
+        return _raise_tuple(get_args(kind))
     if kind is int:
-        if type(raw) is not int or not INT_MIN <= raw <= INT_MAX:
-            raise DecodeError(f"an integer of 64 bits was expected, not {type(raw).__name__}")
+        return _raise_int
+    if kind not in (bytes, str, bool):
+        raise TypeError(f"{kind} has no canonical form")
+
+    def plain(raw: Any) -> Any:
+        if type(raw) is not kind:
+            raise DecodeError(f"{kind.__name__} was expected, not {type(raw).__name__}")
         return raw
-    if kind in (bytes, str, bool) and type(raw) is kind:
-        return raw
-    raise DecodeError(f"{getattr(kind, '__name__', kind)} was expected, not {type(raw).__name__}")
+
+    return plain
 
 
-def _raise_union(raw: Any, kind: Any, depth: int) -> Any:
-    members = _members(kind)
-    if type(None) in members:
-        return None if raw is None else _raise(raw, _optional(kind), depth + 1)
-    tagged = _array(raw)
-    if len(tagged) != 2 or type(tagged[0]) is not int or not 0 <= tagged[0] < len(members):
+def _raise_int(raw: Any) -> int:
+    if type(raw) is not int or not INT_MIN <= raw <= INT_MAX:
+        raise DecodeError(f"an integer of 64 bits was expected, not {type(raw).__name__}")
+    return raw
+
+
+def _raise_union(kind: Any) -> Raise:
+    optional = _optional(kind)
+    if optional is not None:
+        some = _raise(optional)
+        return lambda raw: None if raw is None else some(raw)
+    members = [_raise(member) for member in get_args(kind)]
+
+    def tagged(raw: Any) -> Any:
+        if type(raw) is list:
+            parts = typing.cast(list[Any], raw)
+            if len(parts) == 2 and type(parts[0]) is int and 0 <= parts[0] < len(members):
+                return members[parts[0]](parts[1])
         raise DecodeError("a tagged value [tag, fields] was expected")
-    return _raise(tagged[1], members[tagged[0]], depth + 1)
+
+    return tagged
 
 
-def _array(raw: Any) -> list[Any]:
-    if type(raw) is not list:
-        raise DecodeError(f"an array was expected, not {type(raw).__name__}")
-    return typing.cast("list[Any]", raw)
+def _raise_dataclass(kind: type) -> Raise:
+    inners = [_raise(hint) for _, hint in _fields(kind)]
+
+    def build(raw: Any) -> Any:
+        if type(raw) is not list or len(typing.cast(list[Any], raw)) != len(inners):
+            raise DecodeError(f"{kind.__name__} is an array of {len(inners)} fields")
+        values = [inner(item) for inner, item in zip(inners, typing.cast(list[Any], raw), strict=True)]
+        try:
+            return kind(*values)
+        except (ValueError, TypeError) as error:
+            raise DecodeError(f"{kind.__name__}: {error}") from error
+
+    return build
 
 
-def _raise_dataclass(raw: list[Any], kind: type, depth: int) -> Any:
-    fields = _fields(kind)
-    if len(raw) != len(fields):
-        raise DecodeError(f"{kind.__name__} is an array of {len(fields)} fields")
-    values = [_raise(item, hint, depth + 1) for item, (_, hint) in zip(raw, fields, strict=True)]
-    try:
-        return kind(*values)
-    except (ValueError, TypeError) as error:
-        raise DecodeError(f"{kind.__name__}: {error}") from error
+def _raise_tuple(arguments: tuple[Any, ...]) -> Raise:
+    many = len(arguments) == 2 and arguments[1] is Ellipsis
+    inners = [_raise(hint) for hint in (arguments[:1] if many else arguments)]
 
+    def build(raw: Any) -> tuple[Any, ...]:
+        if type(raw) is not list:
+            raise DecodeError("an array was expected")
+        items = typing.cast(list[Any], raw)
+        if many:
+            return tuple([inners[0](item) for item in items])
+        if len(items) != len(inners):
+            raise DecodeError(f"an array of {len(inners)} was expected")
+        return tuple([inner(item) for inner, item in zip(inners, items, strict=True)])
 
-def _raise_tuple(raw: list[Any], arguments: tuple[Any, ...], depth: int) -> Any:
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_raise(item, arguments[0], depth + 1) for item in raw)
-    if len(raw) != len(arguments):
-        raise DecodeError(f"an array of {len(arguments)} was expected")
-    return tuple(_raise(item, hint, depth + 1) for item, hint in zip(raw, arguments, strict=True))
+    return build

@@ -45,6 +45,8 @@ class GroupEntry:
 class Task:
     """What is learnt. Rates are in millionths. root_size public samples by root_seed train the root update.
 
+    gradient_norm_max_micro: a longer gradient is shortened to it, so that one odd batch makes no odd update.
+
     dataset: name in the table; data_seed splits it for testnets and names the public test set.
     """
 
@@ -60,6 +62,7 @@ class Task:
     trace_every: int
     root_size: int
     root_seed: int
+    gradient_norm_max_micro: int = 2_000_000
 
     @property
     def layout(self) -> Layout:
@@ -93,7 +96,8 @@ class Rules:
     weight_cap: the most samples that count. group_cos_min_micro: a group whose delta's cosine to the
     others' is below stands apart. duplicate_max_micro: relative distance below which two updates are one.
     norm_ratio_max_micro: above it, or below its inverse, an update is out of bounds. replay_max_ppm: relative
-    distance of a replayed segment above which a seat measures guilt. case_blocks: council blocks an accused has.
+    distance of a replayed segment above which a seat measures guilt. case_blocks: council blocks that an
+    accused has.
     filter_rate_ppb: false-positive rate of the Bloom filters, in parts per billion. council_every: K.
     """
 

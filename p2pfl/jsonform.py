@@ -43,7 +43,9 @@ def from_json(raw: Any, kind: Any, path: str = "$") -> Any:
             return tuple(from_json(item, arguments[0], f"{path}[{i}]") for i, item in enumerate(items))
         if len(items) != len(arguments):
             raise ValueError(f"{path}: {len(arguments)} items were expected, not {len(items)}")
-        return tuple(from_json(x, k, f"{path}[{i}]") for i, (x, k) in enumerate(zip(items, arguments, strict=True)))
+        return tuple(
+            from_json(x, k, f"{path}[{i}]") for i, (x, k) in enumerate(zip(items, arguments, strict=True))
+        )
     if kind is bytes:
         if not isinstance(raw, str) or not raw.startswith("0x"):
             raise ValueError(f"{path}: hex that begins with 0x was expected")

@@ -94,7 +94,9 @@ class Update:
 
     def to_bytes(self) -> bytes:
         """The canonical bytes."""
-        return _to_bytes("update", self.layout, self.exponents, self.values.astype("<i2", copy=False).tobytes())
+        return _to_bytes(
+            "update", self.layout, self.exponents, self.values.astype("<i2", copy=False).tobytes()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ def _data(blob: bytes, kind: str, layout: Layout, exponents: tuple[int, ...], wi
 
 
 def leaf_hashes(blob: bytes) -> list[bytes]:
-    """SHA-256(0x00 || leaf) of each 1,024-byte leaf; the last may be shorter. Costs CPU: keep off the loop."""
+    """SHA-256(0x00 || leaf) of each 1,024-byte leaf; the last may be shorter. Costs CPU."""
     view = memoryview(blob)
     prefix = sha256(b"\x00")
     hashes: list[bytes] = []
@@ -170,7 +172,7 @@ def blob_id(blob: bytes) -> Digest:
 # Fixed point.
 
 
-def quantize(delta: Float32, layout: Layout, exponents: Sequence[int]) -> tuple[Update, int]:
+def quantize(delta: NDArray[np.floating], layout: Layout, exponents: Sequence[int]) -> tuple[Update, int]:
     """The fixed-point update nearest to `delta`, and how many coordinates were saturated.
 
     delta: float32 or float64, shape (layout.size,); a number that is not finite raises ValueError.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any, ClassVar, get_type_hints
 
 from consensus import codec, merkle
@@ -73,7 +74,8 @@ class Ballot:
     """A member's word on the new base, by its own held-out data (attached to its COMMIT; issue of later)."""
 
     TYPE: ClassVar[str] = (
-        "Ballot(uint64 epoch,uint64 height,bytes32 blockId,int64 lossOldMicro,int64 lossNewMicro,uint8 approve)"
+        "Ballot(uint64 epoch,uint64 height,bytes32 blockId,"
+        "int64 lossOldMicro,int64 lossNewMicro,uint8 approve)"
     )
     epoch: int
     height: int
@@ -92,7 +94,8 @@ class Measurement:
     """
 
     TYPE: ClassVar[str] = (
-        "Measurement(uint64 epoch,bytes32 caseId,address accused,uint8 status,bytes32 openingId,uint64 worstPpm)"
+        "Measurement(uint64 epoch,bytes32 caseId,address accused,"
+        "uint8 status,bytes32 openingId,uint64 worstPpm)"
     )
     epoch: int
     case_id: Digest
@@ -386,10 +389,13 @@ BODY_BYTES_MAX = 4 * 1024 * 1024
 
 def field_leaves(body: GroupBody | CouncilBody) -> list[bytes]:
     """The canonical bytes of each field: the leaves under the app root."""
-    kinds = get_type_hints(type(body))
-    return [
-        codec.encode(getattr(body, field.name), kinds[field.name]) for field in dataclasses.fields(body)
-    ]
+    return [codec.encode(getattr(body, name), kind) for name, kind in _field_kinds(type(body))]
+
+
+@cache
+def _field_kinds(kind: type) -> tuple[tuple[str, Any], ...]:
+    kinds = get_type_hints(kind)
+    return tuple((field.name, kinds[field.name]) for field in dataclasses.fields(kind))
 
 
 def body_root(body: GroupBody | CouncilBody) -> Digest:
@@ -402,9 +408,16 @@ def field_proof(body: GroupBody | CouncilBody, name: str) -> tuple[int, int, byt
     names = [field.name for field in dataclasses.fields(body)]
     leaves = field_leaves(body)
     index = names.index(name)
-    return index, len(leaves), leaves[index], merkle.inclusion_proof([merkle.leaf_hash(x) for x in leaves], index)
+    return (
+        index,
+        len(leaves),
+        leaves[index],
+        merkle.inclusion_proof([merkle.leaf_hash(x) for x in leaves], index),
+    )
 
 
+# A round looks at the last bodies of its own chain and the council's again and again.
+@lru_cache(maxsize=32)
 def decode_body(data: bytes, kind: type[Any]) -> Any:
     """A GroupBody or CouncilBody from its canonical bytes. Raises codec.DecodeError."""
     return codec.decode(data, kind, size_max=BODY_BYTES_MAX)

@@ -81,9 +81,9 @@ class _Flipped:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._honest, name)
 
-    async def train(self, base: Any, seed: bytes, member: MemberId) -> TrainResult:
+    async def train(self, base: Any, seed: bytes, member: MemberId, **_: Any) -> TrainResult:
         """The honest training, turned round; the trace before its last state stays honest."""
-        result = await self._honest.train(base, seed, member)
+        result = await self._honest.train(base, seed, member, keep_states=True)
         if self._honest_left > 0:
             self._honest_left -= 1
             return result

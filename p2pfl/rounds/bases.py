@@ -5,15 +5,17 @@ base = the council's base, plus the group's own aggregates that the council has 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 
-from consensus.types import ZERO_DIGEST, Digest
+from consensus.types import ZERO_DIGEST, Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.params import Base, Update, apply_update, blob_id, byte_length, parse_base, parse_update
 from p2pfl.records import BaseRef, GroupBody, decode_body
 from p2pfl.rounds.context import Context
+from p2pfl.rounds.follow import Chain
 from p2pfl.rules.state import CouncilState
 
 # How long a replica waits for a council block that somebody's message names before it gives up on it.
@@ -90,3 +92,24 @@ class Bases:
         data = await context.shelf.need(body.aggregate_id, length, context.others, context.seats)
         context.shelf.show(body.aggregate_id)
         return parse_update(data, layout, body.exponents)
+
+
+async def base_of_block(context: Context, chain: Chain, ref: BaseRef, members: Sequence[MemberId]) -> Base:
+    """The base that a decided block of a group was trained from: the council's, and own aggregates on it.
+
+    members: of the group, who hold its aggregates. Raises PeerFault when the council block is too old.
+    """
+    layout = context.genesis.task.layout
+    state = context.council.at(ref.council_block_id)
+    if state is None:
+        raise PeerFault("too_old", "the council block that the round names is no longer held")
+    data = await context.shelf.need(state.base_id, byte_length("base", layout), context.seats, members)
+    base = await context.aside(parse_base, data, layout)
+    for height in ref.own_heights:
+        decided = chain.get(height)
+        assert decided is not None, "own heights lie before the block"
+        body: GroupBody = decode_body(decided.block.body, GroupBody)
+        length = byte_length("update", layout, body.exponents)
+        blob = await context.shelf.need(body.aggregate_id, length, members, context.seats)
+        base = await context.aside(apply_update, base, parse_update(blob, layout, body.exponents))
+    return base

@@ -14,10 +14,10 @@ import trio
 
 from consensus.signing import BadSignature, recover, signing_digest
 from consensus.types import Digest, MemberId
-from p2pfl.errors import PeerFault
+from p2pfl.errors import PeerFault, UserError
 from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
-from p2pfl.params import BLOB_BYTES_MAX, Base, apply_update, byte_length, parse_base, parse_update
+from p2pfl.params import BLOB_BYTES_MAX, parse_update
 from p2pfl.records import (
     Case,
     GroupBody,
@@ -28,6 +28,7 @@ from p2pfl.records import (
     VerdictCertificate,
     decode_body,
 )
+from p2pfl.rounds.bases import base_of_block
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.pulse import Pulse
@@ -211,7 +212,7 @@ class Court:
             tried.add((sender, opening_id))
             try:
                 worst_ppm = await self._replay(case, tx, sender, opening_id, length)
-            except (PeerFault, WorkerDied, TaskFailed) as fault:
+            except (PeerFault, UserError, WorkerDied, TaskFailed) as fault:
                 log.warning("an opening was refused", accused=case.accused.hex(), why=str(fault))
                 continue
             return self._signed(case, REPLAYED, opening_id, worst_ppm)
@@ -222,7 +223,8 @@ class Court:
     ) -> int:
         context = self._context
         data = await context.shelf.need(opening_id, length, [sender], context.others, timeout_s=30.0)
-        base = await self._base(case)
+        members = self._members(case)
+        base = await base_of_block(context, self._groups[case.group_id], self._body(case).base, members)
         opening, job = await context.aside(read_opening, data, tx.tx, base, context.genesis)
         # What this seat holds it can hand on: an accused cannot show its round to some seats only.
         context.shelf.show(opening_id, context.seats)
@@ -230,7 +232,7 @@ class Court:
         context.network.broadcast(context.others, offer)
         layout = context.genesis.task.layout
         body = self._body(case)
-        blob = await context.shelf.need(tx.tx.blob_id, tx.tx.byte_length, [case.accused], self._members(case))
+        blob = await context.shelf.need(tx.tx.blob_id, tx.tx.byte_length, [case.accused], members)
         update = parse_update(blob, layout, body.exponents)
         return await measure(opening, job, base, update, context.trainer.replay_segment)
 
@@ -265,24 +267,3 @@ class Court:
     def _members(self, case: Case) -> tuple[MemberId, ...]:
         name = self._context.genesis.group_names[case.group_id]
         return self._context.genesis.committee(name).members
-
-    async def _base(self, case: Case) -> Base:
-        """The base of the accused's round: the council's, and the group's own aggregates on it."""
-        context = self._context
-        layout = context.genesis.task.layout
-        ref = self._body(case).base
-        state = context.council.at(ref.council_block_id)
-        if state is None:
-            raise PeerFault("too_old", "the case's council block is no longer held")
-        length = byte_length("base", layout)
-        members = self._members(case)
-        data = await context.shelf.need(state.base_id, length, context.others, members)
-        base = await context.aside(parse_base, data, layout)
-        for height in ref.own_heights:
-            decided = self._groups[case.group_id].get(height)
-            assert decided is not None
-            body: GroupBody = decode_body(decided.block.body, GroupBody)
-            length = byte_length("update", layout, body.exponents)
-            blob = await context.shelf.need(body.aggregate_id, length, members, context.others)
-            base = await context.aside(apply_update, base, parse_update(blob, layout, body.exponents))
-        return base

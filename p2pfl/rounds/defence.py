@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import trio
+
 from consensus.types import Digest, MemberId
-from p2pfl.errors import PeerFault
+from p2pfl.errors import PeerFault, UserError
+from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
 from p2pfl.params import blob_id
-from p2pfl.records import Case
+from p2pfl.records import Case, GroupBody, decode_body
+from p2pfl.rounds.bases import base_of_block
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.court import open_cases
 from p2pfl.rounds.own import OwnRounds
@@ -23,9 +27,10 @@ class Defence:
         self._context = context
         self._own = own
         self._openings: dict[Digest, tuple[Digest, int]] = {}
+        self._turn = trio.Lock()  # All seats ask at once; the work is done once.
 
     async def asked(self, sender: MemberId, request: wire.OpenRequest) -> None:
-        """A seat asks for the opening of a case. Raises PeerFault when it may not, or the trace is gone."""
+        """A seat asks for the opening of a case. Raises PeerFault when it may not."""
         context = self._context
         if sender not in context.seats:
             raise PeerFault("not_a_seat", "only the council's seats may ask for an opening")
@@ -34,18 +39,43 @@ class Defence:
             # The seat may be a block ahead: it asks again.
             log.info("asked to open a case that is not known here yet", case=request.case_id.hex())
             return
-        if request.case_id not in self._openings:
-            self._openings[request.case_id] = await self._open(case)
+        async with self._turn:
+            if request.case_id not in self._openings:
+                opened = await self._open(case)
+                if opened is None:
+                    return
+                self._openings[request.case_id] = opened
         opening_id, length = self._openings[request.case_id]
         context.network.send(sender, wire.OpeningOffer(request.case_id, opening_id, length))
 
-    async def _open(self, case: Case) -> tuple[Digest, int]:
+    async def _open(self, case: Case) -> tuple[Digest, int] | None:
         context, trainer = self._context, self._context.trainer
-        states = await context.aside(self._own.states, case.height)
         assert trainer.x is not None and trainer.y is not None
+        try:
+            states = await self._states(case)
+        except (PeerFault, UserError, WorkerDied, TaskFailed) as error:
+            log.error("the round cannot be opened", height=case.height, why=str(error))
+            return None
         data = await context.aside(make_opening, trainer.x, trainer.y, states)
         opening_id = await context.aside(blob_id, data)
         await context.shelf.put(opening_id, data)
         context.shelf.show(opening_id, context.seats)
         log.info("the round is opened to the council", height=case.height, bytes=len(data))
         return opening_id, len(data)
+
+    async def _states(self, case: Case) -> list[bytes]:
+        """The training states of the round, kept or trained again. Raises PeerFault when they are lost."""
+        context = self._context
+        kept = await context.aside(self._own.states, case.height)
+        if kept:
+            return kept
+        decided, own = context.chain.get(case.height), self._own.commitment(case.height)
+        if decided is None or own is None:
+            raise PeerFault("no_trace", "the own commitment of this height is gone")
+        body: GroupBody = decode_body(decided.block.body, GroupBody)
+        base = await base_of_block(context, context.chain, body.base, context.others)
+        seed = context.genesis.round_seed(context.group_id, case.epoch, case.height)
+        result = await context.trainer.train(base.values, seed, context.me, keep_states=True)
+        if result.trace_root != own.tx.trace_root:
+            raise PeerFault("no_trace", "training again gave other states: another machine or another torch")
+        return result.states

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from consensus import codec
 from p2pfl.durable import write_whole
-from p2pfl.errors import PeerFault
 from p2pfl.params import BLOB_BYTES_MAX
 from p2pfl.records import SignedParamTx
 
@@ -27,11 +26,12 @@ class OwnRounds:
         directory.mkdir(parents=True, exist_ok=True)
 
     def save(self, signed: SignedParamTx, states: list[bytes]) -> None:
-        """Keep a round; the commitment is durable when this returns. The states are only written."""
+        """Keep a round; the commitment is durable when this returns. The states (if any) are only written."""
         height = signed.tx.height
-        # A lost trace costs a re-training on this machine, not a contradiction: no fsync for megabytes.
-        trace = codec.encode(tuple(states), tuple[bytes, ...])
-        write_whole(self._directory / f"{height}.states", trace, durable=False)
+        if states:
+            # A lost trace costs a training again, not a contradiction: no fsync for megabytes.
+            trace = codec.encode(tuple(states), tuple[bytes, ...])
+            write_whole(self._directory / f"{height}.states", trace, durable=False)
         write_whole(self._directory / f"{height}.tx", codec.encode(signed))
         for kind in ("tx", "states"):
             (self._directory / f"{height - KEEP_ROUNDS}.{kind}").unlink(missing_ok=True)
@@ -44,9 +44,9 @@ class OwnRounds:
         return codec.decode(path.read_bytes(), SignedParamTx, size_max=TX_BYTES_MAX)
 
     def states(self, height: int) -> list[bytes]:
-        """The training states of this height. Raises PeerFault("no_trace") when they are gone."""
+        """The training states of this height; none if they were not kept."""
         try:
             data = (self._directory / f"{height}.states").read_bytes()
             return list(codec.decode(data, tuple[bytes, ...], size_max=BLOB_BYTES_MAX))
-        except (OSError, codec.DecodeError) as error:
-            raise PeerFault("no_trace", str(error)) from error
+        except (OSError, codec.DecodeError):
+            return []

@@ -165,9 +165,9 @@ class Prosecutor:
         """The chain's client, opened once. Raises UserError."""
         assert self._connect is not None
         async with self._connecting:
-            if self._connected is None:
-                self._connected = await trio.to_thread.run_sync(self._connect, abandon_on_cancel=True)
-            return self._connected
+            connected = self._connected or await trio.to_thread.run_sync(self._connect)
+            self._connected = connected
+            return connected
 
     # -- patience ---------------------------------------------------------------------------
 

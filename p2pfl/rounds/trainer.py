@@ -6,6 +6,7 @@ The computing is in `learn`, in a process of its own. An attack of a testnet wra
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ from p2pfl.params import Float32
 from p2pfl.records import MICRO
 
 Int64 = NDArray[np.int64]
+
+
+# More than that a round is not worth sending between processes and to the disk for the one round in many
+# that is asked for.
+STATES_KEPT_BYTES_MAX = 4 * 1024 * 1024
 
 
 def job_of(
@@ -47,6 +53,7 @@ def job_of(
         batch_size=task.batch_size,
         learning_rate=task.learning_rate_micro / MICRO,
         momentum=task.momentum_micro / MICRO,
+        gradient_norm_max=task.gradient_norm_max_micro / MICRO,
         trace_every=task.trace_every,
         keep_states=keep_states,
     )
@@ -77,11 +84,19 @@ class Trainer:
         self._data_dir = data_dir
         self._public: tuple[Float32, Int64, Dataset] | None = None
 
-    async def train(self, base: Float32, seed: bytes, member: MemberId) -> TrainResult:
-        """Train on the own data from this base. base: float32, flat."""
+    async def train(
+        self, base: Float32, seed: bytes, member: MemberId, *, keep_states: bool | None = None
+    ) -> TrainResult:
+        """Train on the own data from this base. base: float32, flat.
+
+        keep_states: None keeps the training states where they are small; large ones are trained again when
+        they have to be shown, which gives the same bits on the same machine.
+        """
         assert self.x is not None and self.y is not None
-        job = job_of(self.genesis.task, base, self.x, self.y, seed=seed, member=member)
-        return await self.worker.run("train", job)
+        job = job_of(self.genesis.task, base, self.x, self.y, seed=seed, member=member, keep_states=False)
+        if keep_states is None:
+            keep_states = (job.segments + 1) * 8 * len(base) <= STATES_KEPT_BYTES_MAX
+        return await self.worker.run("train", replace(job, keep_states=keep_states))
 
     async def train_root(self, base: Float32, seed: bytes) -> Float32:
         """The parameters after training on the public root set from this base (float32, flat)."""
