@@ -39,21 +39,18 @@ def contradiction(a: Vote, b: Vote) -> OffenceKind | None:
     """Which offence it is if one member signed both; the order does not matter."""
     if a.height != b.height or a.epoch != b.epoch:
         return None
-    if isinstance(b, Commit) and isinstance(a, RoundChange):
+    if isinstance(a, RoundChange):
+        if isinstance(b, RoundChange):
+            twice = a.round == b.round and _prepared(a) != _prepared(b)
+            return OffenceKind.TWO_ROUND_CHANGE if twice else None
         a, b = b, a
-    match a, b:
-        case RoundChange(), RoundChange():
-            if a.round == b.round and _prepared(a) != _prepared(b):
-                return OffenceKind.TWO_ROUND_CHANGE
-        case Commit(), RoundChange():
-            # A COMMIT of round r says: q PREPAREs of r seen. A later ROUND-CHANGE has to say so too, or more.
-            if b.round > a.round and _denies(b, a):
-                return OffenceKind.DENIED_COMMIT
-        case (Propose(), Propose()) | (Prepare(), Prepare()) | (Commit(), Commit()):
-            if a.round == b.round and a.block_id != b.block_id:
-                return _DOUBLE[type(a)]
-        case _:
-            pass
+    if isinstance(b, RoundChange):
+        # A COMMIT of round r says: q PREPAREs of r seen. A later ROUND-CHANGE has to say so too, or more.
+        denied = isinstance(a, Commit) and b.round > a.round and _denies(b, a)
+        return OffenceKind.DENIED_COMMIT if denied else None
+    assert not isinstance(a, RoundChange)
+    if type(a) is type(b) and a.round == b.round and a.block_id != b.block_id:
+        return _DOUBLE[type(a)]
     return None
 
 

@@ -325,8 +325,8 @@ MUTANTS = (
     one(
         "denied COMMIT not seen",
         "evidence",
-        "            if b.round > a.round and _denies(b, a):\n",
-        "            if False:\n",
+        "isinstance(a, Commit) and b.round > a.round and _denies(b, a)",
+        "False",
     ),
     one(
         "context taken for the claim",
