@@ -7,10 +7,13 @@
     zygote      one warmed process that forks the others
     member      what runs in a forked process: one node
     attacks     wrappers around an honest node: the only place where a peer can turn bad
-    faults      kills and restarts at a chosen moment of a round
     devchain    an EVM chain for the time of a run
     story       events as rows of a table and as sentences
     watch       the table and the sentences on a terminal
+    afterwards  what the contracts and the files say in the end
+    signatures  did anybody sign two things that contradict each other?
+    stakes      the contracts of a run
+    result      the summary, and the JSON object
     judge       does the claim hold?
 
 Nothing in `p2pfl/` imports this.

@@ -65,8 +65,8 @@ def _up(arguments: argparse.Namespace) -> int:
     # With --json, stdout belongs to the result alone; the story goes to stderr.
     out = sys.stderr if arguments.json else sys.stdout
     live = False if arguments.plain or arguments.json else None
-    options = Options(log_level=arguments.log_level)
-    result = up(scenario, arguments.dir, options=options, out=out, live=live, stay=arguments.stay)
+    options = Options(log_level=arguments.log_level, stay=arguments.stay)
+    result = up(scenario, arguments.dir, options=options, out=out, live=live)
     if arguments.json:
         print(json.dumps(result.as_json()))
     return EXIT_OK if result.held else EXIT_CLAIM_FAILED

@@ -40,7 +40,11 @@ class Outcome:
     tombstoned: list[str] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
     killed: list[Killed] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)  # Of an audit of the whole history.
     died: dict[str, int] = field(default_factory=dict)  # Nodes that ended by themselves, and their status.
+    unclean: dict[str, int] = field(
+        default_factory=dict
+    )  # Nodes that did not end well when they were told to.
 
     @property
     def accuracy(self) -> float | None:
@@ -120,6 +124,18 @@ def tombstoned_exactly_culprits(asked: Question) -> list[str]:
 def no_contradiction(asked: Question) -> list[str]:
     """No honest member signed two things that contradict each other, in any file that the run left."""
     return list(asked.outcome.contradictions)
+
+
+@condition
+def history_verifies(asked: Question) -> list[str]:
+    """An audit of everybody's files finds nothing."""
+    return list(asked.outcome.findings)
+
+
+@condition
+def ends_cleanly(asked: Question) -> list[str]:
+    """Every node ends with status 0 when it is told to end."""
+    return [f"{name} ended with status {status}" for name, status in sorted(asked.outcome.unclean.items())]
 
 
 @condition

@@ -23,15 +23,16 @@ from typing import Any, TypeVar
 import trio
 
 from consensus.types import ZERO_MEMBER
-from p2pfl.genesis import ChainEntry, Genesis
-from testnet import devchain, plan, signatures
+from p2pfl.genesis import ChainEntry
+from testnet import devchain, plan
+from testnet.afterwards import ask_the_chain, read_the_files
 from testnet.facts import Event, Facts
 from testnet.judge import Killed, Outcome, judge
 from testnet.memory import Memory
 from testnet.result import Result
 from testnet.scenarios import Kill, Scenario
 from testnet.stakes import EXTRA_ACCOUNTS, Stakes
-from testnet.zygote import Child, Zygote, open_zygote
+from testnet.zygote import GRACE_S, Child, Zygote, open_zygote
 
 T = TypeVar("T")
 
@@ -57,10 +58,15 @@ EVENTS_FILE = "events.jsonl"
 
 @dataclass(frozen=True)
 class Options:
-    """What does not belong to the scenario. log_level: of the nodes' own logs."""
+    """What does not belong to the scenario.
+
+    log_level: of the nodes' own logs. explorer: whether a seat serves its pages. stay: the network is judged
+    while it is up, and ended when the caller has finished with the result.
+    """
 
     log_level: str = "info"
     explorer: bool = True
+    stay: bool = False
 
 
 @dataclass
@@ -75,6 +81,7 @@ class Run:
     facts: Facts = field(default_factory=Facts)
     died: dict[str, int] = field(default_factory=dict)
     killed: list[Killed] = field(default_factory=list)
+    unclean: dict[str, int] = field(default_factory=dict)
     started_s: float | None = None
     _begun: float = field(default_factory=time.monotonic)
     _lives: dict[str, int] = field(default_factory=dict)
@@ -97,7 +104,7 @@ class Run:
     # -- the whole ----------------------------------------------------------------
 
     async def run(self, finish: Callable[[Result], Awaitable[None]]) -> Result:
-        """From nothing to the judgement. `finish` is awaited with it while the network is still up."""
+        """From nothing to the judgement, and from there, when `finish` is done with it, to the end."""
         async with AsyncExitStack() as stack:
             self._nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(self._nursery.cancel_scope.cancel)
@@ -117,7 +124,7 @@ class Run:
             await self._until_over()
             result = await self._judge()
             await finish(result)
-            self._expected.update(child.pid for child in self._children.values())
+            await self._end_everybody()
             return result
 
     @asynccontextmanager
@@ -134,8 +141,7 @@ class Run:
             self._say(f"a development chain ({chain.backend}) answers at {chain.url}")
             yield Stakes(chain.url, self.scenario)
         finally:
-            with trio.CancelScope() as patience:
-                patience.shield = True
+            with trio.move_on_after(devchain.STOP_SECONDS_MAX * 2, shield=True):
                 await _aside(chain.stop)
 
     # -- processes ---------------------------------------------------------------------
@@ -309,23 +315,28 @@ class Run:
         return counted and not self.facts.open_cases() and due <= set(self.facts.slashed)
 
     async def _judge(self) -> Result:
-        """Ask the chain and the files, not only the events."""
-        genesis: Genesis = self._plan.genesis
-        folders = {seat.name: seat.folder for seat in self._plan.ground.seats}
+        """Ask the chain while it is there, end the network unless it stays, and read what it has left."""
         outcome = Outcome(self.facts, killed=self.killed, died=self.died)
         if self._stakes is not None:
-            ruled = await _aside(self._stakes.ruled, genesis)
-            outcome.slashed, outcome.tombstoned = ruled.slashed, ruled.tombstoned
-        outcome.contradictions = await _aside(
-            partial(signatures.contradictions, genesis, folders, but=self.scenario.culprits)
-        )
-        for killed in self.killed:
-            folder = folders[killed.name]
-            killed.height_at_end = await _aside(signatures.tip_height, folder, killed.group)
-            killed.voted_height = await _aside(signatures.last_commit_height, folder)
-        return Result(
-            self.scenario, self.directory, outcome, judge(self.scenario, outcome), self.started_s, self.memory
-        )
+            await _aside(ask_the_chain, outcome, self._plan, self._stakes)
+        if not self.options.stay:
+            await self._end_everybody()
+            outcome.unclean = self.unclean
+        await _aside(read_the_files, outcome, self._plan)
+        broken = judge(self.scenario, outcome)
+        return Result(self.scenario, self.directory, outcome, broken, self.started_s, self.memory)
+
+    async def _end_everybody(self) -> None:
+        """SIGTERM, and SIGKILL for whom that does not move."""
+        alive = [child for child in self._children.values() if child.alive]
+        self._expected.update(child.pid for child in alive)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for child in alive:
+                self._zygote.kill(child, number)
+            with trio.move_on_after(GRACE_S):
+                for child in alive:
+                    await child.ended.wait()
+        self.unclean = {child.name: child.status for child in alive if child.status}
 
     # -- around ------------------------------------------------------------------------------
 

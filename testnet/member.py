@@ -75,7 +75,7 @@ class EventPipe:
 
     async def until_launcher_ends(self) -> None:
         """Wait until the launcher's end is closed: it never sends anything."""
-        await trio.lowlevel.wait_readable(self._end)
+        await trio.lowlevel.wait_readable(self._end.fileno())
 
 
 def main(spec: dict[str, Any], events: socket.socket) -> int:

@@ -51,13 +51,13 @@ TASK = {"local_epochs": 2, "batch_size": 16, "learning_rate_micro": 50_000, "mom
 # Two processors for sixteen nodes: a part of a round takes longer than on sixteen machines. What overruns
 # its part costs a round change, so the parts are several times what they take on a busy machine.
 TIMES = Times(
-    council_ms=4_000,
+    council_ms=6_000,
     open_ms=3_000,
-    train_ms=10_000,
-    collect_ms=3_000,
-    reveal_ms=6_000,
+    train_ms=7_000,
+    collect_ms=2_000,
+    reveal_ms=5_000,
     propose_ms=10_000,
-    gather_ms=3_000,
+    gather_ms=5_000,
     double_max=3,
     clock_skew_ms=30_000,
 )

@@ -71,6 +71,7 @@ class Result:
         facts = self.outcome.facts
         more = {
             "broken": self.broken,
+            "unclean_ends": self.outcome.unclean,
             "lag_p99_ms_max": max(facts.lag_ms.values(), default=None),
             "processes": self.memory.processes,
             "faults": dict(facts.faults),

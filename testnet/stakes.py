@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from consensus.signing import sign
+from consensus.types import Digest
 from p2pfl.genesis import ChainEntry, Genesis
 from p2pfl.keys import load_signing_key
 from testnet import devchain
@@ -19,6 +20,8 @@ from testnet.plan import Ground
 from testnet.scenarios import Scenario
 
 if TYPE_CHECKING:
+    from coincurve import PrivateKey
+
     from p2pfl.evm import Addresses, Staking
 
 # Deployer and owner, treasury, veto body.
@@ -76,7 +79,7 @@ class Stakes:
         for entry in (entry for group in groups for entry in group.members):
             secret = load_signing_key(folders[entry.name].signing_key).secret
             with self._staking(self.account_key(entry.name)) as staking:
-                staking.deposit(entry.member_id, partial(sign, secret))
+                staking.deposit(entry.member_id, partial(_sign, secret))
         with self._staking(bytes(self._accounts[0].key)) as staking:
             staking.set_council(genesis.group_id(genesis.council.name))
             for group in groups:
@@ -114,6 +117,10 @@ class _Open:
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+
+
+def _sign(secret: PrivateKey, digest: bytes) -> bytes:
+    return sign(secret, Digest(digest))
 
 
 def _address(account: Any) -> Any:

@@ -99,6 +99,8 @@ class Story:
 
     def _on_fault(self, event: Event) -> list[str]:
         fields = event.fields
+        if fields["reason"] == "unreachable":
+            return []  # Nobody's fault: it is being started, or it is dead, which has lines of its own.
         if not self._once("fault", fields["peer"], fields["reason"]) or self._fault_lines >= FAULT_LINES_MAX:
             return []
         self._fault_lines += 1

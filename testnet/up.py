@@ -23,12 +23,11 @@ def up(
     options: Options | None = None,
     out: TextIO | None = None,
     live: bool | None = None,
-    stay: bool = False,
 ) -> Result:
     """Run a scenario. Raises UserError for what the operator must mend; leaves no process behind.
 
     directory: new or empty; None makes ./runs/<scenario>-<time>. out: where the story goes (stdout). live: a
-    table that is redrawn; None: where `out` is a terminal. stay: keep the network up until Ctrl-C.
+    table that is redrawn; None: where `out` is a terminal.
     """
     directory = plan.new_directory(directory, scenario)
     rules = plan.rules_of(scenario)
@@ -36,14 +35,16 @@ def up(
     with Watch(story, out=out or sys.stdout, live=live) as watch:
         for line in introduction(scenario, directory):
             watch.say(line)
-        run = Run(scenario, directory, options or Options(), watch.show, watch.draw)
+        options = options or Options()
+        run = Run(scenario, directory, options, watch.show, watch.draw)
 
         async def finish(result: Result) -> None:
             result.save()
+            watch.stop()
             for line in result.summary():
                 watch.say(line)
-            if stay:
-                watch.say("Ctrl-C ends the network.")
+            if options.stay:
+                watch.say(f"\nThe network stays up: {result.explorer or directory}  Ctrl-C ends it.")
                 await _until_interrupted()
 
         return trio.run(run.run, finish)

@@ -46,6 +46,10 @@ class Watch:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the table as it is; what is said from now on stands below it."""
         if self._live is not None:
             self._live.update(self.table(), refresh=True)
             self._live.stop()
@@ -61,7 +65,7 @@ class Watch:
         """A sentence of the story, or a line of the summary, which has no time."""
         stamp = "" if at_s is None else f"{at_s:6.1f} s  "
         if self._console is not None:
-            self._console.print(Text(stamp, style="dim").append(line, style=_style(line)))
+            self._console.print(Text.assemble((stamp, "dim"), (line, _style(line))))
         else:
             print(stamp + line, file=self._out, flush=True)
 

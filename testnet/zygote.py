@@ -180,8 +180,7 @@ async def open_zygote(imports: tuple[str, ...], log: Path) -> AsyncIterator[Zygo
             yield zygote
             nursery.cancel_scope.cancel()
     finally:
-        with trio.CancelScope() as patience:
-            patience.shield = True
+        with trio.move_on_after(READY_S, shield=True):
             await _end(process, zygote)
 
 
