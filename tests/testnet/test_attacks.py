@@ -25,7 +25,7 @@ class HonestTrainer:
 
     samples = 40
 
-    async def train(self, base: Any, seed: bytes, member: MemberId) -> Any:
+    async def train(self, base: Any, seed: bytes, member: MemberId, *, keep_states: bool = False) -> Any:
         rng = np.random.default_rng(3)
         x = rng.random((self.samples, 1, 8, 8), dtype=np.float32)
         y = rng.integers(0, 10, self.samples)
@@ -40,14 +40,14 @@ class HonestTrainer:
                 seed=seed,
                 member=member,
                 trace_every=1,
-                keep_states=True,
+                keep_states=keep_states,
             )
         )
 
 
 async def test_a_flipped_update_has_commitments_that_agree() -> None:
     parts = SimpleNamespace(trainer=HonestTrainer())
-    honest = await parts.trainer.train(BASE, bytes(32), MemberId(bytes(20)))
+    honest = await parts.trainer.train(BASE, bytes(32), MemberId(bytes(20)), keep_states=True)
     attacks.put_on(parts, [{"name": "sign_flip", "options": {"scale": 3.0}}])
     lie = await parts.trainer.train(BASE, bytes(32), MemberId(bytes(20)))
     np.testing.assert_allclose(lie.parameters - BASE, -3 * (honest.parameters - BASE), atol=1e-6)
