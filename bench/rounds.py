@@ -32,6 +32,9 @@ FLOOR_S_MAX = 300
 STEPS = ("wait", "train", "reveal", "propose", "prepare", "commit")
 MB = 1_000_000
 
+# The job of every system that was measured on it: SGD with momentum, one local epoch.
+TASK = {"local_epochs": 1, "batch_size": 32, "learning_rate_micro": 100_000, "momentum_micro": 900_000}
+
 Event = dict[str, Any]
 
 
@@ -109,6 +112,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> Result:
         culprits=(),
         holds={"all_rounds": True},
         network=shape,
+        task=TASK,
     )
     return up(
         scenario,

@@ -150,7 +150,7 @@ def task_of(scenario: Scenario, whole: Dataset) -> Task:
         trace_every=16,
         root_size=ROOT_SIZE,
         root_seed=shape.seed,
-        **TASK,
+        **{**TASK, **scenario.task},
     )
 
 

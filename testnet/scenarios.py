@@ -22,6 +22,8 @@ MEMBERS_MIN, MEMBERS_MAX = 4, 16
 GROUPS_MAX = 64
 # The steps of a round in which a kill may be placed: those that "step" events name.
 STEPS = ("wait", "train", "reveal", "propose", "prepare", "commit")
+# What a scenario may say of the training; the model and the data set are in [network].
+TRAINING = {"local_epochs", "batch_size", "learning_rate_micro", "momentum_micro", "gradient_norm_max_micro"}
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Scenario:
     attacks: tuple[Attack, ...] = ()
     kills: tuple[Kill, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    task: dict[str, int] = field(default_factory=dict)
     times: dict[str, int] = field(default_factory=dict)
     rules: dict[str, Any] = field(default_factory=dict)
     challenge_window_s: int = 2
@@ -177,8 +180,7 @@ def _check_holds(scenario: Scenario) -> None:
             because=f"there is no condition {', '.join(unknown)}" if unknown else "it names no condition",
             fix=f"the conditions are {', '.join(sorted(judge.CONDITIONS))}",
         )
-    for name, kind in (("times", Times), ("rules", Rules)):
-        fields = {each.name for each in dataclasses.fields(kind)}
+    for name, fields in (("task", TRAINING), ("times", _fields(Times)), ("rules", _fields(Rules))):
         wrong = sorted(set(getattr(scenario, name)) - fields)
         if wrong:
             raise UserError(
@@ -186,6 +188,10 @@ def _check_holds(scenario: Scenario) -> None:
                 because=f"[{name}] has no {', '.join(wrong)}",
                 fix=f"they are {', '.join(sorted(fields))}",
             )
+
+
+def _fields(kind: type[Any]) -> set[str]:
+    return {each.name for each in dataclasses.fields(kind)}
 
 
 def _table(raw: Any, kind: type[Any], where: str) -> Any:
