@@ -204,6 +204,15 @@ def test_one_group_apart_does_not_drag_the_others_along() -> None:
     assert whole.cos_of_sums_micro(whole.unit(0), [0, 1, 1, 1, 1]) < 0
 
 
+def test_two_groups_apart_are_both_found() -> None:
+    rng = np.random.default_rng(2)
+    common = rng.normal(0, 300, LAYOUT.size)
+    vectors = [common + rng.normal(0, 200, LAYOUT.size) for _ in range(5)]
+    vectors[1] *= -1
+    vectors[4] *= -2
+    assert standing_apart(view_of(deltas(*vectors)), [1] * 5, 100_000) == {1, 4}
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_of_two_groups_nobody_can_say_which_stands_apart(count: int) -> None:
     vectors = [np.full(LAYOUT.size, 100.0), np.full(LAYOUT.size, -100.0)][:count]
@@ -266,6 +275,14 @@ def test_candidates_are_ranked_by_chunks_and_those_far_behind_are_left_out() -> 
     assert found == ((b, 8), (d, 6))
     assert candidates(warnings_filter([]), SALT, [a, b], chunks) == ()  # type: ignore[arg-type]
     assert candidates(warnings_filter(rows), SALT, [], chunks) == ()  # type: ignore[arg-type]
+
+
+def test_who_is_warned_of_in_few_of_the_chunks_is_no_candidate_even_alone() -> None:
+    a, b = (MemberId(bytes([i]) * 20) for i in range(2))
+    chunks = [(0, i) for i in range(8)]
+    for count, named in ((3, ()), (4, ((b, 4),))):
+        rows = [(b, 0, i, "opposed") for i in range(count)]
+        assert candidates(warnings_filter(rows), SALT, [a, b], chunks) == named  # type: ignore[arg-type]
 
 
 def test_candidates_are_bounded_and_equals_keep_the_committees_order() -> None:

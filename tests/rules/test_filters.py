@@ -15,7 +15,6 @@ from p2pfl.params import Layout, TensorSpec, Update, data_offset, leaf_hashes
 from p2pfl.records import BloomFilter
 from p2pfl.rules import filters
 from p2pfl.rules.filters import (
-    LEAF_NONZEROS_MIN,
     band_keys,
     build,
     chunk_key,
@@ -169,10 +168,10 @@ def test_a_leaf_is_keyed_by_tensor_number_and_the_hash_under_the_blob_id() -> No
     assert len(chunk_keys(one)) == 5  # The last leaf has 40 coordinates: too few to say anything.
 
 
-def test_a_leaf_with_too_few_numbers_has_no_key() -> None:
+def test_a_leaf_with_fewer_than_64_numbers_has_no_key() -> None:
     values = np.zeros(LAYOUT.size, dtype=np.int16)
-    values[512 : 512 + LEAF_NONZEROS_MIN] = 1
-    values[1024 : 1024 + LEAF_NONZEROS_MIN - 1] = 1
+    values[512 : 512 + 64] = 1
+    values[1024 : 1024 + 63] = 1
     found = chunk_keys(Update(LAYOUT, (0, 0), values))
     assert len(found) == 1 and found[0][1:7] == bytes([0, 0, 0, 0, 0, 1])
 

@@ -185,11 +185,23 @@ def test_warnings_are_bounded_and_the_weightiest_stay() -> None:
 
 
 def test_a_tensor_of_a_larger_exponent_weighs_more() -> None:
-    """The small tensor's chunk comes first among equals only if its power of two is counted."""
-    vectors = group(11, 4)
+    """Twenty chunks of large integers and one of small ones: its power of two brings it into the bound."""
+    layout = Layout((TensorSpec("w", (20 * CHUNK_COORDINATES,)), TensorSpec("b", (64,))))
+    rng = np.random.default_rng(11)
+    common = rng.normal(0, 300, layout.size)
+    vectors = [np.rint(common + rng.normal(0, 100, layout.size)) for _ in range(4)]
     vectors[0] *= -1
-    found = warned(vectors, exponents=(-20, 0))
-    assert (1, 0) in of(found, 0, "opposed")
+
+    def chunks_of_tensor_1(exponents: tuple[int, int]) -> int:
+        rows = [*vectors, np.zeros(layout.size)]
+        updates = [Update(layout, exponents, v.astype(np.int16)) for v in rows]
+        chunks = chunk_grams([each.values for each in updates], layout)
+        found = warnings(members(4), chunks, view_of(updates), layout, exponents)
+        assert len(found) == WARNINGS_PER_REASON
+        return sum(row.tensor == 1 for row in found)
+
+    assert chunks_of_tensor_1((-10, -10)) == 0
+    assert chunks_of_tensor_1((-14, -10)) == 1
 
 
 @given(st.integers(0, 1000), st.permutations(range(4)))
