@@ -13,7 +13,7 @@ audit path in the tree of such runs. Knows no socket: a holder is something that
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -26,7 +26,7 @@ from p2pfl import params
 from p2pfl.errors import PeerFault
 from p2pfl.net import ask, wire
 from p2pfl.net.interface import BlobSource, Unreachable
-from p2pfl.net.stream import StreamBroken
+from p2pfl.net.stream import StreamBroken, one_error
 from p2pfl.params import LEAF_BYTES
 
 # Trees that are kept for serving: a round of 16 members and the council's, twice. One is 1 byte a leaf.
@@ -91,10 +91,18 @@ def _parents(level: list[bytes]) -> list[bytes]:
     return paired + level[-1:] if len(level) % 2 else paired
 
 
-class PieceServer:
-    """Makes pieces of blobs that may be shown; keeps the trees of the last few."""
+async def _in_thread(work: Callable[[], RunTree]) -> RunTree:
+    return await trio.to_thread.run_sync(work)
 
-    def __init__(self) -> None:
+
+class PieceServer:
+    """Makes pieces of blobs that may be shown; keeps the trees of the last few.
+
+    aside: runs the hashing of a whole blob (100 MB: 0.1 s) off the event loop.
+    """
+
+    def __init__(self, aside: Callable[[Callable[[], RunTree]], Awaitable[RunTree]] = _in_thread) -> None:
+        self._aside = aside
         self._trees: OrderedDict[Digest, RunTree] = OrderedDict()
         self._turn = trio.Lock()
 
@@ -107,9 +115,7 @@ class PieceServer:
         if tree is None:
             async with self._turn:  # Whoever asks for the same blob meanwhile waits for the same tree.
                 if request.blob_id not in self._trees:
-                    self._trees[request.blob_id] = await trio.to_thread.run_sync(
-                        lambda: RunTree(source.leaf_hashes())
-                    )
+                    self._trees[request.blob_id] = await self._aside(lambda: RunTree(source.leaf_hashes()))
                 tree = self._trees[request.blob_id]
                 while len(self._trees) > TREES_MAX:
                     self._trees.popitem(last=False)
@@ -207,21 +213,23 @@ class Fetch:
 
     async def run(self) -> bytes:
         """The whole blob, every piece of it verified. Runs until it is complete or cancelled."""
-        async with trio.open_nursery() as nursery:
-            while self._missing:
-                changed = self._changed
-                self._start_holders(nursery)
-                with trio.move_on_after(LOOK_AGAIN_S):
-                    await changed.wait()
-            nursery.cancel_scope.cancel()  # Who is still asked for a piece that another one brought.
+        with one_error():
+            async with trio.open_nursery() as nursery:
+                while self._missing:
+                    changed = self._changed
+                    self._start_holders(nursery)
+                    with trio.move_on_after(LOOK_AGAIN_S):
+                        await changed.wait()
+                nursery.cancel_scope.cancel()  # Who is still asked for a piece that another one brought.
         return bytes(self._data)
 
     def _start_holders(self, nursery: trio.Nursery) -> None:
         now = trio.current_time()
         for holder in self._holders():
-            if len(self._busy) >= HOLDERS_AT_ONCE or not self._worth_asking_one_more(holder):
+            if len(self._busy) >= HOLDERS_AT_ONCE:
                 return
-            if holder not in self._busy and self._not_before_s.get(holder, 0.0) <= now:
+            ready = holder not in self._busy and self._not_before_s.get(holder, 0.0) <= now
+            if ready and self._worth_asking_one_more(holder):
                 self._busy.add(holder)
                 nursery.start_soon(self._ask, holder)
 

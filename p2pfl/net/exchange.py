@@ -19,7 +19,7 @@ from p2pfl.net import ask, wire
 from p2pfl.net.blobs import Fetch, PieceServer
 from p2pfl.net.interface import Handlers, Unreachable
 from p2pfl.net.peer import Peer
-from p2pfl.net.stream import Stream, StreamBroken, one_error
+from p2pfl.net.stream import Stream, StreamBroken
 
 REQUESTS, BLOBS = "/mps/requests/1", "/mps/blobs/1"
 _ASKABLE = {REQUESTS: (wire.GetStatus, wire.GetBlocks), BLOBS: (wire.GetPiece,)}
@@ -150,7 +150,7 @@ class Exchange:
         fetch = Fetch(blob_id, length, holders, self._open_holder, self._fetch_fault)
         self._fetches[blob_id].append(fetch)
         try:
-            with trio.move_on_after(timeout_s), one_error():
+            with trio.move_on_after(timeout_s):
                 return await fetch.run()
         finally:
             self._fetches[blob_id].remove(fetch)

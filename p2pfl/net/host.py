@@ -107,14 +107,14 @@ class Network:
         self._sockets.handle(MESSAGES, self._on_messages)
         for protocol in (REQUESTS, BLOBS):
             self._sockets.handle(protocol, partial(self._on_asked, protocol))
+        if self._gossip is not None:
+            self._sockets.service(self._gossip.run)
         with one_error():
             async with self._sockets.running(), trio.open_nursery() as nursery:
                 for peer in self._peers.values():
                     nursery.start_soon(self._hear, peer)
                     nursery.start_soon(self._keep, peer)
                 nursery.start_soon(self._watch)
-                if self._gossip is not None:
-                    nursery.start_soon(self._gossip.run, self._sockets.host)
                 task_status.started()
                 await self._bug_found.wait()
                 raise self._bug or AssertionError
@@ -151,13 +151,20 @@ class Network:
             peer.link.done()
 
     async def _on_messages(self, peer_id: str, stream: Stream) -> None:
-        peer = self._by_peer_id.get(peer_id)
+        peer = self._speaker(peer_id)
         if peer is None:
-            self._stranger(peer_id)
-        elif peer.member > self.me:
+            return
+        if peer.member > self.me:
             self._fault(peer, PeerFault("wrong_opener", "the lower of two ids opens the stream"))
         else:
             await self._talk(peer, stream)
+
+    def _speaker(self, peer_id: str) -> Peer | None:
+        """The member that this peer is, if it may speak; libp2p takes a moment to drop a connection."""
+        peer = self._by_peer_id.get(peer_id)
+        if peer is None:
+            self._stranger(peer_id)
+        return None if peer is None or peer.is_banned() else peer
 
     async def _talk(self, peer: Peer, stream: Stream) -> None:
         try:
@@ -184,22 +191,23 @@ class Network:
         opener = self.me < peer.member
         failures = 0
         while True:
+            ups = peer.link.ups
             if not self._sockets.is_connected(peer.address.peer_id):
                 if peer.member not in self._neighbours:
                     await peer.changed.wait()
-                elif await self._called(peer, failures, at_once=opener):
-                    failures = 0
-                else:
+                elif not await self._called(peer, failures, at_once=opener):
                     failures += 1
-            elif not opener:
-                await peer.changed.wait()
-            else:
-                began_s = trio.current_time()
+                continue
+            if opener:
                 try:
                     await self._talk(peer, await self._sockets.open(peer.address.peer_id, MESSAGES))
                 except StreamBroken as error:
                     log.debug("no stream of messages", peer=peer.member, why=str(error))
-                failures = 0 if trio.current_time() - began_s > BACKOFF_MAX_S else failures + 1
+            else:
+                await peer.changed.wait()
+            # Whoever takes our call and says nothing may have barred us: call it less and less often.
+            failures = 0 if peer.link.ups > ups else failures + 1
+            if opener:
                 await trio.sleep(self._backoff_s(failures))
 
     async def _called(self, peer: Peer, failures: int, *, at_once: bool) -> bool:
@@ -271,10 +279,8 @@ class Network:
         return await self._exchange.fetch_blob(blob_id, length, holders, timeout_s=timeout_s)
 
     async def _on_asked(self, protocol: str, peer_id: str, stream: Stream) -> None:
-        peer = self._by_peer_id.get(peer_id)
-        if peer is None:
-            self._stranger(peer_id)
-        else:
+        peer = self._speaker(peer_id)
+        if peer is not None:
             await self._exchange.serve(protocol, peer, stream)
 
     # -- announcements -----------------------------------------------------

@@ -8,22 +8,20 @@ limits and byte counts are real; blob ids are verified. Knows no libp2p.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from random import Random
 from typing import cast
 
 import trio
 
 from consensus.types import Digest, MemberId
-from p2pfl import params
 from p2pfl.errors import PeerFault
-from p2pfl.net import wire
+from p2pfl.net import ask, wire
+from p2pfl.net.blobs import Fetch, PieceServer, RunTree
 from p2pfl.net.interface import Handlers, Unreachable
 from p2pfl.net.queues import INBOX_MESSAGES_MAX, OUTBOX_MESSAGES_MAX
-
-# How long a fetch waits before it looks again whether somebody holds the blob.
-HOLDERS_AGAIN_S = 0.05
 
 
 class MemoryHub:
@@ -112,7 +110,8 @@ class MemoryNetwork:
         self._changed_event = trio.Event()
         self._work: dict[MemberId, trio.Event] = {peer: trio.Event() for peer in self.peers}
         self._arrived: dict[MemberId, trio.Event] = {peer: trio.Event() for peer in self.peers}
-        self._wakers: trio.Event = trio.Event()
+        self._pieces = PieceServer(_at_once)  # Threads and a virtual clock do not agree.
+        self._fetches: dict[Digest, list[Fetch]] = defaultdict(list)
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -181,6 +180,7 @@ class MemoryNetwork:
         return True
 
     async def _hear(self, sender: MemberId) -> None:
+        assert self.handlers is not None, "a network without handlers"
         inbox = self._in[sender]
         while True:
             if not inbox:
@@ -191,7 +191,8 @@ class MemoryNetwork:
                 message = cast(wire.Message, wire.unpack(inbox[0]))
                 await self.handlers.received(sender, message)
                 if isinstance(message, wire.Have):
-                    self._wake_fetches()
+                    for fetch in self._fetches.get(message.blob_id, ()):
+                        fetch.announced_by(sender)
             except PeerFault as fault:
                 self._fault(sender, fault)
             finally:
@@ -202,11 +203,11 @@ class MemoryNetwork:
     async def request(self, to: MemberId, request: wire.Request, *, timeout_s: float) -> wire.Response:
         """Ask and wait for the answer. Raises Unreachable, or PeerFault("refused", reason)."""
         with trio.move_on_after(timeout_s):
-            target = await self._travel(to)
+            target = await self.travel(to)
             packed = wire.pack(request)
             self.sent_bytes["requests"] += len(packed)
             answer = await target.answer_packed(self.me, packed)
-            await self._travel(to)
+            await self.travel(to)
             self.received_bytes["requests"] += len(answer)
             response = wire.unpack(answer)
             if isinstance(response, wire.Refused):
@@ -214,16 +215,10 @@ class MemoryNetwork:
             return cast(wire.Response, response)
         raise Unreachable(f"no answer within {timeout_s:g} s")
 
-    async def _travel(self, to: MemberId) -> MemoryNetwork:
-        await trio.sleep(self._hub.draw_delay_s())
-        target = self._hub.reach(self.me, to)
-        if target is None:
-            raise Unreachable("not connected")
-        return target
-
     async def answer_packed(self, sender: MemberId, packed: bytes) -> bytes:
         """A peer's request arrives; the packed answer."""
         self.received_bytes["requests"] += len(packed)
+        assert self.handlers is not None
         try:
             request = cast(wire.Request, wire.unpack(packed))
             answer = wire.pack(await self.handlers.answer(sender, request))
@@ -238,40 +233,37 @@ class MemoryNetwork:
     async def fetch_blob(
         self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]], *, timeout_s: float
     ) -> bytes:
-        """The blob from whoever holds it. Raises PeerFault("blob_missing") when nobody gave it in time."""
-        with trio.move_on_after(timeout_s):
-            while True:
-                waker = self._wakers
-                for holder in holders():
-                    if holder == self.me:
-                        continue
-                    try:
-                        target = await self._travel(holder)
-                    except Unreachable:
-                        continue
-                    data = target.blob_bytes(self.me, blob_id)
-                    if data is None:
-                        continue
-                    self.received_bytes["blobs"] += len(data)
-                    if len(data) == length and params.blob_id(data) == blob_id:
-                        return data
-                    self._fault(holder, PeerFault("wrong_piece", blob_id.hex()))
-                with trio.move_on_after(HOLDERS_AGAIN_S):
-                    await waker.wait()
+        """The blob, every piece verified, from whoever holds it. Raises PeerFault("blob_missing")."""
+        fetch = Fetch(blob_id, length, holders, self._open_holder, self._fault)
+        self._fetches[blob_id].append(fetch)
+        try:
+            with trio.move_on_after(timeout_s):
+                return await fetch.run()
+        finally:
+            self._fetches[blob_id].remove(fetch)
+            if not self._fetches[blob_id]:
+                del self._fetches[blob_id]
         raise PeerFault("blob_missing", f"nobody served {blob_id.hex()} within {timeout_s:g} s")
 
-    def blob_bytes(self, sender: MemberId, blob_id: Digest) -> bytes | None:
-        """A peer asks for a blob."""
-        source = self.handlers.blob(sender, blob_id)
-        if source is None:
-            return None
-        data = source.read(0, source.length)
-        self.sent_bytes["blobs"] += len(data)
-        return data
+    @asynccontextmanager
+    async def _open_holder(self, holder: MemberId) -> AsyncIterator[_Holder]:
+        if self._hub.reach(self.me, holder) is None:
+            raise Unreachable("not connected")
+        yield _Holder(self, holder)
 
-    def _wake_fetches(self) -> None:
-        self._wakers.set()
-        self._wakers = trio.Event()
+    async def piece(self, sender: MemberId, request: wire.GetPiece) -> wire.Piece | wire.Refused:
+        """A peer asks for a piece."""
+        assert self.handlers is not None
+        source = self.handlers.blob(sender, request.blob_id)
+        if source is None:
+            return wire.Refused("not_held")
+        try:
+            head, data = await self._pieces.piece(source, request)
+        except PeerFault as fault:
+            self._fault(sender, fault)
+            return wire.Refused(fault.reason)
+        self.sent_bytes["blobs"] += len(wire.pack(head)) + len(data)
+        return wire.Piece(head.total_length, head.proof, data)
 
     # -- announcements, connections, faults --------------------------------
 
@@ -285,7 +277,7 @@ class MemoryNetwork:
 
     async def _announce_to(self, peer: MemberId, packed: bytes) -> None:
         try:
-            target = await self._travel(peer)
+            target = await self.travel(peer)
         except Unreachable:
             return
         target.received_bytes["gossip"] += len(packed)
@@ -312,5 +304,42 @@ class MemoryNetwork:
         missing = sorted(wanted - self.connected)
         raise Unreachable(f"{len(missing)} members are not connected, 0x{missing[0].hex()} among them")
 
+    async def travel(self, to: MemberId) -> MemoryNetwork:
+        """Wait as long as a message takes; the other's end. Raises Unreachable."""
+        await trio.sleep(self._hub.draw_delay_s())
+        target = self._hub.reach(self.me, to)
+        if target is None:
+            raise Unreachable("not connected")
+        return target
+
     def _fault(self, peer: MemberId, fault: PeerFault) -> None:
         self.faults[peer, fault.reason] = self.faults.get((peer, fault.reason), 0) + 1
+
+
+async def _at_once(work: Callable[[], RunTree]) -> RunTree:
+    return work()
+
+
+class _Holder:
+    """One holder as a fetch sees it (`blobs.Holder`)."""
+
+    def __init__(self, network: MemoryNetwork, holder: MemberId) -> None:
+        self._network = network
+        self._holder = holder
+        self._asked: deque[wire.GetPiece] = deque()
+
+    async def send(self, request: object) -> None:
+        """Ask; the answer is made when it is received."""
+        self._asked.append(cast(wire.GetPiece, request))
+        self._network.sent_bytes["blobs"] += len(wire.pack(request))
+
+    async def receive(self, *, silence_s: float) -> object:
+        """The next answer."""
+        with trio.move_on_after(silence_s):
+            target = await self._network.travel(self._holder)
+            answer = await target.piece(self._network.me, self._asked.popleft())
+            await self._network.travel(self._holder)
+            if isinstance(answer, wire.Piece):
+                self._network.received_bytes["blobs"] += len(answer.data)
+            return answer
+        raise ask.Stalled(f"no answer within {silence_s:g} s")

@@ -30,7 +30,6 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key  # noqa
 from libp2p.custom_types import TProtocol  # noqa: E402
 from libp2p.network.config import ConnectionConfig, RetryConfig  # noqa: E402
 from libp2p.peer.id import ID  # noqa: E402
-from libp2p.peer.peerinfo import PeerInfo  # noqa: E402
 from libp2p.rcmgr.manager import ResourceLimits, ResourceManager  # noqa: E402
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE  # noqa: E402
 from libp2p.security.noise.transport import Transport as NoiseTransport  # noqa: E402
@@ -52,6 +51,7 @@ MEMORY_MB_MAX = 256
 # A handshake costs two round trips and 10 ms of processor; a stranger must not hold a slot for longer.
 HANDSHAKE_S = 5.0
 DIAL_S = 6.0
+ADDRESS_S = 120  # How long libp2p remembers an address; longer than a call takes.
 OPEN_S = 5.0
 CLOSE_S = 3.0
 
@@ -86,11 +86,16 @@ class Sockets:
         self._swarm: Any = None
         self._nursery: trio.Nursery | None = None
         self._handlers: dict[str, Handler] = {}
+        self._services: list[Callable[[Any], Awaitable[None]]] = []
         self._closed_bytes = [0, 0]  # Sent and received on connections that are gone.
 
     def handle(self, protocol: str, handler: Handler) -> None:
         """Streams of this protocol go to this handler. Call before `running`."""
         self._handlers[protocol] = handler
+
+    def service(self, service: Callable[[Any], Awaitable[None]]) -> None:
+        """Run this with the libp2p host, until it is closed. Call before `running`."""
+        self._services.append(service)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -102,18 +107,30 @@ class Sockets:
         self._swarm = self.host.get_network()
         for protocol, handler in self._handlers.items():
             self.host.set_stream_handler(TProtocol(protocol), self._safe(handler))
-        async with self.host.run([address]), trio.open_nursery() as nursery:
-            if not self._swarm.listeners:
-                raise _in_use(self._listen, "libp2p does not say why")
-            self._nursery = nursery
+        # Whoever cancels us must not cancel libp2p: it could neither say farewell nor close its sockets.
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._run, address, stop)
             try:
                 yield
             finally:
+                stop.set()
+
+    async def _run(self, address: multiaddr.Multiaddr, stop: trio.Event, *, task_status: Any) -> None:
+        with trio.CancelScope(shield=True) as scope:
+            async with self.host.run([address]), trio.open_nursery() as nursery:
+                if not self._swarm.listeners:
+                    raise _in_use(self._listen, "libp2p does not say why")
+                self._nursery = nursery
+                for service in self._services:
+                    nursery.start_soon(service, self.host)
+                task_status.started()
+                await stop.wait()
                 self._nursery = None
+                scope.deadline = trio.current_time() + CLOSE_S
                 # Without a farewell the others keep a stale connection for as long as their heartbeat waits,
                 # and gossip never forms its mesh with us again.
-                with trio.move_on_after(CLOSE_S, shield=True):
-                    await self._close()
+                await self._close()
                 nursery.cancel_scope.cancel()
 
     def _make(self, address: multiaddr.Multiaddr) -> Any:
@@ -148,6 +165,7 @@ class Sockets:
         # and repeat a failed call three times on top of our repetitions.
         network.auto_connector.maybe_connect = _do_nothing
         network.retry_config = RetryConfig(max_retries=0)
+        network.set_stream_handler(_contained(network.common_stream_handler))
         network.mps_bytes = ({}, {})
         network.register_notifee(_Notifee(self))
         return host
@@ -178,10 +196,13 @@ class Sockets:
         target = ID.from_string(peer_id)
         # A failed call bars the peer for a minute, and addresses that identify told us would be called too.
         self._swarm.unblock_peer(target)
-        self.host.get_peerstore().clear_addrs(target)
+        book = self.host.get_peerstore()
+        book.clear_addrs(target)
+        book.add_addrs(target, [multiaddr.Multiaddr(address)], ADDRESS_S)
         with trio.move_on_after(DIAL_S):
             try:
-                await self.host.connect(PeerInfo(target, [multiaddr.Multiaddr(address)]))
+                # Not `host.connect`: it takes a connection that is being closed for a good one.
+                await self._swarm.dial_peer(target)
             except Exception as error:  # A dozen kinds, all of the library's.
                 raise Unreachable(f"{address}: {error}") from error
             return
@@ -211,6 +232,9 @@ class Sockets:
         raise StreamBroken(f"no stream within {OPEN_S:g} s")
 
     async def _close(self) -> None:
+        # First nobody gets in any more: the others call again as soon as they hear that we go.
+        for listener in self._swarm.listeners.values():
+            await listener.close()
         async with trio.open_nursery() as nursery:
             # libp2p closes one after the other, a fifth of a second each.
             for conn in self._swarm.get_connections():
@@ -236,6 +260,7 @@ class Sockets:
         """A connection was made, in either direction."""
         peer_id = str(conn.muxed_conn.peer_id)
         if self._nursery is None:
+            patches.abort(conn.muxed_conn)  # We are leaving.
             return
         if not self._admits(peer_id):
             self._on_refused(peer_id)
@@ -276,6 +301,19 @@ class Sockets:
 
 def _is_outbound(conn: Any) -> bool:
     return bool(conn.muxed_conn.is_initiator)
+
+
+def _contained(handler: Callable[[INetStream], Awaitable[None]]) -> Callable[[INetStream], Awaitable[None]]:
+    """Around every stream, libp2p's own protocols included: an exception there would end the host."""
+
+    async def handle(raw: INetStream) -> None:
+        try:
+            await handler(raw)
+        except Exception as error:  # noqa: BLE001 - gossip raises when it stops while a message comes in.
+            log.debug("a protocol of libp2p failed", error=repr(error))
+            await Stream(raw).reset()
+
+    return handle
 
 
 class _Notifee(INotifee):

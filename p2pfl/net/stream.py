@@ -96,10 +96,15 @@ def one_error() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        errors, rest = group.split(Exception)
-        if errors is None or rest is not None:
+        errors, cancelled = group.split(Exception)
+        if errors is None:
             raise
         flat = list(_leaves(errors))
+        if cancelled is not None:
+            # We are cancelled, and what broke meanwhile interests nobody any more; a bug does.
+            if all(isinstance(error, (PeerFault, StreamBroken)) for error in flat):
+                raise cancelled from None
+            raise
         raise next((error for error in flat if isinstance(error, PeerFault)), flat[0]) from None
 
 
@@ -124,6 +129,7 @@ class Link:
         self.inbox = Inbox()
         self.last_heard_s = -math.inf
         self.up = False
+        self.ups = 0  # How often it came up.
         self._session = session
         self._on_up = on_up
         self._on_fault = on_fault
@@ -179,6 +185,7 @@ class Link:
         del buffer[: _HELLO.size]
         self.last_heard_s = trio.current_time()
         self.up = True
+        self.ups += 1
         self._on_up()
         with one_error():
             async with trio.open_nursery() as nursery:

@@ -31,9 +31,9 @@ class Town:
     """Addresses of a few members, in the order of their ids; hosts are made and started one by one."""
 
     def __init__(self, count: int) -> None:
-        numbers = sorted(range(count), key=member)
-        self.members = [member(number) for number in numbers]
-        self.keys = {member(number): peer_key(number) for number in numbers}
+        self.numbers = sorted(range(count), key=member)
+        self.members = [member(number) for number in self.numbers]
+        self.keys = {member(number): peer_key(number) for number in self.numbers}
         self.addresses = {
             one: PeerAddress(peer_id_of(self.keys[one]), f"/ip4/127.0.0.1/tcp/{free_port()}")
             for one in self.members

@@ -1,0 +1,355 @@
+"""The traps of py-libp2p 0.8.1, each with a test that catches its return (docs/libp2p.md, same numbers)."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+import pytest
+import trio
+
+from p2pfl.errors import UserError
+from p2pfl.net import stream
+from p2pfl.net.interface import Unreachable
+from p2pfl.net.sockets import Sockets
+from p2pfl.net.stream import Stream, StreamBroken
+from tests.net.common import noise
+from tests.net.hosts import free_port, peer_key
+
+ECHO, SINK, RAISE = "/test/echo", "/test/sink", "/test/raise"
+
+
+class Node:
+    """A host with three handlers: one echoes, one reads when told to, one raises."""
+
+    def __init__(self, number: int, *, admits: bool = True) -> None:
+        self.address = f"/ip4/127.0.0.1/tcp/{free_port()}"
+        self.number = number
+        self.bugs: list[Exception] = []
+        self.changes: list[tuple[str, bool]] = []
+        self.refused: list[str] = []
+        self.admits = admits
+        self.pause_s = 0.0
+        self.first_pause_s = 0.0
+        self.sunk = 0
+        self.make()
+
+    def make(self) -> None:
+        self.sockets = Sockets(
+            peer_key=peer_key(self.number),
+            listen=self.address,
+            admits=lambda _: self.admits,
+            on_change=lambda peer, up: self.changes.append((peer, up)),
+            on_refused=self.refused.append,
+            on_bug=self.bugs.append,
+        )
+        for protocol, handler in ((ECHO, self.echo), (SINK, self.sink), (RAISE, self.fail)):
+            self.sockets.handle(protocol, handler)
+
+    async def echo(self, _: str, one: Stream) -> None:
+        try:
+            while True:
+                await one.write(await one.read())
+        except StreamBroken:
+            return
+
+    async def sink(self, _: str, one: Stream) -> None:
+        try:
+            while True:
+                self.sunk += len(await one.read())
+                await trio.sleep(self.pause_s + self.first_pause_s)
+                self.first_pause_s = 0.0
+        except StreamBroken:
+            return
+
+    async def fail(self, _: str, one: Stream) -> None:
+        raise ZeroDivisionError
+
+    async def call(self, other: Node) -> None:
+        await self.sockets.connect(other.sockets.peer_id, other.address)
+
+    async def open(self, other: Node, protocol: str) -> Stream:
+        return await self.sockets.open(other.sockets.peer_id, protocol)
+
+    def sees(self, other: Node) -> bool:
+        return self.sockets.is_connected(other.sockets.peer_id)
+
+
+@asynccontextmanager
+async def nodes(count: int = 2) -> AsyncIterator[list[Node]]:
+    made = [Node(number) for number in range(count)]
+    async with trio.open_nursery() as nursery:
+        for node in made:
+            await nursery.start(live, node)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+async def live(node: Node, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+    async with node.sockets.running():
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            await trio.sleep_forever()
+
+
+async def until(condition: Any, timeout_s: float = 5.0) -> float:
+    """Wait for it; how long it took."""
+    began = trio.current_time()
+    with trio.fail_after(timeout_s):
+        while not condition():  # noqa: ASYNC110 - what libp2p does has no event of ours.
+            await trio.sleep(0.01)
+    return trio.current_time() - began
+
+
+async def echoes(one: Stream, data: bytes) -> bool:
+    with trio.fail_after(5):
+        await one.write(data)
+        got = b""
+        while len(got) < len(data):
+            got += await one.read()
+    return got == data
+
+
+async def test_1_cancelling_writes_and_reads_does_not_kill_the_connection() -> None:
+    """Noise counts what it encrypts: a write that is cancelled half-way must not lose a number."""
+    chance = Random(1)
+    async with nodes() as (a, b):
+        await a.call(b)
+        b.pause_s = 0.001
+        conn = a.sockets._connections(b.sockets.peer_id)[0]
+        for _ in range(40):
+            one = await a.open(b, SINK)
+            with trio.move_on_after(chance.uniform(0, 0.004)):
+                while True:
+                    await one.write(bytes(200_000))
+            await one.reset()
+        for _ in range(40):
+            one = await a.open(b, ECHO)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write_on, one)
+                with trio.move_on_after(chance.uniform(0, 0.01)):
+                    while True:
+                        await one.read(1000)
+                nursery.cancel_scope.cancel()
+            await one.reset()
+        assert not conn.is_closed
+        assert await echoes(await a.open(b, ECHO), b"still the same connection")
+        assert a.sockets._connections(b.sockets.peer_id) == [conn]
+
+
+async def write_on(one: Stream) -> None:
+    while True:
+        await one.write(bytes(100_000))
+
+
+async def test_2_a_handler_that_raises_leaves_the_host_alive() -> None:
+    async with nodes() as (a, b):
+        await a.call(b)
+        with pytest.raises(StreamBroken):
+            await (await a.open(b, RAISE)).read()
+        assert [type(bug) for bug in b.bugs] == [ZeroDivisionError]
+        assert await echoes(await a.open(b, ECHO), b"alive")
+
+
+async def test_6_a_reader_that_pauses_for_longer_than_five_seconds_loses_nothing() -> None:
+    """libp2p gives up on a window after 5 s; here the heartbeat decides who is dead."""
+    async with nodes() as (a, b):
+        await a.call(b)
+        b.first_pause_s = 5.5
+        one = await a.open(b, SINK)
+        size = 2_000_000  # More than the first windows: the writer waits for the reader's second read.
+        with trio.fail_after(12):
+            await one.write(bytes(size))
+        await until(lambda: b.sunk == size)
+
+
+async def test_7_whoever_leaves_says_so_and_may_come_back_at_once() -> None:
+    a, b = Node(0), Node(1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, a)
+        for _ in range(3):
+            scope = await nursery.start(live, b)
+            await a.call(b)
+            assert await echoes(await a.open(b, ECHO), b"here")
+            scope.cancel()
+            assert await until(lambda: not a.sees(b), 2) < 1.0
+            b.make()
+            await until(lambda: port_is_free(b))
+        nursery.cancel_scope.cancel()
+
+
+def port_is_free(node: Node) -> bool:
+    from p2pfl.net.sockets import _assert_free, _parsed
+
+    try:
+        _assert_free(_parsed(node.address))
+    except UserError:
+        return False
+    return True
+
+
+async def test_11_a_peer_that_did_not_answer_can_be_called_again_at_once() -> None:
+    a, b = Node(0), Node(1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, a)
+        for _ in range(2):
+            with pytest.raises(Unreachable):
+                await a.call(b)
+        await nursery.start(live, b)
+        await a.call(b)
+        assert a.sees(b)
+        nursery.cancel_scope.cancel()
+
+
+async def test_12_a_connection_is_made_without_waiting_for_a_second_address() -> None:
+    """It took at least 250 ms however quick the peer was."""
+    async with nodes(8) as (a, *others):
+        took: list[float] = []
+        for other in others:
+            began = time.perf_counter()
+            await a.call(other)
+            took.append(time.perf_counter() - began)
+        assert statistics.median(took) < 0.2
+
+
+async def test_13_connections_that_are_gone_hold_no_slots() -> None:
+    """libp2p kept one of 250 inbound slots for every connection ever accepted."""
+    async with nodes() as (a, b):
+        limiter = b.sockets._swarm._inbound_limiter
+        for _ in range(12):
+            await a.call(b)
+            a.sockets.drop(b.sockets.peer_id)
+            await until(lambda: not a.sees(b) and not b.sees(a))
+        await until(lambda: limiter.borrowed_tokens == 0, 2)
+
+
+async def test_14_a_port_that_is_in_use_is_an_error_of_the_operator() -> None:
+    """libp2p shares the port (SO_REUSEPORT), and says nothing when it cannot listen at all."""
+    async with nodes(1) as (a,):
+        b = Node(1)
+        b.address = a.address
+        b.make()
+        with pytest.raises(UserError, match="cannot listen"):
+            async with b.sockets.running():
+                pass
+    for address in ("/ip4/127.0.0.1/udp/1", "localhost:4001", "/ip4/192.0.2.1/tcp/4001"):
+        b.address = address
+        b.make()
+        with pytest.raises(UserError):
+            async with b.sockets.running():
+                pass
+
+
+async def test_15_libp2p_calls_nobody_on_its_own() -> None:
+    """Its auto-connector calls everybody whose address it ever saw, whatever our dialer thinks."""
+    import multiaddr
+    from libp2p.peer.id import ID
+
+    async with nodes() as (a, b):
+        where = [multiaddr.Multiaddr(b.address)]
+        a.sockets.host.get_peerstore().add_addrs(ID.from_string(b.sockets.peer_id), where, 100)
+        a.sockets._swarm._schedule_auto_connect()
+        await trio.sleep(0.3)
+        assert not a.sees(b)
+        assert b.changes == []
+
+
+async def test_16_a_large_write_costs_one_noise_message_a_frame() -> None:
+    """A frame of 65,524 bytes does not fit one: the second noise message cost a third of the throughput."""
+    async with nodes() as (a, b):
+        await a.call(b)
+        one = await a.open(b, SINK)
+        secured = a.sockets._connections(b.sockets.peer_id)[0].muxed_conn.secured_conn
+        sizes: list[int] = []
+        encrypt = secured.conn.encrypt
+        secured.conn.encrypt = lambda data: sizes.append(len(data)) or encrypt(data)
+        await one.write(bytes(655_070))
+        await until(lambda: b.sunk == 655_070)
+        assert [size for size in sizes if size > 12] == [65_519] * 10
+
+
+async def test_17_reading_grants_credit_in_quarters_not_for_every_read() -> None:
+    async with nodes() as (a, b):
+        await a.call(b)
+        one = await a.open(b, ECHO)
+        await echoes(one, b"x")
+        tcp = __import__("p2pfl.net.patches", fromlist=["x"]).tcp_of(
+            a.sockets._connections(b.sockets.peer_id)[0].muxed_conn
+        )
+        before = tcp.mps_sent
+        for _ in range(50):
+            await echoes(one, b"0123456789")
+        # 10 bytes, yamux's 12, noise's 18: a window update for each would be 30 more.
+        assert tcp.mps_sent - before <= 50 * 40 + 100
+
+
+async def test_a_stranger_is_shown_the_door() -> None:
+    async with nodes() as (a, b):
+        b.admits = False
+        await a.call(b)
+        await until(lambda: not a.sees(b))
+        assert b.refused == [a.sockets.peer_id]
+        assert b.changes == []
+
+
+async def test_two_who_call_each_other_at_the_same_time_end_with_one_connection() -> None:
+    for _ in range(5):
+        async with nodes() as (a, b):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(a.call, b)
+                nursery.start_soon(b.call, a)
+            await trio.sleep(0.5)
+            ours = a.sockets._connections(b.sockets.peer_id)
+            theirs = b.sockets._connections(a.sockets.peer_id)
+            assert len(ours) == len(theirs) == 1
+            assert await echoes(await a.open(b, ECHO), b"one")
+
+
+async def test_bytes_of_closed_connections_are_still_counted() -> None:
+    async with nodes() as (a, b):
+        await a.call(b)
+        assert await echoes(await a.open(b, ECHO), noise(100_000))
+        a.sockets.drop(b.sockets.peer_id)
+        await until(lambda: not a.sees(b) and not b.sees(a))
+        sent, received = a.sockets.totals()
+        assert sent > 100_000
+        assert received > 100_000
+        assert a.sockets.by_protocol()[0][ECHO] == 100_000
+
+
+def test_importing_starts_no_thread_and_says_nothing() -> None:
+    """The testnet forks from a process that has imported everything."""
+    code = "import p2pfl.net.host, threading, logging; print(threading.active_count(), logging.root.handlers)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "[]"]
+    assert done.stderr == ""
+
+
+async def test_libp2p_writes_nothing_to_the_terminal(capfd: Any, caplog: Any) -> None:
+    root = logging.getLogger()
+    kept, root.handlers = root.handlers, []
+    try:
+        async with nodes() as (a, b):
+            await a.call(b)
+            with pytest.raises(StreamBroken):
+                await a.open(b, "/test/nobody/knows/this")
+            a.sockets.drop(b.sockets.peer_id)
+            await until(lambda: not b.sees(a))
+    finally:
+        root.handlers = kept
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
+def test_the_heartbeat_notices_within_ten_seconds() -> None:
+    from p2pfl.net import host
+
+    assert stream.FROZEN_S + host.WATCH_S < 10
+    assert stream.FROZEN_S >= 3 * stream.HEARTBEAT_S
