@@ -45,6 +45,7 @@ NAVIGATION = (
 )
 # Pages are read by people; a third reader waits for one of the first two.
 THREADS_MAX = 2
+READ_S = 20  # Who has not asked by then is not a browser.
 GRACE_S = 0.5  # For a page that is being written when the node stops.
 
 
@@ -66,6 +67,7 @@ async def serve_explorer(
     config.graceful_timeout = GRACE_S
     config.include_server_header = False
     config.max_app_queue_size = 8
+    config.read_timeout = READ_S
     async with trio.open_nursery() as nursery:
         pages: Any = build_app(view)  # hypercorn's type of an application is its own.
         await nursery.start(serve, pages, config)

@@ -6,6 +6,7 @@ Headers, certificates and roots are checked here, against the genesis file alone
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -29,6 +30,8 @@ from p2pfl.store.blocks import identity
 
 # Parsed blobs kept for the blocks around: a round of 16 updates and what it is compared with.
 _PARSED_MAX = 48
+# How often, and how long apart, a file that ends within a record is read again.
+LOOKS, LOOK_AGAIN_S = 3, 0.1
 
 
 class MissingBlob(Exception):
@@ -128,6 +131,11 @@ def read(path: Path, report: Report, genesis: Genesis | None) -> tuple[Genesis, 
 
 def _open(genesis: Genesis, name: str, node: str, folder: Folder, report: Report) -> BlockFile:
     file = BlockFile(folder.chain(name))
+    for _ in range(LOOKS):
+        if file.cut is None:
+            break
+        time.sleep(LOOK_AGAIN_S)  # A node that runs may be in the middle of an append.
+        file = BlockFile(folder.chain(name))
     if file.damage is not None:
         at = f"at byte {file.damage.offset}: {file.damage.because}"
         report.add("damaged_file", name, len(file), at, node)

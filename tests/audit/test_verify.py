@@ -118,6 +118,17 @@ def test_a_truncated_file_is_found(run: Path) -> None:
     assert report.findings[0].node == "council-m1"
 
 
+def test_a_file_that_is_being_appended_to_is_read_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`verify` may look at a node that runs: half a record is whole a moment later."""
+    path = run / "nodes" / "g1-m0" / "chain" / "g1.mps"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    monkeypatch.setattr("time.sleep", lambda seconds: path.write_bytes(whole))
+    report = verify(run)
+    assert report.ok
+    assert report.chains["g1"] == 5
+
+
 def rewritten(
     path: Path, built: Built, name: str, change: Callable[[int, DecidedBlock], DecidedBlock]
 ) -> None:
