@@ -1,4 +1,4 @@
-"""Each scenario's claim holds in a network of real processes, and an auditor who trusts nobody says the same."""
+"""Each scenario's claim holds in a network of real processes, and an auditor who trusts nobody agrees."""
 
 from __future__ import annotations
 
