@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from p2pfl.durable import Journal, scan, write_whole
 from p2pfl.errors import UserError
+from p2pfl.keys import create_signing_key
+from p2pfl.store.blobs import BlobStore
 
 RECORDS = [bytes([index]) * (60 * index + 1) for index in range(1, 12)]
 
@@ -177,3 +180,30 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         write_whole(tmp_path / "none" / "file", b"content")
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_creations_and_renames_are_durable_in_their_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename that was not followed by an fsync of the folder rolled back a signer's record once."""
+    told: list[str] = []
+
+    def fsync(handle: int) -> None:
+        place = Path(f"/proc/self/fd/{handle}").resolve()
+        told.append("folder " + place.name if place.is_dir() else "file")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    journal = Journal.create(tmp_path / "journal", b"identity")
+    assert told == ["file", f"folder {tmp_path.name}"]
+    journal = journal.replace(b"identity", [])
+    assert told[2:] == ["file", f"folder {tmp_path.name}"]
+    journal.close()
+    told.clear()
+    write_whole(tmp_path / "file", b"content")
+    assert told == ["file", f"folder {tmp_path.name}"]
+    told.clear()
+    blob_id = BlobStore(tmp_path / "blobs").put(b"parameters")
+    assert told == ["folder blobs", "file", f"folder {blob_id.hex()[:2]}"]
+    told.clear()
+    create_signing_key(tmp_path / "key")
+    assert told == ["file", f"folder {tmp_path.name}"]
