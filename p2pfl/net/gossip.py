@@ -24,7 +24,8 @@ from p2pfl.telemetry import logger
 
 log = logger("net")
 
-# A node announces one height a second or so; whatever is older than these is not worth telling.
+# A node announces one height a second or so; whatever is older than these is not worth telling. libp2p's own
+# queue to a neighbour holds 32 and drops the rest without a word.
 WAITING_MAX = 16
 # Four neighbours reach sixteen nodes in two hops; more only cost their share of every message.
 DEGREE, DEGREE_LOW, DEGREE_HIGH = 4, 2, 8

@@ -43,7 +43,7 @@ with warnings.catch_warnings():
     from libp2p.network import swarm
     from libp2p.network.connection.raw_connection import RawConnection
     from libp2p.network.stream import net_stream
-    from libp2p.pubsub import pubsub, rpc_queue
+    from libp2p.pubsub import pubsub
     from libp2p.stream_muxer.exceptions import MuxedStreamError
     from libp2p.stream_muxer.yamux import yamux
 
@@ -57,9 +57,6 @@ FRAME_BYTES_MAX = 65_507
 WINDOW_BYTES_MAX = 4 * 1024 * 1024
 # What one read takes from a socket: a whole frame, so that a small message costs one system call, not four.
 READ_BYTES = 64 * 1024
-# Gossip RPCs that wait for one peer; the 32 of libp2p lose most of a burst of 100 silently.
-GOSSIP_QUEUE_RPCS_MAX = 1024
-GOSSIP_RPC_BYTES_MAX = 64 * 1024
 
 _installed = False
 
@@ -80,8 +77,6 @@ def install() -> None:
     _count_bytes()
     # `connect` waits this long for each address even when the first one answered at once.
     swarm._HAPPY_EYEBALLS_DELAY = 0.0
-    rpc_queue.RpcQueue.__init__.__defaults__ = (GOSSIP_QUEUE_RPCS_MAX, GOSSIP_RPC_BYTES_MAX)
-    pubsub.SUBSCRIPTION_CHANNEL_SIZE = GOSSIP_QUEUE_RPCS_MAX
 
 
 # ---------------------------------------------------------------------------

@@ -288,7 +288,7 @@ async def test_announcements_reach_the_others_also_after_a_restart() -> None:
 
     async def announce_until_heard(network: host.Network, height: int) -> None:
         """The mesh needs a moment; an announcement that comes before it is lost, as it may be."""
-        with trio.fail_after(15):
+        with trio.fail_after(8):
             while not all(height in heard[one] for one in town.members if one != network.me):
                 network.announce(tip(height))
                 await trio.sleep(0.2)
@@ -301,11 +301,12 @@ async def test_announcements_reach_the_others_also_after_a_restart() -> None:
         for network in (a, b, c):
             await network.wait_connected(town.members, 10)
         await announce_until_heard(a, 1)
-        burst = range(100, 150)
-        for height in burst:
-            a.announce(tip(height))
-            await trio.sleep(0.001)
         await announce_until_heard(c, 2)
+        burst = range(100, 200)
+        for height in burst:
+            c.announce(tip(height))
+            await trio.sleep(0.002)
+        await trio.sleep(0.5)
         scope.cancel()
         await stopped.wait()
         await until(lambda: c.me not in a.connected)
@@ -317,6 +318,23 @@ async def test_announcements_reach_the_others_also_after_a_restart() -> None:
         # More than libp2p's ten a second; what a full queue of ours gave up is missing, and no more.
         assert sum(height in heard[b.me] for height in burst) >= len(burst) - 10
         nursery.cancel_scope.cancel()
+
+
+async def test_announcements_go_on_after_a_connection_was_lost_for_a_moment() -> None:
+    """libp2p learns of the loss after the two are connected again."""
+    async with hosts(2, gossip=True) as (town, (a, b), _):
+        heard: list[int] = []
+        b.on_announce.append(lambda sender, said: heard.append(said.height))
+        for turn in range(2):
+            with trio.fail_after(10):
+                while turn not in heard:
+                    a.announce(tip(turn))
+                    await trio.sleep(0.1)
+            a._sockets.drop(b.peer_id)
+            await until(lambda: b.me not in a.connected)
+            await a._sockets.connect(b.peer_id, town.addresses[b.me].address)
+            await a.wait_connected([b.me], 5)
+            await b.wait_connected([a.me], 5)
 
 
 async def test_a_killed_and_a_frozen_process_are_noticed_and_welcomed_back() -> None:
