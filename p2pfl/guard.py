@@ -175,6 +175,12 @@ class Guard:
         with self._lock:
             return self._newest.get(signing.separator(domain))
 
+    def has_voted(self, domain: Domain, epoch: int, height: int) -> bool:
+        """Whether a vote (not only a request or a commitment) was signed at this height."""
+        with self._lock:
+            kept = self._heights.get((signing.separator(domain), epoch, height))
+            return kept is not None and any(kind in _IN_ORDER for kind, _ in kept.slots)
+
     def signed(
         self, domain: Domain, struct_type: type[T], epoch: int, height: int, round_: int = 0
     ) -> tuple[T, bytes] | None:

@@ -74,7 +74,8 @@ class Node:
             network=parts.network,
             guard=parts.guard,
             trainer=parts.trainer,
-            observe=parts.observe,
+            observe=self._observe,
+            evaluates=parts.settings.explorer is not None,
             on_double=self._double_signed,
         )
         self.desk = parts.desk
@@ -245,6 +246,13 @@ class Node:
     def _behind(self, peer: MemberId, height: int) -> None:
         # Who votes on height h has decided h - 1.
         self.desk.followers[self.context.group_id].tip_seen(peer, height - 1)
+
+    def _observe(self, kind: str, fields: dict[str, Any]) -> None:
+        """What the rooms tell: accuracies are kept for the pages, all goes on to the watcher."""
+        if kind == "evaluated":
+            note = {"chain": fields["group"], "height": fields["height"], "accuracy": fields["accuracy"]}
+            self.parts.store.notes.add("metrics", {**note, "loss": fields["loss"]})
+        self.parts.observe(kind, fields)
 
     # -- what watchers see -----------------------------------------------------------------
 

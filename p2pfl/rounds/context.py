@@ -47,6 +47,7 @@ class Context:
     trainer: Trainer
     observe: Observe
     on_double: Callable[[Any], None]
+    evaluates: bool = False  # Whether each new base is tried on the public test set, not only own proposals.
     clock_ms: Callable[[], int] = wall_clock_ms
     # Heavy numpy work leaves the event loop, two jobs at a time: more would only fight for the processors.
     heavy: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(2))

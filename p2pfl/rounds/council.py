@@ -145,7 +145,8 @@ class CouncilApp:
         tell_council_block(context, self.pace, decided, body, self.backtrack.fetched)
         self.court.update(context.council.tip)
         self._certified(body)
-        if derived is not None and header.proposer == context.me and body.counted:
+        mine = header.proposer == context.me or context.evaluates
+        if derived is not None and mine and body.counted:
             self._nursery.start_soon(self._evaluate, header.height, derived.base)
         return True
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
-from itertools import groupby
 from typing import Any, Protocol
 
 import trio
@@ -99,6 +98,7 @@ class Driver:
         self._own: deque[ct.Event] = deque()
         self._inbox: deque[ct.Event] = deque()
         self._wake = trio.Event()
+        self._muted_height = FIRST_HEIGHT - 1
         self._deadline = float("inf")
         self._deadline_moved = trio.Event()
         self._round_work: set[trio.CancelScope] = set()
@@ -155,6 +155,8 @@ class Driver:
         self.round = 0
         self.active = True
         restored = await self._in_thread(self.wal.replay, self.height) if resume else []
+        if resume and not restored:
+            self._mute()
         if restored:
             log.info("height taken up from the log", height=self.height, entries=len(restored))
             effects = self.replica.restore(started, restored)  # R9
@@ -162,23 +164,35 @@ class Driver:
             effects = self.replica.step(started)
         await self._carry_out(effects)
 
+    def _mute(self) -> None:
+        """Votes were signed of which the log knows nothing: sign none until the guard's height is decided."""
+        newest = self.guard.newest(self.domain)
+        if newest is None or newest[1] < self.height:
+            return
+        if newest[1] > self.height or self.guard.has_voted(self.domain, *newest):
+            self._muted_height = newest[1]
+            log.warning("the log of the open height is lost: no votes until it ends", height=newest[1])
+
     async def _carry_out(self, effects: list[ct.Effect]) -> None:
-        """In their order; entries that follow one another reach the disk with one fsync."""
-        for together, some in groupby(effects, lambda effect: isinstance(effect, ct.Persist)):
-            if together:
-                await self._in_thread(
-                    self.wal.append_many, [e.event for e in some if isinstance(e, ct.Persist)]
-                )
-                continue
-            for effect in some:
-                await self._perform(effect)
+        """In their order. Entries reach the disk with one fsync, in the thread of what waits for them."""
+        waiting: list[ct.Event] = []
+        for effect in effects:
+            match effect:
+                case ct.Persist(event):
+                    waiting.append(event)
+                case ct.Sign(message):
+                    await self._sign(message, waiting)
+                    waiting = []
+                case _:
+                    if waiting:
+                        await self._in_thread(self.wal.append_many, waiting)
+                        waiting = []
+                    await self._perform(effect)
+        if waiting:
+            await self._in_thread(self.wal.append_many, waiting)
 
     async def _perform(self, effect: ct.Effect) -> None:
         match effect:
-            case ct.Persist():
-                raise AssertionError("kept above")
-            case ct.Sign(message):
-                await self._sign(message)
             case ct.Send(to, message):
                 self._send(to, message)
             case ct.EnteredRound():
@@ -193,21 +207,32 @@ class Driver:
                 self.on_behind(peer, height)
             case ct.Fault():
                 self.on_fault(effect)
+            case ct.Persist() | ct.Sign():
+                raise AssertionError("carried out before")
 
-    async def _sign(self, message: Any) -> None:
+    async def _sign(self, message: Any, entries: list[ct.Event]) -> None:
+        """Make the entries durable, then sign (the guard makes that durable), then send."""
         unsigned = signed_vote(message)
         assert unsigned is not None
+        vote = unsigned.vote
+
+        def durably() -> bytes:
+            if entries:
+                self.wal.append_many(entries)
+            if self.height <= self._muted_height:
+                place = (vote.epoch, vote.height, vote.round)
+                raise Refused("the log of this height is lost", type(vote).__name__, *place)
+            return self.guard.sign(self.domain, vote)
+
         try:
-            signature = await self._in_thread(self.guard.sign, self.domain, unsigned.vote)
+            signature = await self._in_thread(durably)
         except Refused as refused:
-            log.warning(
-                "the guard refused a signature", why=str(refused), height=self.height, round=self.round
-            )
+            log.warning("the guard refused a signature", why=str(refused))
             return
         signed = with_signature(message, signature)
         self._send(None, signed)
         self._feed(ct.Received(self.me, signed))
-        self.on_vote(type(unsigned.vote).__name__)
+        self.on_vote(type(vote).__name__)
 
     def _send(self, to: ct.MemberId | None, message: ct.Message) -> None:
         packed = wire.ConsensusMessage(self.domain.group_id, message)
@@ -246,6 +271,9 @@ class Driver:
     async def _validate(self, effect: ct.Validate) -> None:
         valid = await self.app.validate(effect)
         self._feed(ct.Validated(effect.height, effect.round, block_id(effect.block.header), valid))
+        if not valid:
+            # Nobody will vote for it: there is nothing to wait for in this round.
+            self._feed(ct.Elapsed(effect.height, effect.round))
 
     async def _decide(self, decided: ct.DecidedBlock) -> None:
         self._cancel_round_work()
@@ -268,10 +296,10 @@ class Driver:
                 self._feed(ct.Elapsed(self.height, self.round))
 
     async def _resend(self) -> None:
+        """R8 while a height is open; else the core may answer those who are behind once more (R7)."""
         while True:
             await trio.sleep(RESEND_S)
-            if self.active:
-                self._feed(ct.Resend())
+            self._feed(ct.Resend())
 
     async def _in_thread(self, work: Callable[..., Any], *args: Any) -> Any:
         return await trio.to_thread.run_sync(partial(work, *args), limiter=self._disk)

@@ -153,7 +153,7 @@ class GroupApp:
         tell_group_block(context, self.pace, decided, body)
         if derived is None:
             self._nursery.start_soon(self._catch_blobs)
-        elif header.proposer == context.me:
+        elif header.proposer == context.me or context.evaluates:
             self._nursery.start_soon(self._evaluate, header.height, derived)
         rounds = context.genesis.rounds
         if rounds and header.height + 1 >= rounds:
