@@ -1,10 +1,10 @@
-"""What every test shares: one thread for torch and BLAS, a printed seed, and no network beyond this machine."""
+"""What every test shares: one thread for torch and BLAS, and examples that are drawn from a fixed seed."""
 
 from __future__ import annotations
 
 import os
 
-# Before anything imports numpy or torch: tests share two cores, and results must not depend on a thread count.
+# Before anything imports numpy or torch: results must not depend on how many processors there are.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
