@@ -106,6 +106,8 @@ def test_a_group_that_stands_apart_is_flagged_and_left_out_of_the_base() -> None
     kept = [row.weight for row in comparison.rows[:2]]
     mean = combine(comparison.deltas[:2], kept, sum(kept))
     assert (comparison.mean.values == mean.values).all()
+    # Nor is anybody compared with it: g0 has g1 alone, g2 has both.
+    assert [len(each.others) for each in suspicions(inputs, comparison)] == [1, 1, 2]
     case = derive_case(suspicions(inputs, comparison)[2], updates["g2"])
     assert case is not None and case.cause == GROUP_APART
     assert case.accused in there.members("g2")[:2]

@@ -217,6 +217,13 @@ def test_a_counted_block_must_come_next_and_in_order(there: World) -> None:
     refused(inputs, state=state, height=1)
 
 
+def test_a_groups_first_counted_block_is_its_first_one(there: World) -> None:
+    skipped = derive_all(there, 0, {"g0": honest_updates(there, "g0", 1)})
+    there.decide("g0", skipped[0][1].body)
+    second = derive_all(there, 1, {"g0": honest_updates(there, "g0", 2)})
+    refused(there.council_inputs(CouncilState.genesis(there.genesis), second))
+
+
 def decided(there: World, inputs: CouncilInputs):
     body = derive_council(inputs, compare(inputs), root_update_id=ROOT_ID).body
     return there.decide(COUNCIL, body)[0], body

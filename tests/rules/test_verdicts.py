@@ -232,6 +232,17 @@ def test_standings_follow_the_case(there: World) -> None:
     assert state.standings(group_id) == (Standing(accused, case.case_id, "cleared"),)
 
 
+def test_the_latest_case_says_how_a_member_stands(there: World) -> None:
+    accused = there.members("g1")[2]
+    state, first = accuse(there, accused)
+    state, _ = there.advance(state, measurements=measured(there, first, BELOW, BELOW, BELOW))
+    while not state.may_accuse(accused, state.height + 1):
+        state, _ = there.advance(state)
+    second = case_of(there, accused, state.height + 1, height=5)
+    state, _ = there.advance(state, cases=[second])
+    assert state.standings(second.group_id) == (Standing(accused, second.case_id, "open"),)
+
+
 def test_nobody_is_asked_twice_at_once_and_a_cleared_member_has_a_pause(there: World) -> None:
     accused = there.members("g1")[2]
     state, case = accuse(there, accused)
