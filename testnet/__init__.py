@@ -14,6 +14,7 @@
     signatures  did anybody sign two things that contradict each other?
     stakes      the contracts of a run
     result      the summary, and the JSON object
+    picture     the terminal of a run that is over, as SVG
     judge       does the claim hold?
 
 Nothing in `p2pfl/` imports this.

@@ -130,12 +130,15 @@ class Facts:
         return [key for key, block in self.blocks.items() if len(block.ids) > 1]
 
     def accuracies(self, rounds: int) -> list[float]:
-        """One a round: the council's base where it was measured, else the mean of the groups'; no gaps."""
+        """One a decided round: the council's base, else the groups' mean, else what was measured last."""
         found: list[float] = []
-        for height in range(rounds):
+        decided = max((height for group, height in self.blocks if group != COUNCIL), default=-1)
+        for height in range(min(rounds, decided + 1)):
             here = {group: value for (group, at), value in self.accuracy.items() if at == height}
             if here:
                 found.append(here[COUNCIL] if COUNCIL in here else sum(here.values()) / len(here))
+            elif found:
+                found.append(found[-1])
         return found
 
     def round_seconds(self) -> list[float]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from testnet.facts import Facts
+from testnet.facts import COUNCIL, Facts
 
 if TYPE_CHECKING:
     from testnet.scenarios import Scenario
@@ -48,9 +48,12 @@ class Outcome:
 
     @property
     def accuracy(self) -> float | None:
-        """Of the last round that was measured."""
-        last = max((height for _, height in self.facts.accuracy), default=-1)
-        found = self.facts.accuracies(last + 1)
+        """Of the newest base that was measured: the council's, where it measured one."""
+        measured = self.facts.accuracy
+        last = max((height for group, height in measured if group == COUNCIL), default=None)
+        if last is not None:
+            return measured[COUNCIL, last]
+        found = self.facts.accuracies(len(self.facts.blocks))
         return found[-1] if found else None
 
 
@@ -78,7 +81,9 @@ def judge(scenario: Scenario, outcome: Outcome) -> list[str]:
     broken = [
         f"two blocks were decided in {group} at height {height}" for group, height in outcome.facts.forks()
     ]
-    broken += [f"{name} ended by itself (status {status})" for name, status in sorted(outcome.died.items())]
+    for status in sorted(set(outcome.died.values())):
+        names = ", ".join(sorted(name for name, each in outcome.died.items() if each == status))
+        broken.append(f"{names} ended by itself (status {status})")
     for name, wanted in scenario.holds.items():
         if wanted is not False:
             broken += CONDITIONS[name](Question(scenario, outcome, wanted))

@@ -160,8 +160,6 @@ class Run:
             await self._until(lambda: self.facts.started >= wanted or bool(self.died))
         self.started_s = self.now_s
         self._say(f"{len(self.facts.started)} processes are up after {self.started_s:.1f} s")
-        for url in self.facts.explorers.values():
-            self._say(f"explorer: {url}")
 
     async def _start(self, seat: plan.Seat) -> None:
         life = self._lives.get(seat.name, -1) + 1

@@ -133,6 +133,11 @@ def load(name: str, **overrides: Any) -> Scenario:
     return scenario
 
 
+def from_json(raw: dict[str, Any]) -> Scenario:
+    """The scenario that a run keeps as scenario.json. Raises ValueError."""
+    return _table(raw, Scenario, "")
+
+
 def _check(scenario: Scenario) -> None:
     """Raise UserError for a scenario that cannot be run."""
     shape = scenario.network

@@ -86,7 +86,8 @@ class Story:
 
     def _on_started(self, event: Event) -> list[str]:
         self.started.add(event.name)
-        return [f"{event.name} was started again"] if event.life else []
+        lines = [f"{event.name} was started again"] if event.life else []
+        return lines + ([f"explorer: {event.fields['explorer']}"] if event.fields.get("explorer") else [])
 
     def _on_killed(self, event: Event) -> list[str]:
         fields = event.fields
@@ -112,6 +113,8 @@ class Story:
         fields = event.fields
         group, height, round_ = fields["group"], fields["height"], fields["round"]
         self.rows[group].moved(fields)
+        if event.life and fields["step"] in ("prepare", "commit") and self._once("back", event.name):
+            return [f"round {height}: {event.name} has caught up, and votes again"]
         if not round_ or not self._once("round", group, height, round_):
             return []
         before, now = self._turn(group, height + round_ - 1), self._turn(group, height + round_)

@@ -63,11 +63,11 @@ class Watch:
 
     def say(self, line: str, at_s: float | None = None) -> None:
         """A sentence of the story, or a line of the summary, which has no time."""
-        stamp = "" if at_s is None else f"{at_s:6.1f} s  "
+        text = spoken(line, at_s)
         if self._console is not None:
-            self._console.print(Text.assemble((stamp, "dim"), (line, _style(line))))
+            self._console.print(text)
         else:
-            print(stamp + line, file=self._out, flush=True)
+            print(text.plain, file=self._out, flush=True)
 
     def draw(self, now_s: float) -> None:
         """Redraw the table."""
@@ -98,6 +98,12 @@ def cells(row: Row) -> tuple[str, ...]:
     distance = "" if row.distance is None else f"{row.distance:.2f}"
     height = "" if row.height < 0 else str(row.height)
     return row.group, height, str(row.round) if row.height >= 0 else "", row.step, votes, accuracy, distance
+
+
+def spoken(line: str, at_s: float | None = None) -> Text:
+    """A sentence with its time."""
+    stamp = "" if at_s is None else f"{at_s:6.1f} s  "
+    return Text.assemble((stamp, "dim"), (line, _style(line)))
 
 
 def _style(line: str) -> str:

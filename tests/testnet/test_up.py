@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.testnet.test_zygote import all_ended, handles
 
 # Two rounds of one group learn too little for the claim of `honest` about accuracy.
 SMALL = """
@@ -38,14 +41,14 @@ def p2pfl(*words: str, mark: str = "x") -> subprocess.CompletedProcess[str]:
     )
 
 
-def still_there(mark: str) -> list[str]:
-    """Processes of a run, however far they descend from it."""
+def still_there(mark: str) -> list[int]:
+    """Process ids of a run, however far they descend from it."""
     wanted = f"{MARK}={mark}".encode()
-    found: list[str] = []
+    found: list[int] = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and wanted in (entry / "environ").read_bytes().split(b"\0"):
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                found.append(int(entry.name))
         except OSError:
             continue
     return found
@@ -90,3 +93,29 @@ def test_a_small_network_runs_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert still_there(str(run)) == []
     verified = p2pfl("audit", "verify", str(run), "--json")
     assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_no_process_outlives_the_command(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    scenario = tmp_path / "small.toml"
+    scenario.write_text(SMALL)
+    run = tmp_path / "run"
+    words = ["testnet", "up", str(scenario), "--dir", str(run), "--plain"]
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "p2pfl", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, MARK: str(run)},
+    ) as process:
+        assert process.stdout is not None
+        said = [next(line for line in process.stdout if "processes are up" in line)]
+        watched = handles(still_there(str(run)))
+        assert len(watched) > 5
+        process.send_signal(number)
+        said += process.stdout.readlines()
+    assert process.returncode == status, said
+    assert all_ended(watched)
+    assert still_there(str(run)) == []
