@@ -21,7 +21,7 @@ FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 # What each room that knows something alone may import from outside, and nobody else.
 ALONE = {
-    "torch": ("p2pfl/learn/",),
+    "torch": ("p2pfl/learn/", "bench/"),
     "libp2p": ("p2pfl/net/", "bench/"),
     "web3": ("p2pfl/evm/", "testnet/"),
     "eth": ("testnet/",),

@@ -19,11 +19,8 @@ from p2pfl.errors import EXIT_BUG, EXIT_USER, UserError
 # What a shell reports for a program that a signal ended: 128 plus SIGINT, 128 plus SIGPIPE.
 EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
-# Modules that an extra brings, by extra.
-_EXTRAS = {
-    "node": ("torch", "libp2p", "multiaddr", "web3", "eth_account", "eth_keyfile"),
-    "testnet": ("eth", "eth_utils"),
-}
+# Packages of this distribution: when a module of one of these is missing, that is a bug and no missing extra.
+_OWN = ("p2pfl", "consensus", "contracts", "testnet", "bench", "tests")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -88,14 +85,13 @@ def _as_user_error(error: BaseException) -> UserError | None:
 
 def _missing(error: ModuleNotFoundError) -> UserError | None:
     root = (error.name or "").partition(".")[0]
-    for extra, modules in _EXTRAS.items():
-        if root in modules:
-            return UserError(
-                f"{root} is not installed",
-                because=f"this command needs the extra `{extra}`, and an auditor's installation is without",
-                fix=f"in your clone: pip install -c constraints.txt -e '.[{extra}]'",
-            )
-    return None
+    if not root or root in _OWN:
+        return None
+    return UserError(
+        f"{root} is not installed",
+        because="this command needs more than an auditor's installation brings",
+        fix="in your clone: pip install -c constraints.txt -e '.[testnet]' (for a peer only: '.[node]')",
+    )
 
 
 def _print(error: UserError, code: int, *, json_wanted: bool) -> None:

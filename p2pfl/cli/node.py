@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from testnet.plan import peer_id_of
+    from p2pfl.net.identity import peer_id_of  # Not needed by an auditor.
 
     _check_address(arguments.listen)
     folder = Folder(arguments.dir)

@@ -112,7 +112,7 @@ def test_a_bug_is_shown_whole_even_beside_an_operators_fault(capsys: pytest.Capt
     assert "ZeroDivisionError('ours')" in err
 
 
-@pytest.mark.parametrize("extra", ["torch", "libp2p.host", "web3.types", "eth.vm"])
+@pytest.mark.parametrize("extra", ["torch", "libp2p.host", "web3.types", "eth.vm", "cryptography.hazmat"])
 def test_a_missing_extra_comes_with_the_command_that_mends_it(
     extra: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
