@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from random import Random
 from typing import Any
 
 import trio
-from libp2p.custom_types import TProtocol
-from libp2p.peer.id import ID
-from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
-from libp2p.pubsub.pubsub import Pubsub
-from libp2p.tools.anyio_service import background_trio_service
 
 from p2pfl.errors import PeerFault
-from p2pfl.net import wire
+from p2pfl.net import patches, wire
 from p2pfl.telemetry import logger
+
+patches.install()
+
+from libp2p.custom_types import TProtocol  # noqa: E402 - once its version is known to be the right one.
+from libp2p.peer.id import ID  # noqa: E402
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub  # noqa: E402
+from libp2p.pubsub.pubsub import Pubsub  # noqa: E402
+from libp2p.tools.anyio_service import background_trio_service  # noqa: E402
 
 log = logger("net")
 
@@ -32,6 +36,9 @@ DEGREE, DEGREE_LOW, DEGREE_HIGH = 4, 2, 8
 # gossipsub mends its mesh this often; an announcement is lost meanwhile, and the next one is not.
 MESH_S = 5
 AGAIN_S = 5.0
+# A node that starts has better things to do: connections to members and the first round. Gossip streams cost
+# as much processor time as the connections, so they are opened a little later, spread by chance.
+QUIET_START_S = 3.0
 
 
 class Gossip:
@@ -42,6 +49,7 @@ class Gossip:
         self._on_announce = on_announce
         self._waiting: deque[bytes] = deque(maxlen=WAITING_MAX)
         self._work = trio.Event()
+        self._chance = Random()
         self.pubsub: Any = None
 
     def announce(self, tip: wire.Tip) -> None:
@@ -75,6 +83,7 @@ class Gossip:
         # Numbers start at the second of the start otherwise: whoever said more than one a second and starts
         # again uses them a second time, and is taken for an echo.
         self.pubsub.counter = time.time_ns()
+        self.pubsub._handle_new_peer_with_retry = self._later(self.pubsub._handle_new_peer_with_retry)
         async with background_trio_service(self.pubsub), background_trio_service(router):
             await self.pubsub.wait_until_ready()
             subscription = await self.pubsub.subscribe(self.topic)
@@ -82,6 +91,16 @@ class Gossip:
                 nursery.start_soon(self._publish)
                 while True:
                     self._hear(await subscription.get())
+
+    def _later(self, welcome: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+        begun_s = trio.current_time()
+
+        async def welcome_later(peer_id: Any) -> None:
+            quiet_s = begun_s + QUIET_START_S * (1 + self._chance.random()) - trio.current_time()
+            await trio.sleep(max(0.0, quiet_s))
+            await welcome(peer_id)
+
+        return welcome_later
 
     async def _publish(self) -> None:
         while True:

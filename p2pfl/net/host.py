@@ -20,13 +20,12 @@ from consensus.types import ZERO_DIGEST, Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net import wire
 from p2pfl.net.exchange import BLOBS, REQUESTS, Exchange
+from p2pfl.net.gossip import Gossip
 from p2pfl.net.interface import Handlers, PeerAddress, Unreachable
 from p2pfl.net.peer import Peer
 from p2pfl.net.sockets import Sockets
 from p2pfl.net.stream import FROZEN_S, Link, Stream, StreamBroken, one_error
 from p2pfl.telemetry import counters, logger
-
-from p2pfl.net.gossip import Gossip  # isort: skip - after sockets, which looks at libp2p's version first.
 
 log = logger("net")
 

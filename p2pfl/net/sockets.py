@@ -5,18 +5,15 @@ Knows peer ids and streams. Which member a peer is, and what is said on the stre
 
 from __future__ import annotations
 
-import logging
-import socket
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
 
-from p2pfl.errors import UserError
 from p2pfl.net import patches
 from p2pfl.net.interface import Unreachable
+from p2pfl.net.listening import assert_free, in_use, parsed, route_logs
 from p2pfl.net.stream import Stream, StreamBroken
 from p2pfl.telemetry import logger
 
@@ -100,9 +97,9 @@ class Sockets:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Listen, until the block ends; then say farewell to everybody. Raises UserError."""
-        address = _parsed(self._listen)
-        _assert_free(address)
-        _route_logs()
+        address = parsed(self._listen)
+        assert_free(address)
+        route_logs()
         self.host = self._make(address)
         self._swarm = self.host.get_network()
         for protocol, handler in self._handlers.items():
@@ -120,7 +117,7 @@ class Sockets:
         with trio.CancelScope(shield=True) as scope:
             async with self.host.run([address]), trio.open_nursery() as nursery:
                 if not self._swarm.listeners:
-                    raise _in_use(self._listen, "libp2p does not say why")
+                    raise in_use(self._listen, "libp2p does not say why")
                 self._nursery = nursery
                 for service in self._services:
                     nursery.start_soon(service, self.host)
@@ -165,6 +162,9 @@ class Sockets:
         # and repeat a failed call three times on top of our repetitions.
         network.auto_connector.maybe_connect = _do_nothing
         network.retry_config = RetryConfig(max_retries=0)
+        # Keys and addresses of members come from the genesis, so identify tells us nothing, and asking
+        # everybody cost a quarter of a connection's processor time. We still answer when we are asked.
+        host._schedule_identify = _schedule_nothing
         network.set_stream_handler(_contained(network.common_stream_handler))
         network.mps_bytes = ({}, {})
         network.register_notifee(_Notifee(self))
@@ -338,71 +338,5 @@ async def _do_nothing() -> None:
     """Takes the place of libp2p's auto-connector."""
 
 
-# ---------------------------------------------------------------------------
-# Addresses.
-
-
-def _parsed(listen: str) -> multiaddr.Multiaddr:
-    try:
-        address = multiaddr.Multiaddr(listen)
-        address.value_for_protocol("ip4")
-        int(address.value_for_protocol("tcp") or "")
-    except Exception as error:  # The library's parsers raise many kinds.
-        raise UserError(
-            f"the address {listen} is not one to listen at",
-            because=str(error),
-            fix="name one like /ip4/127.0.0.1/tcp/4001",
-        ) from error
-    return address
-
-
-def _assert_free(address: multiaddr.Multiaddr) -> None:
-    """libp2p listens with SO_REUSEPORT: a second node at the same port would take half of our calls."""
-    where = (address.value_for_protocol("ip4"), int(address.value_for_protocol("tcp") or "0"))
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(where)
-        except OSError as error:
-            raise _in_use(str(address), str(error)) from error
-
-
-def _in_use(listen: str, because: str) -> UserError:
-    return UserError(
-        f"cannot listen at {listen}",
-        because=because,
-        fix="stop what listens there (ss -ltnp shows it), or set another address",
-    )
-
-
-# ---------------------------------------------------------------------------
-# Logs.
-
-
-class _Routed(logging.Handler):
-    """libp2p's log lines become ours, at level debug: what we need to know we see for ourselves."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            line = record.getMessage()
-        except Exception:  # noqa: BLE001 - a broken format string of the library's.
-            line = str(record.msg)
-        if record.exc_info and record.exc_info[1] is not None:
-            line += " " + traceback.format_exception_only(record.exc_info[1])[-1].strip()
-        log.debug("libp2p says", room=record.name, level=record.levelname.lower(), line=line)
-
-
-_ROUTED = _Routed(level=logging.WARNING)
-
-
-def _route_logs() -> None:
-    """libp2p's own logger has no handler, so its warnings go to stderr; some go to the root logger.
-
-    `logging.debug` of the module would give a root logger without handlers one of its own.
-    """
-    library, root = logging.getLogger("libp2p"), logging.getLogger()
-    if _ROUTED not in library.handlers:
-        library.addHandler(_ROUTED)
-        library.setLevel(logging.WARNING)  # Below, lines are formatted for nobody.
-    if not root.handlers:
-        root.addHandler(_ROUTED)
+def _schedule_nothing(_peer_id: Any, *, reason: str) -> None:
+    """Takes the place of libp2p's identify of others."""

@@ -13,7 +13,7 @@ import trio.testing
 import consensus.types as ct
 from p2pfl import params
 from p2pfl.errors import PeerFault
-from p2pfl.net import ask, host, wire
+from p2pfl.net import ask, gossip, host, wire
 from p2pfl.net import peer as peer_module
 from p2pfl.net.exchange import BLOBS, REQUESTS
 from p2pfl.net.identity import peer_id_of
@@ -268,6 +268,12 @@ def test_a_bar_ends_and_the_next_one_is_longer(monkeypatch: pytest.MonkeyPatch) 
     trio.run(story, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+@pytest.fixture
+def _gossip_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gossip, "QUIET_START_S", 0.0)
+
+
+@pytest.mark.usefixtures("_gossip_at_once")
 async def test_announcements_reach_the_others_also_after_a_restart() -> None:
     """A node that starts again with the same key is heard (its message numbers go on), and hears."""
     town = Town(3)
@@ -320,6 +326,7 @@ async def test_announcements_reach_the_others_also_after_a_restart() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.usefixtures("_gossip_at_once")
 async def test_announcements_go_on_after_a_connection_was_lost_for_a_moment() -> None:
     """libp2p learns of the loss after the two are connected again."""
     async with hosts(2, gossip=True) as (town, (a, b), _):

@@ -186,10 +186,10 @@ async def test_7_whoever_leaves_says_so_and_may_come_back_at_once() -> None:
 
 
 def port_is_free(node: Node) -> bool:
-    from p2pfl.net.sockets import _assert_free, _parsed
+    from p2pfl.net.listening import assert_free, parsed
 
     try:
-        _assert_free(_parsed(node.address))
+        assert_free(parsed(node.address))
     except UserError:
         return False
     return True
