@@ -43,6 +43,8 @@ log = logger("rounds.group")
 
 # The part of the time to reveal in which Ci still waits for updates.
 REVEAL_SHARE = 0.8
+# The part of the time to collect in which Ci waits for more commitments than a quorum.
+COLLECT_SHARE = 0.8
 # Messages of the next height that wait until it begins: one of each kind a member is enough.
 EARLY_MAX = 64
 
@@ -246,13 +248,13 @@ class GroupApp:
         context.network.broadcast(context.others, wire.ShareRequestMessage(context.group_id, request))
         self._take_request(request)
         base_id = request.request.base_id
-        limit_s = self.pace.part_s("train")
-        await self._pulse.until(
-            lambda: heard.close is not None or len(heard.committed(base_id)) == context.committee.size,
-            timeout_s=limit_s,
-        )
         await self._pulse.until(
             lambda: heard.close is not None or len(heard.committed(base_id)) >= context.committee.quorum
+        )
+        # Who is dead must not cost the others the whole part: theirs would be over before the Close is there.
+        await self._pulse.until(
+            lambda: heard.close is not None or len(heard.committed(base_id)) == context.committee.size,
+            timeout_s=self._collect_s() * COLLECT_SHARE,
         )
         if heard.close is not None:
             return heard.close
@@ -262,6 +264,11 @@ class GroupApp:
         signed = SignedClose(close, ids, await context.sign(close), effect.justification)
         self._take_close(signed, txs)
         return signed
+
+    def _collect_s(self) -> float:
+        """How long a quorum waits for the others' commitments: collect_ms, doubled as the part is."""
+        times = self.context.genesis.times
+        return self.pace.part_s("train") * times.collect_ms / (times.train_ms + times.collect_ms)
 
     async def _request(self, effect: ct.Build) -> SignedShareRequest:
         """Choose the base: the newest council block that counts our parent, if it comes in time."""
