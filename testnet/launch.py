@@ -89,6 +89,7 @@ class Run:
     _expected: set[int] = field(default_factory=set)  # Process ids whose end is no surprise.
     _kills_left: list[Kill] = field(default_factory=list)
     _restarts: int = 0
+    _gone: set[str] = field(default_factory=set)  # Killed for good.
     _last_block_s: float = 0.0
     _changed: trio.Event = field(default_factory=trio.Event)
 
@@ -250,13 +251,16 @@ class Run:
             )
             if here and event.fields["round"] == 0 and event.fields["votes"] >= kill.votes:
                 self._kills_left.remove(kill)
-                self._restarts += 1
                 child = self._children[turn]
                 self._expected.add(child.pid)
                 self._zygote.kill(child, signal.SIGKILL)
                 self.killed.append(Killed(turn, kill.group, kill.height))
                 self._tell("killed", name=turn, group=kill.group, height=kill.height, step=kill.step)
-                self._nursery.start_soon(self._restart, child, kill.restart_after_s)
+                if kill.restart_after_s:
+                    self._restarts += 1
+                    self._nursery.start_soon(self._restart, child, kill.restart_after_s)
+                else:
+                    self._gone.add(turn)
                 return
 
     async def _restart(self, child: Child, after_s: float) -> None:
@@ -292,7 +296,7 @@ class Run:
 
     async def _until_finished(self) -> None:
         members = set(self.scenario.member_names)
-        await self._until(lambda: self.facts.finished >= members and not self._restarts)
+        await self._until(lambda: self.facts.finished >= members - self._gone and not self._restarts)
 
     async def _until_hopeless(self) -> None:
         """A node ended by itself, or nothing has been decided for long: the claim cannot hold any more."""

@@ -56,14 +56,14 @@ class Attack:
 class Kill:
     """kill -9 of a group's Ci of round 0 when it reaches a step of a height, and its restart.
 
-    votes: how many commitments, or votes, it must have in that step.
+    votes: how many commitments, or votes, it must have in that step. restart_after_s: 0 is never.
     """
 
     group: str
     height: int
     step: str
     votes: int = 0
-    restart_after_s: float = 4.0
+    restart_after_s: float = 0.0
 
 
 @dataclass(frozen=True)

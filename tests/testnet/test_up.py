@@ -31,6 +31,19 @@ accused_exactly_culprits = true
 slashed_exactly_culprits = true
 no_contradiction = true
 """
+# f members of four may be gone for ever; it is killed when it is its turn.
+BEREFT = (
+    SMALL.replace("rounds = 2", "rounds = 4")
+    + """
+[times]
+train_ms = 3000
+collect_ms = 1000
+[[kills]]
+group = "g0"
+height = 1
+step = "train"
+"""
+)
 MARK = "P2PFL_TEST_RUN"
 
 
@@ -119,3 +132,15 @@ def test_no_process_outlives_the_command(tmp_path: Path, number: signal.Signals,
     assert process.returncode == status, said
     assert all_ended(watched)
     assert still_there(str(run)) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_group_goes_on_without_a_member_that_is_gone_for_ever(tmp_path: Path) -> None:
+    scenario = tmp_path / "bereft.toml"
+    scenario.write_text(BEREFT)
+    done = p2pfl("testnet", "up", str(scenario), "--no-chain", "--dir", str(tmp_path / "run"), "--json")
+    assert done.returncode == 0, done.stderr
+    assert "g0m1, whose turn it is, gets kill -9" in done.stderr
+    # One round change, at the height of its turn; the rounds after that wait for nobody.
+    assert done.stderr.count("goes on with") == 1, done.stderr
