@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -33,9 +34,9 @@ class Shelf:
         self._coming: dict[Digest, trio.Event] = {}
         self.fetched = 0
 
-    async def put(self, blob_id: Digest, data: bytes) -> None:
-        """Keep it (durable when this returns)."""
-        await trio.to_thread.run_sync(self._blobs.put, data, blob_id)
+    async def put(self, blob_id: Digest, data: bytes, *, durable: bool = True) -> None:
+        """Keep it. durable False: others have it too, so a crash costs a fetch and no fsync is worth it."""
+        await trio.to_thread.run_sync(partial(self._blobs.put, data, blob_id, durable=durable))
 
     async def has(self, blob_id: Digest) -> bool:
         """Whether it is here."""
@@ -93,7 +94,7 @@ class Shelf:
         self._coming[blob_id] = trio.Event()
         try:
             data = await self._fetch(blob_id, length, holders)
-            await self.put(blob_id, data)
+            await self.put(blob_id, data, durable=False)
             self.fetched += 1
             return data
         finally:
