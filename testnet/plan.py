@@ -61,6 +61,8 @@ TIMES = Times(
     double_max=3,
     clock_skew_ms=30_000,
 )
+# Each so many parameters take as long again as the smallest models: training, fetching, checking.
+STRETCH_COORDINATES = 500_000
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,17 @@ def task_of(scenario: Scenario, whole: Dataset) -> Task:
     )
 
 
+def times_of(scenario: Scenario, task: Task) -> Times:
+    """How long the parts of a round may take: longer for larger models, unless the scenario says it."""
+    stretch = 1 + task.layout.size // STRETCH_COORDINATES
+    parts = {
+        each.name: getattr(TIMES, each.name) * stretch
+        for each in dataclasses.fields(Times)
+        if each.name.endswith("_ms") and each.name != "clock_skew_ms"
+    }
+    return dataclasses.replace(TIMES, **{**parts, **scenario.times})
+
+
 def rules_of(scenario: Scenario) -> Rules:
     """The thresholds everybody judges by."""
     return dataclasses.replace(DEFAULT_RULES, **scenario.rules)
@@ -169,7 +182,7 @@ def genesis_of(ground: Ground, task: Task, chain: ChainEntry) -> Genesis:
         seed=Digest(sha256(b"testnet" + shape.seed.to_bytes(8, "big", signed=True)).digest()),
         chain=chain,
         task=task,
-        times=dataclasses.replace(TIMES, **scenario.times),
+        times=times_of(scenario, task),
         rules=rules_of(scenario),
         groups=tuple(GroupEntry(name, _entries(ground, name)) for name in groups),
         council=GroupEntry(COUNCIL, _entries(ground, COUNCIL)),

@@ -75,6 +75,13 @@ def test_what_was_asked_for_is_kept(drawn: plan.Plan) -> None:
     assert kept["network"]["groups"] == 2
 
 
+def test_a_larger_model_gets_more_time(tmp_path: Path) -> None:
+    scenario = load("honest", groups=1, seats=1, model="mlp")
+    made = plan.draw_plan(plan.break_ground(scenario, tmp_path), NO_CHAIN)
+    assert made.genesis.times.train_ms == 3 * plan.TIMES.train_ms
+    assert made.genesis.times.clock_skew_ms == plan.TIMES.clock_skew_ms
+
+
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("history")
     with pytest.raises(UserError, match="not empty"):
