@@ -1,8 +1,8 @@
 """Remove one rule of the contracts after the other and see that a test notices each time.
 
-    python -m tests.contracts.mutants [--node-modules PATH] [--only WORDS]     200 mutants, about 10 s each
+    python -m tests.contracts.mutants [--node-modules PATH] [--only WORDS]     200 mutants, some seconds each
 
-Works in a copy; prints the mutants that no test killed. Exit 1 if there are any besides those in HARMLESS.
+Changes no file of the checkout. Exit 1 if there are mutants that no test noticed, besides those in HARMLESS.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import contracts
+import p2pfl.evm  # noqa: F401 - loaded here once, for all forks
+from contracts import build
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("contracts", "consensus", "p2pfl", "testnet", "tests/contracts")
-FILES = ("pyproject.toml", "tests/__init__.py", "tests/conftest.py")
 # Where a rule of each source is most likely tested: those tests run first.
 SOURCES = {
     "StakingRegistry": "registry",
@@ -27,7 +30,7 @@ SOURCES = {
     "Equivocation": "equivocation",
     "Signed": "digests",
 }
-TESTS = ("digests", "registry", "verdict", "equivocation", "faults_of_others", "conservation")
+TESTS = ("digests", "registry", "verdict", "equivocation", "faults_of_others", "boundaries", "conservation")
 OPERATORS = (
     (" <= ", " < "), (" >= ", " > "), (" < ", " <= "), (" && ", " || "), (" || ", " && "),
     (" + 1", ""), (" - 1", ""),
@@ -66,16 +69,37 @@ def mutants(text: str) -> Iterator[tuple[str, str]]:
             yield told, "".join([*lines[:at], new, *lines[at + 1 :]])
 
 
-def outcome_of(copy: Path, node_modules: Path, first: str) -> str:
-    """What became of the mutant that lies in the copy."""
-    environment = {**os.environ, "PYTHONPATH": str(copy)}
-    build = [sys.executable, "-m", "contracts.build", "--node-modules", str(node_modules)]
-    if subprocess.run(build, cwd=copy, env=environment, capture_output=True, check=False).returncode != 0:
-        return "does not compile"
-    test = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    test += [f"tests/contracts/test_{name}.py" for name in sorted(TESTS, key=lambda name: name != first)]
-    done = subprocess.run(test, cwd=copy, env=environment, capture_output=True, check=False)
-    return "killed" if done.returncode == 1 else "SURVIVED" if done.returncode == 0 else "broken run"
+def compile_mutant(name: str, text: str, node_modules: Path, out: Path) -> bool:
+    """Put the artifacts of a mutant into a folder. False if it does not compile."""
+    read = build.gather
+
+    def gather(names: tuple[str, ...], modules: Path) -> dict[str, str]:
+        return {**read(names, modules), f"contracts/{name}.sol": text}
+
+    build.gather = gather
+    try:
+        for path, artifact in build.compile_job(build.JOBS[0], node_modules):
+            (out / "build" / path.name).write_text(artifact, encoding="utf-8")
+    except build.BuildError:
+        return False
+    finally:
+        build.gather = read
+    return True
+
+
+def outcome_of(out: Path, first: str) -> str:
+    """Run the tests, those of `first` before the others, in a fork that finds the artifacts in `out`."""
+    files = [f"tests/contracts/test_{name}.py" for name in sorted(TESTS, key=lambda name: name != first)]
+    child = os.fork()  # web3 and py-evm are loaded already; that is most of the time of a run.
+    if child == 0:
+        contracts.artifact.cache_clear()
+        contracts.resources = SimpleNamespace(files=lambda _: out)  # type: ignore[assignment]
+        with (out / "log").open("w", encoding="utf-8") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files])))
+    _, status = os.waitpid(child, 0)
+    return {0: "SURVIVED", 1: "killed"}.get(os.waitstatus_to_exitcode(status), "broken run")
 
 
 def main() -> int:
@@ -84,26 +108,21 @@ def main() -> int:
     parser.add_argument("--node-modules", type=Path, default=ROOT / "contracts" / "node_modules")
     parser.add_argument("--only", default="", help="mutants whose description has these words")
     options = parser.parse_args()
+    os.chdir(ROOT)
     left: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        for name in COPIED:
-            ignore = shutil.ignore_patterns("node_modules", "__pycache__")
-            shutil.copytree(ROOT / name, copy / name, ignore=ignore)
-        for name in FILES:
-            shutil.copy(ROOT / name, copy / name)
+        out = Path(folder)
+        (out / "build").mkdir()
         for name, first in SOURCES.items():
-            path = copy / "contracts" / f"{name}.sol"
-            text = path.read_text(encoding="utf-8")
+            text = (ROOT / "contracts" / f"{name}.sol").read_text(encoding="utf-8")
             for told, changed in mutants(text):
                 if options.only not in f"{name} {told}":
                     continue
-                path.write_text(changed, encoding="utf-8")
-                outcome = outcome_of(copy, options.node_modules.resolve(), first)
+                compiled = compile_mutant(name, changed, options.node_modules.resolve(), out)
+                outcome = outcome_of(out, first) if compiled else "does not compile"
                 print(f"{outcome}: {name} {told}", flush=True)
                 if outcome in {"SURVIVED", "broken run"} and not any(word in told for word in HARMLESS):
                     left.append(f"{name} {told}")
-            path.write_text(text, encoding="utf-8")
     print(f"{len(left)} mutants were not noticed")
     return 1 if left else 0
 

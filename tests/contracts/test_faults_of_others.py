@@ -130,7 +130,10 @@ def test_one_payee_that_refuses_ether_blocks_nobody(world: World) -> None:
     assert world.client.balance_wei(world.account(TREASURY)) == before + 2 * STAKE_WEI * 9 // 10
     # What it is owed waits until it takes it.
     world.send(bad.functions.setRefuses(False))
-    world.send(claim, by=OWNER)
+    mined = world.send(claim, by=OWNER)
+    assert world.events(mined, world.registry.events.Claimed) == [
+        {"account": bad.address, "amount": STAKE_WEI // 10}
+    ]
     assert world.client.balance_wei(MemberId(bytes.fromhex(bad.address[2:]))) == STAKE_WEI // 10
 
 

@@ -104,6 +104,14 @@ def test_slasher_and_council_are_set_once_and_by_the_owner(world: World) -> None
     world.refuses(functions.setCouncil(GROUP), "OwnableUnauthorizedAccount", by=STRANGER)
 
 
+def test_what_was_set_can_be_found_in_the_events(world: World) -> None:
+    events, since = world.registry.events, world.staking.addresses.block
+    (joined,) = world.client.logs(events.SlasherSet, {}, since)
+    (named,) = world.client.logs(events.CouncilSet, {}, since)
+    assert joined["args"]["slasher"] == checksum(world.staking.addresses.slashing)
+    assert named["args"]["group"] == COUNCIL
+
+
 def test_before_it_is_joined_to_a_slasher_a_registry_takes_no_money(world: World) -> None:
     made = world.client.transact(constructor(world, TERMS), "make a registry")
     assert made.contract is not None
