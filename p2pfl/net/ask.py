@@ -8,7 +8,7 @@ Knows frames; who may ask what is in `host`, what a piece proves is in `blobs`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -55,18 +55,22 @@ class Reader:
 
     async def raw(self, size: int) -> bytearray:
         """Exactly this many bytes. Raises Stalled when they come too slowly."""
-        data = self._buffer[:size]
-        del self._buffer[:size]
-        began_s, before = trio.current_time(), len(data)
-        while len(data) < size:
+        data = bytearray(size)
+        view, place = memoryview(data), min(size, len(self._buffer))
+        view[:place] = self._buffer[:place]
+        del self._buffer[:place]
+        began_s, before = trio.current_time(), place
+        while place < size:
             with trio.move_on_after(STALL_S) as scope:
-                data += await self._stream.read(min(READ_BYTES, size - len(data)))
+                part = await self._stream.read(min(READ_BYTES, size - place))
+                view[place : place + len(part)] = part
+                place += len(part)
             if scope.cancelled_caught:
                 raise Stalled("silent in the middle of an answer")
             if (now := trio.current_time()) - began_s > STALL_S:
-                if len(data) - before < SLOW_BYTES and len(data) < size:
-                    raise Stalled(f"{len(data) - before} bytes in {now - began_s:.1f} s")
-                began_s, before = now, len(data)
+                if place - before < SLOW_BYTES and place < size:
+                    raise Stalled(f"{place - before} bytes in {now - began_s:.1f} s")
+                began_s, before = now, place
         return data
 
 
@@ -107,10 +111,10 @@ class Asker:
         return answer
 
 
-async def serve(stream: Stream, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
+async def serve(stream: Stream, answer: Callable[[bytes], Awaitable[Sequence[bytes]]]) -> None:
     """Answer requests until the peer ends the stream or asks nothing for IDLE_S.
 
-    answer: from a packed request to the bytes of the answer, framed. Raises PeerFault, StreamBroken.
+    answer: from a packed request to what is to be written. Raises PeerFault, StreamBroken.
     """
     reader = Reader(stream)
     try:
@@ -119,6 +123,7 @@ async def serve(stream: Stream, answer: Callable[[bytes], Awaitable[bytes]]) -> 
                 packed = await reader.frame(REQUEST_BYTES_MAX)
             if scope.cancelled_caught:
                 return
-            await stream.write(await answer(packed))
+            for part in await answer(packed):
+                await stream.write(part)
     finally:
         await stream.reset()

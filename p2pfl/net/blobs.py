@@ -16,6 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Protocol, cast
 
 import trio
@@ -190,7 +191,7 @@ class Fetch:
         self._holders = holders
         self._open = open_holder
         self._on_fault = on_fault
-        self._data = bytearray(length)
+        self._data = BytesIO()
         leaves = run_leaves(length)
         pieces = range(-(-length // (leaves * LEAF_BYTES)))
         self._missing = {n: _Wanted(wire.GetPiece(blob_id, n * leaves, leaves)) for n in pieces}
@@ -221,7 +222,7 @@ class Fetch:
                     with trio.move_on_after(LOOK_AGAIN_S):
                         await changed.wait()
                 nursery.cancel_scope.cancel()  # Who is still asked for a piece that another one brought.
-        return bytes(self._data)
+        return self._data.getvalue()  # No copy: BytesIO gives away the bytes that it wrote into.
 
     def _start_holders(self, nursery: trio.Nursery) -> None:
         now = trio.current_time()
@@ -304,8 +305,8 @@ class Fetch:
         if wanted is None:
             return  # Another holder brought it first.
         check_piece(piece, wanted.request, self._length)
-        offset = wanted.request.first_leaf * LEAF_BYTES
-        self._data[offset : offset + len(piece.data)] = piece.data
+        self._data.seek(wanted.request.first_leaf * LEAF_BYTES)
+        self._data.write(piece.data)
         del self._missing[number]
         if not self._missing:
             self.nudge()

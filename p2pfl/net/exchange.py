@@ -120,26 +120,26 @@ class Exchange:
         finally:
             peer.asking -= 1
 
-    async def _answer(self, peer: Peer, protocol: str, packed: bytes) -> bytes:
+    async def _answer(self, peer: Peer, protocol: str, packed: bytes) -> Sequence[bytes]:
         assert self.handlers is not None
         request = wire.unpack(packed)
         if not isinstance(request, _ASKABLE[protocol]):
             raise PeerFault("bad_request", f"{type(request).__name__} on {protocol}")
         if not peer.buckets.take(packed[0]):
             self._on_fault(peer, PeerFault("flood", type(request).__name__))
-            return ask.framed(wire.pack(wire.Refused("busy")))
+            return (ask.framed(wire.pack(wire.Refused("busy"))),)
         try:
             if not isinstance(request, wire.GetPiece):
                 answer = await self.handlers.answer(peer.member, cast(wire.Request, request))
-                return ask.framed(wire.pack(answer))
+                return (ask.framed(wire.pack(answer)),)
             source = self.handlers.blob(peer.member, request.blob_id)
             if source is None:
-                return ask.framed(wire.pack(wire.Refused("not_held")))
+                return (ask.framed(wire.pack(wire.Refused("not_held"))),)
             head, data = await self._pieces.piece(source, request)
-            return b"".join((ask.framed(wire.pack(head)), data))
+            return ask.framed(wire.pack(head)), data
         except PeerFault as fault:
             self._on_fault(peer, fault)
-            return ask.framed(wire.pack(wire.Refused(fault.reason)))
+            return (ask.framed(wire.pack(wire.Refused(fault.reason))),)
 
     # -- blobs -------------------------------------------------------------
 
