@@ -1,0 +1,1 @@
+"""The benchmarks under test: what they make of a run; not how quick this machine is."""
