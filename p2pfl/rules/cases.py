@@ -37,9 +37,9 @@ CASE_CHUNKS = 16
 CANDIDATES_MAX = 4
 # A candidate was warned of in at least this share of the chunks asked about, and of those of the most warned.
 CANDIDATE_SHARE_MICRO = 500_000
-# What it takes to be accused (measured: docs/detection.md). The absence must bring the group back by more
-# than the absence of a merely unusual member does, and the own update must point away from the others.
-RETURN_MARGIN_MICRO = 30_000
+# What it takes to be accused (measured: docs/detection.md). The own update must point away from the others
+# farther than an honest one does, and the absence must bring the group back: among 16 it does so by little.
+RETURN_MARGIN_MICRO = 5_000
 OWN_COS_MAX_MICRO = -250_000
 
 

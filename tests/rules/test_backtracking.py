@@ -315,7 +315,7 @@ def candidate(index: int, before: int, after: int, own: int) -> Candidate:
 
 def test_the_accused_brings_the_group_back_and_points_away_itself() -> None:
     rare = candidate(1, 400_000, 700_000, -100_000)  # Rare data: absence helps, but it does not oppose.
-    weak = candidate(2, 400_000, 420_000, -600_000)  # Opposes, but its absence changes nothing.
+    weak = candidate(2, 400_000, 404_999, -600_000)  # Opposes, but its absence changes nothing.
     guilty = candidate(3, 400_000, 500_000, -400_000)
     worse = candidate(4, 400_000, 600_000, -400_000)
     assert judge_case([rare, weak]) is None
@@ -326,10 +326,10 @@ def test_the_accused_brings_the_group_back_and_points_away_itself() -> None:
 
 
 def test_the_edges_of_the_rule_are_inclusive() -> None:
-    edge = candidate(1, 0, 30_000, -250_000)
-    assert judge_case([edge], margin_micro=30_000, own_cos_max_micro=-250_000) == edge.member
-    assert judge_case([edge], margin_micro=30_001, own_cos_max_micro=-250_000) is None
-    assert judge_case([edge], margin_micro=30_000, own_cos_max_micro=-250_001) is None
+    edge = candidate(1, 0, 5_000, -250_000)
+    assert judge_case([edge]) == edge.member
+    assert judge_case([dataclasses.replace(edge, without_cos_micro=4_999)]) is None
+    assert judge_case([dataclasses.replace(edge, own_cos_micro=-249_999)]) is None
 
 
 @pytest.mark.parametrize(
