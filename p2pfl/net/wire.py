@@ -325,7 +325,8 @@ TABLE: tuple[Row, ...] = (
     Row(8, OpeningOffer, size_max=128, rate_per_s=10, burst=256),
     Row(9, MeasurementMessage, size_max=KIB, rate_per_s=20, burst=512),
     Row(10, VerdictShare, size_max=KIB, rate_per_s=20, burst=512),
-    Row(11, Heartbeat, size_max=16, rate_per_s=5, burst=64),
+    # Acknowledgements travel in these: ten a second, and one for every 64 messages.
+    Row(11, Heartbeat, size_max=16, rate_per_s=50, burst=1024),
     Row(32, GetStatus, size_max=64, rate_per_s=20, burst=128),
     Row(33, GetBlocks, size_max=64, rate_per_s=20, burst=128),
     Row(34, GetPiece, size_max=64, rate_per_s=4000, burst=8192),

@@ -271,6 +271,7 @@ def test_a_bar_ends_and_the_next_one_is_longer(monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def _gossip_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gossip, "QUIET_START_S", 0.0)
+    monkeypatch.setattr(gossip, "MESH_S", 1)
 
 
 @pytest.mark.usefixtures("_gossip_at_once")

@@ -174,6 +174,17 @@ async def test_whoever_has_nothing_to_say_is_heard_all_the_same(autojump_clock: 
             assert trio.current_time() - a.link.last_heard_s <= stream.HEARTBEAT_S + 0.1
 
 
+async def test_who_only_listens_to_a_steady_talker_is_no_flood(autojump_clock: Any) -> None:
+    async with two() as (nursery, a, b):
+        meet(nursery, a, b)
+        for height in range(6000):
+            a.link.send(wire.pack(tip(height)))
+            await trio.sleep(0.03)
+        await trio.sleep(1)
+        assert b.heights == list(range(6000))
+        assert a.faults == b.faults == []
+
+
 async def test_an_acknowledgement_comes_soon_even_when_the_peer_says_nothing(autojump_clock: Any) -> None:
     async with two() as (nursery, a, b):
         meet(nursery, a, b)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from p2pfl.errors import UserError
-from p2pfl.net import stream
+from p2pfl.net import sockets, stream
 from p2pfl.net.interface import Unreachable
 from p2pfl.net.sockets import Sockets
 from p2pfl.net.stream import Stream, StreamBroken
@@ -353,3 +353,39 @@ def test_the_heartbeat_notices_within_ten_seconds() -> None:
 
     assert stream.FROZEN_S + host.WATCH_S < 10
     assert stream.FROZEN_S >= 3 * stream.HEARTBEAT_S
+
+
+async def test_rubbish_at_the_door_harms_nobody_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random bytes, HTTP, half a handshake, and half-open sockets: the good peer is served meanwhile."""
+    monkeypatch.setattr(sockets, "HANDSHAKE_S", 1.0)
+    chance = Random(5)
+    multistream = b"\x13/multistream/1.0.0\n"
+    openings = [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\xff" * 2000,
+        chance.randbytes(5000),
+        multistream + b"\x07/noise\n" + (40_000).to_bytes(2, "big") + chance.randbytes(500),
+        multistream + b"\x07/noise\n" + (32).to_bytes(2, "big") + chance.randbytes(32),
+        multistream + b"\x0d/yamux/1.0.0\n",
+        multistream,
+        b"",
+    ]
+    async with nodes() as (a, b):
+        await a.call(b)
+        good = await a.open(b, ECHO)
+        host, port = b.address.split("/")[2], int(b.address.split("/")[4])
+        open_now: list[Any] = []
+        for turn in range(40):
+            knock = await trio.open_tcp_stream(host, port)
+            open_now.append(knock)
+            with suppress(trio.BrokenResourceError):
+                await knock.send_all(openings[turn % len(openings)])
+            if turn % 3 == 0:
+                await knock.aclose()
+        assert await echoes(good, noise(50_000))
+        assert await echoes(await a.open(b, ECHO), b"a new stream")
+        await until(lambda: b.sockets._swarm._inbound_limiter.borrowed_tokens <= 1)
+        for knock in open_now:
+            await knock.aclose()
+        assert b.bugs == []
+        assert await echoes(good, b"still there")

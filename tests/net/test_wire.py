@@ -15,7 +15,7 @@ import consensus.types as ct
 from consensus import codec
 from p2pfl import records
 from p2pfl.errors import PeerFault
-from p2pfl.net import wire
+from p2pfl.net import peer, wire
 from p2pfl.net.queues import OUTBOX_MESSAGES_MAX
 
 ROWS = {row.kind.__name__: row for row in wire.TABLE}
@@ -260,3 +260,12 @@ def test_numbers_above_64_bits_are_refused() -> None:
     data = codec.encode([bytes(32), 1 << 70, bytes(32)], list)
     with pytest.raises(PeerFault, match="bad_message"):
         wire.unpack(bytes((wire.BY_KIND[wire.Tip].tag,)) + data)
+
+
+def test_the_page_about_the_wire_has_the_table_and_the_faults_as_they_are() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "wire.md").read_text(encoding="utf-8")
+    for row in wire.TABLE:
+        limits = f"{row.rate_per_s:g} | {row.burst:,}" if row.burst else " | "
+        assert f"| {row.tag} | {row.kind.__name__} | {row.size_max:,} | {limits} |" in page
+    for name, (bars, what) in peer.REASONS.items():
+        assert f"| {name} | {'yes' if bars else ''} | {what} |" in page
