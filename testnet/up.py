@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -67,7 +68,5 @@ def introduction(scenario: Scenario, directory: Path) -> list[str]:
 
 async def _until_interrupted() -> None:
     """Sleep until Ctrl-C, which then ends the stay and not the program."""
-    try:
-        await trio.sleep_forever()
-    except KeyboardInterrupt:
-        return
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as interrupts:
+        await anext(interrupts)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,17 @@ def p2pfl(*words: str, mark: str = "x") -> subprocess.CompletedProcess[str]:
     )
 
 
+def started(*words: str, mark: str) -> subprocess.Popen[str]:
+    """The command, running."""
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "p2pfl", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, MARK: mark},
+    )
+
+
 def still_there(mark: str) -> list[int]:
     """Process ids of a run, however far they descend from it."""
     wanted = f"{MARK}={mark}".encode()
@@ -94,9 +106,19 @@ def test_a_small_network_runs_and_leaves_nothing_behind(tmp_path: Path) -> None:
     scenario = tmp_path / "small.toml"
     scenario.write_text(SMALL)
     run = tmp_path / "run"
-    done = p2pfl("testnet", "up", str(scenario), "--dir", str(run), "--json", mark=str(run))
-    assert done.returncode == 0, done.stderr
-    last = json.loads(done.stdout.splitlines()[-1])
+    with started(
+        "testnet", "up", str(scenario), "--dir", str(run), "--json", "--stay", mark=str(run)
+    ) as process:
+        assert process.stderr is not None
+        story = [next(line for line in process.stderr if "explorer:" in line)]
+        url = story[0].split()[-1]
+        assert any("stays up" in line for line in process.stderr)
+        with urllib.request.urlopen(url) as page:
+            assert b"Network testnet small" in page.read()
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate()
+    assert process.returncode == 0
+    last = json.loads(out.splitlines()[-1])
     assert last["held"] is True
     assert last["scenario"] == "small"
     assert len(last["accuracy"]) == 2
@@ -115,20 +137,14 @@ def test_no_process_outlives_the_command(tmp_path: Path, number: signal.Signals,
     scenario = tmp_path / "small.toml"
     scenario.write_text(SMALL)
     run = tmp_path / "run"
-    words = ["testnet", "up", str(scenario), "--dir", str(run), "--plain"]
-    with subprocess.Popen(
-        [sys.executable, "-u", "-m", "p2pfl", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, MARK: str(run)},
-    ) as process:
+    with started("testnet", "up", str(scenario), "--dir", str(run), "--plain", mark=str(run)) as process:
         assert process.stdout is not None
         said = [next(line for line in process.stdout if "processes are up" in line)]
         watched = handles(still_there(str(run)))
         assert len(watched) > 5
         process.send_signal(number)
-        said += process.stdout.readlines()
+        out, errors = process.communicate()
+        said += [out, errors]
     assert process.returncode == status, said
     assert all_ended(watched)
     assert still_there(str(run)) == []
