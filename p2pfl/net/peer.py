@@ -5,6 +5,7 @@ Faults have names, are counted, and too many of them in a minute bar a peer for 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
@@ -54,6 +55,7 @@ class Peer:
     idle: dict[str, list[tuple[float, Asker]]] = field(default_factory=lambda: defaultdict(list))
     banned_until_s: float = 0.0
     bans: int = 0
+    _flooded_s: float = -math.inf
     _offences_s: deque[float] = field(default_factory=lambda: deque(maxlen=FAULTS_MAX))
 
     def connection_changed(self) -> None:
@@ -73,6 +75,11 @@ class Peer:
         if not counts or self.is_banned():
             return False
         now = trio.current_time()
+        if fault.reason == "flood":
+            # Every message too many is a fault, but a quick moment is one offence and no more.
+            if now - self._flooded_s < 1.0:
+                return False
+            self._flooded_s = now
         self._offences_s.append(now)
         if len(self._offences_s) < FAULTS_MAX or now - self._offences_s[0] > FAULTS_WITHIN_S:
             return False

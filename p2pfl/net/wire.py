@@ -315,12 +315,13 @@ _BLOCK_BYTES_MAX = BODY_BYTES_MAX + 64 * KIB
 
 # A burst covers what an honest peer has in its outbox (`stream.OUTBOX_MESSAGES_MAX`) after an outage.
 TABLE: tuple[Row, ...] = (
-    Row(1, ConsensusMessage, size_max=_BLOCK_BYTES_MAX, rate_per_s=200, burst=4096),
+    # Three votes a decision, and a decision needs three disk writes: not more than a thousand a second.
+    Row(1, ConsensusMessage, size_max=_BLOCK_BYTES_MAX, rate_per_s=1000, burst=8192),
     Row(2, ShareRequestMessage, size_max=32 * KIB, rate_per_s=20, burst=512),
     Row(3, ParamTxMessage, size_max=2 * KIB, rate_per_s=100, burst=2048),
     Row(4, CloseMessage, size_max=64 * KIB, rate_per_s=50, burst=1024),
     Row(5, Have, size_max=64, rate_per_s=200, burst=2048),
-    Row(6, Tip, size_max=128, rate_per_s=50, burst=1024),
+    Row(6, Tip, size_max=128, rate_per_s=500, burst=4096),
     Row(7, OpenRequest, size_max=64, rate_per_s=10, burst=256),
     Row(8, OpeningOffer, size_max=128, rate_per_s=10, burst=256),
     Row(9, MeasurementMessage, size_max=KIB, rate_per_s=20, burst=512),

@@ -222,11 +222,17 @@ async def test_whoever_asks_wrongly_or_floods_is_counted_and_then_barred() -> No
                 await stream.read()
         await until(lambda: {why for _, why in b.faults} == {"bad_request", "unknown_message", "bad_frame"})
         stream = await a._sockets.open(peer.address.peer_id, REQUESTS)
-        asked = wire.BY_KIND[wire.GetStatus].burst + 5 * peer_module.FAULTS_MAX
+        asked = wire.BY_KIND[wire.GetStatus].burst + 200
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write_all, stream, ask.framed(right) * asked)
-            nursery.start_soon(read_all, stream)
-        assert b.faults[me, "flood"] >= peer_module.FAULTS_MAX - 5
+            await read_all(stream, asked)
+        assert b.faults[me, "flood"] >= 150
+        assert not b._peers[me].is_banned()  # A quick moment is one offence.
+        for _ in range(peer_module.FAULTS_MAX):
+            with suppress(StreamBroken):
+                stream = await a._sockets.open(peer.address.peer_id, REQUESTS)
+                await stream.write(b"\xff\xff\xff\xff")
+                await stream.read()
         await until(b._peers[me].is_banned)
         await until(lambda: me not in b.connected)
         await until(lambda: other not in a.connected)
@@ -239,10 +245,10 @@ async def write_all(stream: Any, data: bytes) -> None:
         await stream.write(data)
 
 
-async def read_all(stream: Any) -> None:
-    with suppress(StreamBroken):
-        while await stream.read():
-            pass
+async def read_all(stream: Any, frames: int) -> None:
+    reader = ask.Reader(stream)
+    for _ in range(frames):
+        await reader.frame(wire.PACKED_BYTES_MAX)
 
 
 def test_a_bar_ends_and_the_next_one_is_longer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +262,8 @@ def test_a_bar_ends_and_the_next_one_is_longer(monkeypatch: pytest.MonkeyPatch) 
             assert peer.is_banned()
             await trio.sleep(2)
             assert not peer.is_banned()
+        for _ in range(100):
+            assert not peer.offend(PeerFault("flood"))
         for _ in range(100):  # Now and then is not too often.
             assert not peer.offend(PeerFault("bad_frame"))
             await trio.sleep(4)
