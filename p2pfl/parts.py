@@ -24,6 +24,7 @@ from p2pfl.params import Base
 from p2pfl.rounds.context import Observe
 from p2pfl.rounds.desk import Desk
 from p2pfl.rounds.trainer import Trainer
+from p2pfl.rules.limits import check_genesis
 from p2pfl.store import Folder, Store
 
 # Makes the node's network: of the genesis, the own id, the peer key and the handlers.
@@ -81,6 +82,7 @@ def assemble(
     network: makes another network than libp2p's, for tests and experiments.
     """
     genesis = genesis_file.load(settings.genesis)
+    check_genesis(genesis)
     folder = Folder(settings.dir)
     key = load_signing_key(folder.signing_key)
     group = _seat_of(genesis, key.member_id, settings.name)
