@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -232,6 +233,11 @@ class QuickLock:
         self._held = False
         self._waiting = trio.lowlevel.ParkingLot()
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody else wants it."""
+        return bool(self._waiting)
+
     async def acquire(self) -> None:
         """Wait for it."""
         if self._held:
@@ -300,15 +306,26 @@ def _free_inbound_slots() -> None:
 def _welcome_back_in_gossip() -> None:
     """libp2p tells of a lost connection 0.2 seconds late. Whoever is back by then keeps a dead gossip stream
     (a stream is there, so none is opened), or loses its subscription (it was told to the new connection, and
-    is forgotten with the old one); the two never form a mesh again.
+    is forgotten with the old one); the two never form a mesh again. And two welcomes of one peer at the same
+    time leave a task behind that waits for ever at a queue that nobody knows.
     """
     plain_new, plain_forget = pubsub.Pubsub._handle_new_peer, pubsub.Pubsub._forget_all_subscriptions
+    turns: WeakKeyDictionary[Any, dict[Any, QuickLock]] = WeakKeyDictionary()
 
     async def new_peer(self: Any, peer_id: Any) -> None:
-        stream = self.peers.get(peer_id)
-        if stream is not None and stream.muxed_conn.event_shutting_down.is_set():
-            self._handle_dead_peer(peer_id)
-        await plain_new(self, peer_id)
+        waiting = turns.setdefault(self, {})
+        turn = waiting.setdefault(peer_id, QuickLock())
+        async with turn:
+            stream = self.peers.get(peer_id)
+            if stream is not None and stream.muxed_conn.event_shutting_down.is_set():
+                del self.peers[peer_id]
+                self.peer_queues.pop(peer_id).close()
+                self.router.remove_peer(peer_id)
+            try:
+                await plain_new(self, peer_id)
+            finally:
+                if not turn.waited_for:
+                    del waiting[peer_id]
 
     def forget(self: Any, peer_id: Any) -> None:
         if not self._peer_is_connected(peer_id):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any
@@ -66,3 +66,10 @@ async def hosts(count: int, **options: Any) -> AsyncIterator[tuple[Town, list[Ne
             await network.wait_connected(town.members, 10)
         yield town, networks, memos
         nursery.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Wait for what has no event."""
+    with trio.fail_after(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.01)

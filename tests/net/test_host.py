@@ -13,14 +13,14 @@ import trio.testing
 import consensus.types as ct
 from p2pfl import params
 from p2pfl.errors import PeerFault
-from p2pfl.net import ask, gossip, host, wire
+from p2pfl.net import ask, host, wire
 from p2pfl.net import peer as peer_module
 from p2pfl.net.exchange import BLOBS, REQUESTS
 from p2pfl.net.identity import peer_id_of
 from p2pfl.net.interface import NetworkLike, Unreachable
 from p2pfl.net.stream import StreamBroken
 from tests.net.common import GROUP, Memo, digest, noise, tip
-from tests.net.hosts import Town, hosts, peer_key
+from tests.net.hosts import Town, hosts, peer_key, until
 from tests.net.process import child
 
 
@@ -50,12 +50,6 @@ async def test_everybody_hears_everybody_in_order() -> None:
             await until(lambda net=net: all(len(peer.link.outbox) == 0 for peer in net._peers.values()))
         assert nets[0].sent_bytes["messages"] >= 3 * 200 * len(wire.pack(tip(0)))
         assert nets[0].sent_bytes.keys() == {"messages", "requests", "blobs", "gossip", "other"}
-
-
-async def until(condition: Any, timeout_s: float = 5.0) -> None:
-    with trio.fail_after(timeout_s):
-        while not condition():  # noqa: ASYNC110 - of what has no event.
-            await trio.sleep(0.01)
 
 
 async def test_a_large_message_does_not_get_lost_among_small_ones() -> None:
@@ -274,83 +268,6 @@ def test_a_bar_ends_and_the_next_one_is_longer(monkeypatch: pytest.MonkeyPatch) 
         return network._peers[town.members[1]]
 
     trio.run(story, clock=trio.testing.MockClock(autojump_threshold=0))
-
-
-@pytest.fixture
-def _gossip_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gossip, "QUIET_START_S", 0.0)
-    monkeypatch.setattr(gossip, "MESH_S", 1)
-
-
-@pytest.mark.usefixtures("_gossip_at_once")
-async def test_announcements_reach_the_others_also_after_a_restart() -> None:
-    """A node that starts again with the same key is heard (its message numbers go on), and hears."""
-    town = Town(3)
-    heard: dict[Any, list[int]] = {one: [] for one in town.members}
-
-    def make(one: Any) -> host.Network:
-        network = town.network(one, gossip=True)
-        network.on_announce.append(lambda sender, said, one=one: heard[one].append(said.height))
-        return network
-
-    async def live(network: host.Network, task_status: Any) -> None:
-        stopped = trio.Event()
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(network.run)
-                task_status.started((scope, stopped))
-        stopped.set()
-
-    async def announce_until_heard(network: host.Network, height: int) -> None:
-        """The mesh needs a moment; an announcement that comes before it is lost, as it may be."""
-        with trio.fail_after(8):
-            while not all(height in heard[one] for one in town.members if one != network.me):
-                network.announce(tip(height))
-                await trio.sleep(0.2)
-
-    a, b, c = (make(one) for one in town.members)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(live, a)
-        await nursery.start(live, b)
-        scope, stopped = await nursery.start(live, c)
-        for network in (a, b, c):
-            await network.wait_connected(town.members, 10)
-        await announce_until_heard(a, 1)
-        await announce_until_heard(c, 2)
-        burst = range(100, 200)
-        for height in burst:
-            c.announce(tip(height))
-            await trio.sleep(0.002)
-        await trio.sleep(0.5)
-        scope.cancel()
-        await stopped.wait()
-        await until(lambda: c.me not in a.connected)
-        c = make(c.me)
-        await nursery.start(live, c)
-        await c.wait_connected(town.members, 10)
-        await announce_until_heard(c, 3)
-        await announce_until_heard(a, 4)
-        # More than libp2p's ten a second; what a full queue of ours gave up is missing, and no more.
-        assert sum(height in heard[b.me] for height in burst) >= len(burst) - 10
-        nursery.cancel_scope.cancel()
-
-
-@pytest.mark.usefixtures("_gossip_at_once")
-async def test_announcements_go_on_after_a_connection_was_lost_for_a_moment() -> None:
-    """libp2p learns of the loss after the two are connected again."""
-    async with hosts(2, gossip=True) as (town, (a, b), _):
-        heard: list[int] = []
-        b.on_announce.append(lambda sender, said: heard.append(said.height))
-        for turn in range(2):
-            with trio.fail_after(10):
-                while turn not in heard:
-                    a.announce(tip(turn))
-                    await trio.sleep(0.1)
-            a._sockets.drop(b.peer_id)
-            await until(lambda: b.me not in a.connected)
-            await a._sockets.connect(b.peer_id, town.addresses[b.me].address)
-            await a.wait_connected([b.me], 5)
-            await b.wait_connected([a.me], 5)
 
 
 async def test_a_killed_and_a_frozen_process_are_noticed_and_welcomed_back() -> None:
