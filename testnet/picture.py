@@ -21,6 +21,7 @@ from testnet.facts import Event
 from testnet.launch import EVENTS_FILE
 from testnet.scenarios import Scenario, from_json
 from testnet.story import Story
+from testnet.up import introduction
 from testnet.watch import Watch, spoken
 
 WIDTH = 118  # Columns: the longest sentence of a story, with a transaction's hash in it.
@@ -47,14 +48,25 @@ def draw(directory: Path, *, width: int = WIDTH) -> str:
     console = Console(file=io.StringIO(), record=True, width=width, highlight=False, force_terminal=True)
     console.print(Text.assemble(("$ ", "dim"), f"p2pfl testnet up {scenario.name}"))
     watch = Watch(story, out=io.StringIO(), live=False)
+    for line in introduction(scenario, directory)[:-2]:
+        console.print(spoken(line))
+    console.print()
     for event in events_of(directory):
         for line in story.take(event):
             console.print(spoken(line, event.at_s))
         watch.draw(event.at_s)
     console.print(watch.table())
+    for line in _summary(directory):
+        console.print(spoken(line))
     picture = console.export_svg(title=f"p2pfl testnet up {scenario.name}")
     # rich names a font on a server; whoever looks at a picture should not be seen there.
     return re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
+
+
+def _summary(directory: Path) -> list[str]:
+    """How the run ended, if it did."""
+    path = directory / "result.json"
+    return json.loads(path.read_text(encoding="utf-8"))["summary"] if path.exists() else []
 
 
 def main() -> int:

@@ -71,6 +71,7 @@ class Result:
         facts = self.outcome.facts
         more = {
             "broken": self.broken,
+            "summary": self.summary(),
             "unclean_ends": self.outcome.unclean,
             "lag_p99_ms_max": max(facts.lag_ms.values(), default=None),
             "processes": self.memory.processes,
@@ -102,8 +103,8 @@ class Result:
         lines += [f"  broken    {each}" for each in self.broken]
         return [
             *lines,
-            f"  check it  p2pfl audit verify {self.directory}",
-            f"  see it    p2pfl explorer {self.directory}",
+            f"  check it  p2pfl audit verify {as_typed(self.directory)}",
+            f"  see it    p2pfl explorer {as_typed(self.directory)}",
         ]
 
     def _amounts(self) -> str:
@@ -113,6 +114,14 @@ class Result:
             for each in found
         ]
         return f" ({'; '.join(told)})" if told else ""
+
+
+def as_typed(directory: Path) -> Path:
+    """A folder as one would type it here: relative where it lies below."""
+    try:
+        return directory.relative_to(Path.cwd())
+    except ValueError:
+        return directory
 
 
 def _names(names: list[str]) -> str:

@@ -11,7 +11,7 @@ import trio
 
 from testnet import plan
 from testnet.launch import Options, Run
-from testnet.result import Result
+from testnet.result import Result, as_typed
 from testnet.scenarios import Scenario
 from testnet.story import Story
 from testnet.watch import Watch
@@ -61,7 +61,7 @@ def introduction(scenario: Scenario, directory: Path) -> list[str]:
         f"  claim     {scenario.claim}",
         f"  network   {shape.groups} x {shape.members} members, a council of {seats}, {chain}",
         f"  learning  {shape.model} on {shape.dataset}, {shape.rounds} rounds, seed {shape.seed}",
-        f"  folder    {directory}",
+        f"  folder    {as_typed(directory)}",
         "",
     ]
 
