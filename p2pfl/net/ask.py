@@ -14,7 +14,7 @@ import trio
 
 from p2pfl.errors import PeerFault
 from p2pfl.net import wire
-from p2pfl.net.stream import READ_BYTES, Stream, StreamBroken
+from p2pfl.net.stream import Stream, StreamBroken
 
 # A stream on which nobody asks for this long is given back.
 IDLE_S = 60.0
@@ -22,6 +22,8 @@ IDLE_S = 60.0
 # progress in that time comes from a slow one: 64 KiB in 2 s are 0.26 Mbit/s, below any link that we serve.
 STALL_S = 2.0
 SLOW_BYTES = 64 * 1024
+# Bytes of a blob are only copied, so more of them may come at once.
+READ_BYTES = 256 * 1024
 # Requests are small; whoever sends more before the first frame is complete is not asking.
 REQUEST_BYTES_MAX = 1 + max(row.size_max for row in wire.TABLE if 32 <= row.tag < 48)
 _ANSWERS = frozenset(row.tag for row in wire.TABLE if row.tag >= 48)

@@ -197,6 +197,7 @@ class MemoryNetwork:
                 self._fault(sender, fault)
             finally:
                 inbox.popleft()
+            await trio.lowlevel.checkpoint()
 
     # -- requests ----------------------------------------------------------
 

@@ -92,7 +92,7 @@ async def test_connections_that_come_and_go_leave_no_tasks_behind() -> None:
     async with hosts(3, gossip=True) as (town, (a, b, c), _):
         counts: list[int] = []
         for _ in range(2):
-            for _ in range(8):
+            for _ in range(5):
                 for other in (b, c):
                     a._sockets.drop(other.peer_id)
                 a.announce(tip(1))
