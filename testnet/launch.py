@@ -52,7 +52,7 @@ DRAW_S = 0.25
 # After the last thing that was waited for: the other nodes' word on it, and the last count of bytes.
 AFTERGLOW_S = 2.5
 # A network in which nothing is decided for so long will not decide anything.
-STALLED_S = 90.0
+STALLED_S = 120.0
 EVENTS_FILE = "events.jsonl"
 
 

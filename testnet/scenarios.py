@@ -71,7 +71,7 @@ class Limits:
     """settle_s: how long the chain may take after the last round. run_s: the whole run, from the start."""
 
     settle_s: float = 60.0
-    run_s: float = 300.0
+    run_s: float = 400.0
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ class Zygote:
         return UserError(
             "the processes of the network cannot be started",
             because=f"the process they are forked from is broken: {what}. {words}".strip(),
-            fix=f"see {self._log}; most often a package is missing: pip install 'p2pfl-mps[node]'",
+            fix=f"see {self._log}; if a package is missing: pip install -c constraints.txt -e '.[testnet]'",
         )
 
 

@@ -89,3 +89,16 @@ async def test_a_module_that_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(UserError, match="no_such_module_here")):
         async with open_zygote(("no_such_module_here",), tmp_path / "log") as zygote:
             await zygote.ready()
+
+
+async def test_when_the_zygote_is_killed_its_children_end_and_orders_are_refused(tmp_path: Path) -> None:
+    with pytest.RaisesGroup(pytest.RaisesExc(UserError, match="cannot be started")):
+        async with open_zygote((), tmp_path / "log") as zygote:
+            pids = [int(await read_line(zygote, f"x{i}", "stubborn", {})) for i in range(2)]
+            watched = handles(pids)
+            os.kill(zygote.pid, signal.SIGKILL)
+            assert await trio.to_thread.run_sync(all_ended, watched)
+            with trio.fail_after(10):
+                for pid in pids:
+                    await zygote.children[pid].ended.wait()
+            await zygote.fork("late", f"{HERE}:sleeper", {})
