@@ -123,25 +123,6 @@ class Verdict:
     case_id: Digest
 
 
-# The contract knows the same numbers (contracts/SlashingManager.sol).
-OFFENCES = {
-    1: "two PROPOSE of one round",
-    2: "two PREPARE of one round",
-    3: "two COMMIT of one round",
-    4: "two ROUND-CHANGE of one round",
-    5: "ROUND-CHANGE that denies an own COMMIT",
-    6: "two ParamTx, ShareRequest or Close of one slot",
-    16: "replay mismatch",
-    17: "wrong filter",
-    18: "wrong Gram matrix",
-    19: "wrong triage row",
-    20: "wrong aggregate",
-    32: "no opening",
-}
-REPLAY_MISMATCH = 16
-NO_OPENING = 32
-
-
 @dataclass(frozen=True, slots=True)
 class SignedShareRequest:
     """The request and its signature; in a round above 0 also the q ROUND-CHANGEs for that round."""
@@ -405,15 +386,10 @@ def body_root(body: GroupBody | CouncilBody) -> Digest:
 
 def field_proof(body: GroupBody | CouncilBody, name: str) -> tuple[int, int, bytes, tuple[Digest, ...]]:
     """(index, size, leaf bytes, audit path) that proves one field of the body alone."""
-    names = [field.name for field in dataclasses.fields(body)]
+    index = [field.name for field in dataclasses.fields(body)].index(name)
     leaves = field_leaves(body)
-    index = names.index(name)
-    return (
-        index,
-        len(leaves),
-        leaves[index],
-        merkle.inclusion_proof([merkle.leaf_hash(x) for x in leaves], index),
-    )
+    path = merkle.inclusion_proof([merkle.leaf_hash(leaf) for leaf in leaves], index)
+    return index, len(leaves), leaves[index], path
 
 
 # A round looks at the last bodies of its own chain and the council's again and again.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from p2pfl.records import OFFENCES
+from p2pfl.offences import OFFENCES
 from testnet.facts import COUNCIL, Event
 from testnet.scenarios import Scenario
 

@@ -8,7 +8,8 @@ from consensus.types import Header
 from p2pfl.audit.cells import case_of, member_of, micro, outcome
 from p2pfl.audit.page import Cell, CellLike, Section, facts, path, short, table
 from p2pfl.genesis import COUNCIL, Genesis
-from p2pfl.records import OFFENCES, BloomFilter, CouncilBody, GroupBody
+from p2pfl.offences import OFFENCES
+from p2pfl.records import BloomFilter, CouncilBody, GroupBody
 
 # An attack on a whole model has hundreds of warnings; the JSON has them all.
 WARNINGS_SHOWN = 60

@@ -11,7 +11,7 @@ from p2pfl.audit.queries import QUESTIONS, Answer, ask
 from p2pfl.audit.report import REASONS
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.jsonform import to_json
-from p2pfl.records import OFFENCES
+from p2pfl.offences import OFFENCES
 from p2pfl.telemetry import METRICS
 
 # Notes of each kind on a page, the newest; the files have them all.

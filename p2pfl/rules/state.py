@@ -15,16 +15,9 @@ from consensus.chain import FIRST_HEIGHT, FIRST_PARENT_ID
 from consensus.signing import block_id, recover, signing_digest
 from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, Header, MemberId
 from p2pfl.genesis import COUNCIL, Genesis
-from p2pfl.records import NO_OPENING as NO_OPENING_OFFENCE
-from p2pfl.records import (
-    REPLAY_MISMATCH,
-    Case,
-    CouncilBody,
-    Measurement,
-    SignedMeasurement,
-    Standing,
-    Verdict,
-)
+from p2pfl.offences import NO_OPENING as NO_OPENING_OFFENCE
+from p2pfl.offences import REPLAY_MISMATCH
+from p2pfl.records import Case, CouncilBody, Measurement, SignedMeasurement, Standing, Verdict
 
 OPEN, GUILTY, CLEARED, NO_OPENING = "open", "guilty", "cleared", "no_opening"
 # Outcomes with which a member is left out: while a case is open, and when it was lost or not answered.

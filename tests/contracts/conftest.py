@@ -1,1 +1,3 @@
+"""The world of contracts that every test here starts from."""
+
 from tests.contracts.world import _world, world  # noqa: F401 - fixtures

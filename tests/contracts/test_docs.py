@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from contracts import artifact
-from p2pfl.records import OFFENCES
+from p2pfl.offences import OFFENCES
 from tests.contracts.gas import measure
 from tests.contracts.world import STAKE_WEI, STRANGER, World
 

@@ -9,7 +9,8 @@ import pytest
 from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
-from p2pfl.records import NO_OPENING, REPLAY_MISMATCH, Case, Standing, Verdict
+from p2pfl.offences import NO_OPENING, REPLAY_MISMATCH
+from p2pfl.records import Case, Standing, Verdict
 from p2pfl.rules.cases import HARD_RULE, case_id_of
 from p2pfl.rules.council import compare, derive_council
 from p2pfl.rules.defaults import DEFAULT_RULES
