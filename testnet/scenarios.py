@@ -168,6 +168,8 @@ def _check(scenario: Scenario) -> None:
         faults.append((kill.step not in STEPS, f"there is no step {kill.step!r} among {', '.join(STEPS)}"))
     for attack in scenario.attacks:
         attacks.find(attack.name)
+        when = attack.options.get("height", 0)
+        faults.append((when >= shape.rounds, f"{attack.member} turns bad at height {when} of {shape.rounds}"))
     for because in (text for wrong, text in faults if wrong):
         raise UserError(
             f"the scenario {scenario.name!r} cannot be run like this",

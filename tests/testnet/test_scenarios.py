@@ -51,6 +51,7 @@ def test_sizes_are_overridden_and_names_follow() -> None:
         ("sign_flip", {"groups": 2}, "groups must be 3"),
         ("equivocate", {"groups": 1}, "g1m2"),
         ("crash", {"rounds": 3}, "height 4 of 3"),
+        ("equivocate", {"rounds": 2}, "height 2 of 2"),
         ("honest", {"members": 3}, "members must be 4"),
         ("honest", {"seats": 2}, "seats must be 1 or 4"),
         ("honest", {"rounds": 0}, "at least one round"),
