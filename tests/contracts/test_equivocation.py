@@ -111,6 +111,11 @@ def test_a_contradiction_costs_the_whole_stake_for_ever(world: World, name: str)
     assert (told["amount"], told["reporter"]) == (STAKE_WEI, world.accounts[STRANGER].address)
     slashed = world.events(mined, world.registry.events.Slashed)[0]
     assert (slashed["amount"], slashed["reward"], slashed["key"]) == (STAKE_WEI, reward, key)
+    assert world.events(mined, world.registry.events.Tombstoned) == [{"member": id_of(culprit), "key": key}]
+    assert world.events(mined, world.registry.events.Credited) == [
+        {"account": world.accounts[STRANGER].address, "amount": reward},
+        {"account": world.accounts[TREASURY].address, "amount": STAKE_WEI - reward},
+    ]
     assert world.staking.judgement(key).state is State.EXECUTED
     assert world.stake(culprit) == 0
     assert world.staking.tombstoned(address(culprit.public_key))

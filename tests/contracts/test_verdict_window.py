@@ -105,7 +105,9 @@ def test_the_veto_body_cancels_in_the_window_and_can_do_nothing_else(world: Worl
     key = submit(world, a_verdict(world.members[1]))
     for by in (OWNER, TREASURY, STRANGER, world.staker(world.members[1])):
         world.refuses(functions.cancelVerdict(key), "NotTheVeto", by=by)
-    world.send(functions.cancelVerdict(key), by=VETO)
+    mined = world.send(functions.cancelVerdict(key), by=VETO)
+    told = {"key": key, "accused": id_of(world.members[1])}
+    assert world.events(mined, world.manager.events.VerdictCancelled) == [told]
     assert world.staking.judgement(key).state is State.CANCELLED
     assert world.staking.member(address(world.members[1].public_key)).freezes == 0
     world.pass_time(WINDOW_S + 1)
@@ -130,7 +132,9 @@ def test_a_verdict_that_nobody_executes_is_void_and_frees_the_accused(world: Wor
     world.refuses(functions.expireVerdict(key), "TooEarly", key=key, **{"from": ends})
     world.pass_time(LIFE_S + 1)
     world.refuses(functions.executeVerdict(key), "TooLate", key=key, until=ends)
-    world.send(functions.expireVerdict(key), by=STRANGER)
+    mined = world.send(functions.expireVerdict(key), by=STRANGER)
+    told = {"key": key, "accused": id_of(accused)}
+    assert world.events(mined, world.manager.events.VerdictExpired) == [told]
     assert world.staking.judgement(key).state is State.EXPIRED
     assert world.staking.member(address(accused.public_key)).freezes == 0
     assert world.stake(accused) == STAKE_WEI
