@@ -53,13 +53,16 @@ class Committee:
         return self.members[(height + round_) % self.size]
 
     def root(self) -> Digest:
-        """What a header commits to: keccak256 over the ids, each as one 32-byte word."""
-        return _root(self.members)
+        """What a header commits to: keccak256 over the epoch and the ids, each as one 32-byte word.
+
+        The epoch is in it so that one header shows where an epoch ends, even if the members stay the same.
+        """
+        return _root(self.epoch, self.members)
 
     def __contains__(self, member: MemberId) -> bool:
         return member in self.members
 
 
 @lru_cache(maxsize=64)
-def _root(members: tuple[MemberId, ...]) -> Digest:
-    return keccak256(b"".join(member.rjust(32, b"\0") for member in members))
+def _root(epoch: int, members: tuple[MemberId, ...]) -> Digest:
+    return keccak256(epoch.to_bytes(32, "big") + b"".join(member.rjust(32, b"\0") for member in members))
