@@ -21,7 +21,7 @@ from p2pfl.keys import Guard, SigningKey, load_peer_key, load_signing_key
 from p2pfl.learn.models import initial_parameters
 from p2pfl.net.interface import Handlers, NetworkLike, PeerAddress
 from p2pfl.params import Base
-from p2pfl.rounds.context import Observe
+from p2pfl.rounds.context import Observe, wall_clock_ms
 from p2pfl.rounds.desk import Desk
 from p2pfl.rounds.trainer import Trainer
 from p2pfl.rules.limits import check_genesis
@@ -38,7 +38,8 @@ class NodeSettings:
     dir: the node's folder (see p2pfl.store). name: the member's or seat's in the genesis. listen: multiaddr,
     default the genesis entry's. explorer: host and port (0: any free), None for no pages. rpc: the chain's
     JSON-RPC. account_key: funded EVM account that submits evidence. new_keys: the signing key is new, so a
-    guard may be made.
+    guard may be made. guard_lost: there was a guard and it is gone; make one that signs nothing until the
+    next epoch.
     """
 
     dir: Path
@@ -50,6 +51,7 @@ class NodeSettings:
     account_key: bytes | None = None
     data_dir: Path | None = None
     new_keys: bool = False
+    guard_lost: bool = False
 
 
 @dataclass
@@ -87,7 +89,13 @@ def assemble(
     key = load_signing_key(folder.signing_key)
     group = _seat_of(genesis, key.member_id, settings.name)
     store = Store(settings.dir, genesis)
-    guard = Guard(folder.guard, key, new_key=settings.new_keys)
+    guard = Guard(
+        folder.guard,
+        key,
+        new_key=settings.new_keys,
+        lost_at_ms=wall_clock_ms() if settings.guard_lost else None,
+        clock_skew_ms=genesis.times.clock_skew_ms,
+    )
     x, y = (None, None) if group == COUNCIL else _read_data(settings.dir / "data.npz", genesis)
     trainer = Trainer(genesis, x, y, data_dir=settings.data_dir)
     peer_key = load_peer_key(folder.peer_key)
