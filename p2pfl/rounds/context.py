@@ -16,6 +16,7 @@ from consensus.signing import Domain
 from consensus.types import Digest, MemberId
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.keys import Guard
+from p2pfl.rounds.clocks import Clocks
 from p2pfl.rounds.council_view import CouncilView
 from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.shelf import Shelf
@@ -76,6 +77,16 @@ class Context:
     def seats(self) -> tuple[MemberId, ...]:
         """The council's seats."""
         return self.genesis.committee(COUNCIL).members
+
+    @cached_property
+    def clocks(self) -> Clocks:
+        """How far the others' clocks are from the own."""
+        return Clocks(
+            faulty_max=self.committee.faulty_max,
+            skew_ms_max=self.genesis.times.clock_skew_ms,
+            clock_ms=self.clock_ms,
+            name_of=self.name_of,
+        )
 
     def name_of(self, member: MemberId) -> str:
         """A member's name for people."""

@@ -118,9 +118,8 @@ class CouncilApp:
             body: CouncilBody = decode_body(effect.block.body, CouncilBody)
             if body_root(body) != header.app_root:
                 raise PeerFault("bad_body", "its root is not the header's")
-            skew_ms = header.time_ms - self.context.clock_ms()
-            if effect.fresh and abs(skew_ms) > self.context.genesis.times.clock_skew_ms:
-                raise PeerFault("clock", f"its time is {skew_ms} ms from mine")
+            if effect.fresh:
+                self.context.clocks.judge(header)
             await self._check(header, body)
         except (PeerFault, codec.DecodeError, UserError, WorkerDied, TaskFailed) as fault:
             log.warning(
