@@ -39,6 +39,7 @@ class Chain:
         self.group_id = genesis.group_id(name)
         self.blocks = blocks
         self.history = History(genesis.domain(name), genesis.network_id, genesis.committee(name))
+        self._newest: DecidedBlock | None = None  # Checked, and perhaps still on its way to the disk.
         for decided in blocks:
             self.history.append(decided.block.header, decided.certificate)
 
@@ -62,18 +63,22 @@ class Chain:
         return Started(self.history.tip, self.history.tip_id, self.history.log.root())
 
     def get(self, height: int) -> DecidedBlock | None:
-        """The block at this height."""
+        """The block at this height, if this chain has reached it."""
+        newest = self._newest
+        if newest is not None and newest.block.header.height == height:
+            return newest
         return self.blocks.get(height)
 
     async def append(self, decided: DecidedBlock) -> None:
         """Check the next block and keep it (durable). Raises BadBlock or BadCertificate and keeps nothing."""
         self.history.append(decided.block.header, decided.certificate)
+        self._newest = decided
         await trio.to_thread.run_sync(self.blocks.append, decided)
 
     def slice(self, start: int, count: int) -> tuple[DecidedBlock, ...]:
         """At most `count` blocks from `start` on."""
         last = min(self.height, start + min(count, BATCH_BLOCKS) - 1)
-        found = (self.blocks.get(height) for height in range(max(start, 0), last + 1))
+        found = (self.get(height) for height in range(max(start, 0), last + 1))
         return tuple(decided for decided in found if decided is not None)
 
 
