@@ -7,6 +7,7 @@ is checked against its parent and its committee's certificate before it is kept.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -18,6 +19,7 @@ from consensus.votes import BadCertificate
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
 from p2pfl.net import wire
+from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.store.blocks import BlockStore
 from p2pfl.telemetry import logger
@@ -73,7 +75,7 @@ class Chain:
         """Check the next block and keep it (durable). Raises BadBlock or BadCertificate and keeps nothing."""
         self.history.append(decided.block.header, decided.certificate)
         self._newest = decided
-        await trio.to_thread.run_sync(self.blocks.append, decided)
+        await when_there_is_room(partial(self.blocks.append, decided))
 
     def slice(self, start: int, count: int) -> tuple[DecidedBlock, ...]:
         """At most `count` blocks from `start` on."""
