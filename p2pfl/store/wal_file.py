@@ -11,7 +11,10 @@ Reads without changing or locking. Who writes is `wal`; what is told of it, `wal
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,6 +78,11 @@ def identity(group_id: Digest, *, thin: bool = False) -> bytes:
     return b"wal" + group_id + (_THIN if thin else b"")
 
 
+def belongs_to(found: bytes, group_id: Digest) -> bool:
+    """Whether a file's first record says that it is of this chain."""
+    return found in (identity(group_id), identity(group_id, thin=True))
+
+
 def mark(height: int, epoch: int) -> bytes:
     """The record before the first entry of a height."""
     return MARK + height.to_bytes(8, "big") + epoch.to_bytes(8, "big")
@@ -122,6 +130,27 @@ def segment_path(path: Path, epoch: int, first: int, last: int) -> Path:
     while made.exists():  # Its log was lost once, and these heights were written a second time.
         made, again = path.with_name(f"{stem}.{again}{KEPT}"), again + 1
     return made
+
+
+@contextlib.contextmanager
+def held_still(path: Path) -> Iterator[None]:
+    """While nobody writes to this log: no node runs, and none can start. Raises UserError if one does."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read", because=str(error), fix="check the path") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                "the node is running",
+                because=f"it has {path} open, and what is read now may change under the reader",
+                fix="stop the node first, or copy its folder and read the copy",
+            ) from error
+        yield
+    finally:
+        os.close(handle)
 
 
 def by_height(entries: tuple[Entry, ...]) -> Iterator[tuple[Entry, ...]]:
