@@ -70,6 +70,7 @@ class _Judge:
         self._notes: list[str] = []
         self._messages: list[t.Message] = []
         self._at: dict[tuple[int, int], _Height] = {}
+        self._thin = False  # The proposals of round 0 were taken out of this file.
 
     def read(self, reading: Reading, group_id: Digest) -> None:
         """One file."""
@@ -83,6 +84,7 @@ class _Judge:
                 f"{reading.path.name} ends with {reading.cut.length} bytes of an interrupted write at byte "
                 f"{reading.cut.offset}; a start cuts them off"
             )
+        self._thin = reading.thin
         for entry in reading.entries:
             because = self._objection(entry)
             if because is not None:
@@ -151,7 +153,8 @@ class _Judge:
             self.own += 1
         match vote:
             case t.Prepare(_, _, round_, block):
-                if (round_, block) not in at.proposed or block not in at.valid:
+                thin = self._thin and round_ == 0
+                if not thin and ((round_, block) not in at.proposed or block not in at.valid):
                     return "a PREPARE before its proposal and the word that it is valid"
             case t.Commit(epoch, _, round_, block):
                 committee = self._committees(epoch)

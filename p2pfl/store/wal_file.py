@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consensus import codec
-from consensus.types import Digest, Elapsed, Event, Received
+from consensus.types import Digest, Elapsed, Event, Proposal, Received
 from consensus.votes import signed_vote
 from p2pfl.durable import RECORD_BYTES_MAX, Cut, Damage, scan
 from p2pfl.errors import UserError
@@ -59,7 +59,7 @@ class Reading:
 
     @property
     def thin(self) -> bool:
-        """Whether the heights that were decided in round 0 were taken out."""
+        """Whether the proposals of heights that were decided in round 0 were taken out."""
         return self.identity.endswith(_THIN)
 
 
@@ -159,13 +159,17 @@ def by_height(entries: tuple[Entry, ...]) -> Iterator[tuple[Entry, ...]]:
         yield tuple(group)
 
 
-def changed_round(entries: tuple[Entry, ...]) -> bool:
-    """Whether this height saw a round above 0: only then do its proposals need a justification."""
+def justifying(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """What may prove a liar guilty later: all of a height that saw a round above 0, else its votes."""
+    votes: list[Entry] = []
     for entry in entries:
         event = entry.event
         if isinstance(event, Elapsed):
-            return True
-        signed = signed_vote(event.message) if isinstance(event, Received) else None
-        if signed is not None and signed.vote.round > 0:
-            return True
-    return False
+            return entries
+        if isinstance(event, Received):
+            signed = signed_vote(event.message)
+            if signed is not None and signed.vote.round > 0:
+                return entries
+            if not isinstance(event.message, Proposal):
+                votes.append(entry)
+    return tuple(votes)

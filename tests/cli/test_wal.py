@@ -113,6 +113,21 @@ def test_replay_tells_what_was_decided_and_where_it_stands(
     assert f"a start would sign PROPOSE of round 0 for 0x{decided[-1][:6].hex()}" in out
 
 
+def test_a_log_whose_oldest_proposals_were_dropped_is_sound_too(
+    seat: plan.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(wal, "SEGMENT_BYTES", 1_500)
+    monkeypatch.setattr(wal, "KEPT_BYTES_MAX", 6_000)
+    alone = Alone(seat, tmp_path / "node", 10)
+    trio.run(alone.run)
+    alone.close()
+    main(["wal", "dump", str(tmp_path / "node"), "--json"])
+    first = [entry for entry in json.loads(capsys.readouterr().out) if entry["height"] == 0]
+    assert {entry["kind"] for entry in first} == {"PrepareMessage"}
+    assert main(["wal", "verify", str(tmp_path / "node")]) == errors.EXIT_OK
+    assert main(["wal", "replay", str(tmp_path / "node")]) == errors.EXIT_OK
+
+
 @pytest.mark.parametrize("verb", ["dump", "verify", "replay"])
 def test_a_running_node_is_not_read(
     seat: plan.Plan, folder: Folder, capsys: pytest.CaptureFixture[str], verb: str
