@@ -29,9 +29,10 @@ def parts_of(mutant: Mutant) -> dict[str, Any]:
 
 def quorum_of(formula: str) -> Change:
     """Everywhere another quorum."""
-    weak = f"type('Weak', (Committee,), {{'quorum': property(lambda c: {formula})}})"
+    weak = f"type('Weak', (type(committee),), {{'quorum': property(lambda c: {formula})}})"
     check = "        if me not in committee:\n"
-    return ("replica", check, f"        committee = {weak}(committee.epoch, committee.members)\n{check}")
+    same = "*(getattr(committee, field) for field in committee.__dataclass_fields__)"
+    return ("replica", check, f"        committee = {weak}({same})\n{check}")
 
 
 PREPARES_OF_ANY_ROUND = """max(
