@@ -10,8 +10,9 @@ from pathlib import Path
 
 import trio
 
-from tests.live import faults as _faults  # noqa: F401 (fills the table)
+from tests.live import faults as _faults  # noqa: F401 (these fill the table)
 from tests.live import faults_around as _around  # noqa: F401
+from tests.live import faults_memory as _memory  # noqa: F401
 from tests.live.run import run
 from tests.live.table import LONG, SHORT, TABLE
 
@@ -33,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         for each in TABLE.values():
             print(f"{each.name}: {each.does}\n    afterwards: {each.holds}")
         return 0
-    chosen = [TABLE[name] for name in options.only or TABLE]
+    # In the order of the table: whom the last fault keeps silent would be missing in the others.
+    chosen = [each for name, each in TABLE.items() if name in (options.only or TABLE)]
     directory = (options.dir or Path(tempfile.mkdtemp(prefix="p2pfl-live-"))).resolve()
     directory.mkdir(parents=True, exist_ok=True)
     form = SHORT if options.short else LONG

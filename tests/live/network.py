@@ -81,6 +81,7 @@ class Network:
     nodes: dict[str, Node]
     decided: dict[tuple[str, int], set[str]] = field(default_factory=dict)
     rounds_changed: int = 0
+    silent: set[str] = field(default_factory=set)  # Whose guard was lost in this epoch.
     turn: tuple[int, int] = (0, 0)  # The newest (height, round) that somebody told of.
     steps: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # Heights, by step.
     height_s: float = 1.0  # How long the last height took.
