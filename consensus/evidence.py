@@ -6,12 +6,14 @@ told what, or when.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from consensus.signing import BadSignature, Domain, recover, signing_digest, struct_hash
-from consensus.types import Commit, MemberId, Prepare, Propose, RoundChange, SignedVote, Vote
+from consensus.signing import Domain, struct_hash
+from consensus.types import Commit, MemberId, Message, Prepare, Propose, RoundChange, SignedVote, Vote
+from consensus.votes import Recover, recoverer, votes_in
 
 
 class OffenceKind(IntEnum):
@@ -75,10 +77,35 @@ def offence(domain: Domain, a: SignedVote, b: SignedVote) -> Offence | None:
     kind = contradiction(a.vote, b.vote)
     if kind is None:
         return None
-    if kind is OffenceKind.DENIED_COMMIT and isinstance(b.vote, Commit):
-        a, b = b, a
     signer = _one_signer(domain, a.vote, a.signature, b.vote, b.signature)
-    return None if signer is None else Offence(kind, signer, a, b)
+    return None if signer is None else Offence(kind, signer, *in_order(kind, a, b))
+
+
+def in_order(kind: OffenceKind, a: SignedVote, b: SignedVote) -> tuple[SignedVote, SignedVote]:
+    """The pair as an offence names it: in E5 the COMMIT is first."""
+    return (b, a) if kind is OffenceKind.DENIED_COMMIT and isinstance(b.vote, Commit) else (a, b)
+
+
+def culprits(recover: Recover, records: Iterable[Message]) -> list[Offence]:
+    """Who contradicts himself in all that several members kept: one offence a signer and height.
+
+    If two blocks of one height were decided, and at most 2f members lie, the records of the honest ones name
+    at least f+1 (docs/consensus.md, "Accountability"). The records need no trust: a vote vouches for itself.
+    """
+    kept: dict[tuple[MemberId, int], dict[Vote, SignedVote]] = {}
+    found: dict[tuple[MemberId, int], Offence] = {}
+    for signed in (signed for message in records for signed in votes_in(message)):
+        signer = recover(signed.vote, signed.signature)
+        if signer is None:
+            continue
+        key = (signer, signed.vote.height)
+        votes = kept.setdefault(key, {})
+        for other in votes.values() if key not in found and signed.vote not in votes else ():
+            kind = contradiction(other.vote, signed.vote)
+            if kind is not None:
+                found[key] = Offence(kind, signer, *in_order(kind, other, signed))
+        votes[signed.vote] = signed
+    return list(found.values())
 
 
 def two_of_one_slot(
@@ -99,9 +126,6 @@ def two_of_one_slot(
 
 
 def _one_signer(domain: Domain, a: Any, a_signature: bytes, b: Any, b_signature: bytes) -> MemberId | None:
-    try:
-        first = recover(signing_digest(domain, a), a_signature)
-        second = recover(signing_digest(domain, b), b_signature)
-    except (BadSignature, ValueError):
-        return None
-    return first if first == second else None
+    find = recoverer(domain, cache_size=0)
+    signer = find(a, a_signature)
+    return signer if signer == find(b, b_signature) else None

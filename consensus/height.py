@@ -12,10 +12,10 @@ from typing import NamedTuple, TypeVar, cast
 from consensus import chain, justification
 from consensus import types as t
 from consensus.committee import Committee
-from consensus.evidence import OffenceKind, contradiction
+from consensus.evidence import OffenceKind, contradiction, in_order
 from consensus.signing import block_id
 from consensus.types import Digest, MemberId, SignedCommit, SignedPrepare, SignedRoundChange, SignedVote
-from consensus.votes import BadCertificate, Recover, certificate_of, check_certificate, signed_vote
+from consensus.votes import BadCertificate, Recover, certificate_of, check_certificate, signed_vote, votes_in
 
 S = TypeVar("S", bound=SignedVote)
 B = TypeVar("B", SignedPrepare, SignedCommit)
@@ -132,8 +132,7 @@ class Height:
             kind = contradiction(other.vote, signed.vote)
             if kind is not None and (signer, kind) not in self._accused:
                 self._accused.add((signer, kind))
-                denied = kind is OffenceKind.DENIED_COMMIT and isinstance(signed, SignedCommit)
-                yield t.Fault(signer, "equivocation", (signed, other) if denied else (other, signed))
+                yield t.Fault(signer, "equivocation", in_order(kind, other, signed))
 
     def learn(self, proposal: t.Proposal) -> Iterator[t.Fault]:
         """Votes inside a justification are votes: they count, and may contradict what their signer said."""
@@ -197,12 +196,20 @@ class Height:
 
     def learn_decided(self, decided: t.DecidedBlock) -> Iterator[t.Fault]:
         """The COMMITs of a checked certificate may contradict what their signers said."""
-        header, certificate = decided.block.header, decided.certificate
-        vote = t.Commit(header.epoch, header.height, certificate.round, block_id(header))
-        for signature in certificate.signatures:
-            signer = self._recover(vote, signature)
+        for signed in votes_in(t.DecidedMessage(decided)):
+            signer = self._recover(signed.vote, signed.signature)
             assert signer is not None
-            yield from self.offence(signer, SignedCommit(vote, signature))
+            yield from self.offence(signer, signed)
+            self.add(signer, signed)
+
+    def late(self, sender: MemberId, message: t.Message) -> Iterator[t.Fault]:
+        """What comes after the decision changes nothing, but may show who signed a contradiction."""
+        signed = signed_vote(message)
+        if isinstance(message, t.DecidedMessage) and self.decided_objection(message.decided) is None:
+            yield from self.learn_decided(message.decided)
+        elif signed is not None and self._recover(signed.vote, signed.signature) == sender:
+            yield from self.offence(sender, signed)
+            self.add(sender, signed)
 
     def hold(self, block: t.Block, *, keep: Prepared | None) -> Digest:
         """Keep a block; drop the oldest beyond the limit, but not the one to `keep`. Returns its id."""

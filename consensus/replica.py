@@ -37,7 +37,7 @@ class Replica:
     """The state of one member. Give it `Started`, then events; carry out the effects in their order.
 
     decided_at: finds a decided block in the driver's store (R7): store a `Decide` before the next step.
-    recover: finds a vote's signer. context: what the application carries across rounds, for ROUND-CHANGE.
+    recover: finds a vote's signer. context: what the application carries across rounds.
     """
 
     def __init__(
@@ -58,10 +58,11 @@ class Replica:
         self._quorum, self._faulty_max = committee.quorum, committee.faulty_max
         self._answers = Answers(decided_at)
         self._out: list[t.Effect] = []
+        self._at = Height(None, committee, domain.group_id, self._recover)
         self._begin(None)
 
     def _begin(self, started: t.Started | None) -> None:
-        self.started = started
+        self.started, self._before = started, self._at  # For late evidence.
         self._at = Height(started, self.committee, self.domain.group_id, self._recover)
         self.height = self._at.number
         self.decided: t.Decide | None = None
@@ -243,9 +244,10 @@ class Replica:
         if not within_bounds(message, self.committee, self._body_bytes_max):
             self._out.append(t.Fault(sender, "too large"))
         elif about.height < self.height or (about.height == self.height and self.decided is not None):
-            decided = None if sender == self.me else self._answers.decided(sender, message, self.height)
-            if decided is not None:  # R7
-                self._out.append(t.Send(sender, t.DecidedMessage(decided)))
+            book = self._at if about.height == self.height else self._before
+            self._out += book.late(sender, message) if about.height == book.number else ()
+            if sender != self.me and (found := self._answers.decided(sender, message, self.height)):  # R7
+                self._out.append(t.Send(sender, t.DecidedMessage(found)))
         elif about.height > self.height:
             # Kept or not, who speaks of the next height twice in one way is well ahead.
             if about.height > self.height + 1 or not self._answers.keep(event):
@@ -316,8 +318,7 @@ class Replica:
             return None
         if vote.round < self.round:
             return None
-        reason = self._at.proposal_objection(proposal)
-        if reason is not None:
+        if (reason := self._at.proposal_objection(proposal)) is not None:
             return reason
         self._out += self._at.learn(proposal)
         if vote.round > self.round:
@@ -345,9 +346,8 @@ class Replica:
 
     def _build(self, changes: Changes) -> bool:
         assert self.started is not None
-        parent, parent_id, log_root = self.started.parent, self.started.parent_id, self.started.log_root
-        self._building = changes
-        self._out.append(t.Build(self.height, self.round, parent, parent_id, log_root, changes))
+        self._building, tip = changes, self.started
+        self._out.append(t.Build(*self._seat()[1:], tip.parent, tip.parent_id, tip.log_root, changes))
         return True
 
     def _built(self, block: t.Block) -> None:

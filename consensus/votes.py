@@ -6,9 +6,9 @@ in `justification`, what a member has heard so far in `height`, what follows fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 from consensus import types as t
@@ -34,6 +34,8 @@ Recover: TypeAlias = Callable[[Vote, bytes], MemberId | None]
 EXTENSION_BYTES_MAX = 4096
 # All votes of two rounds of the largest committee are found again without a recovery.
 RECOVERED_MAX = 4096
+# Signers of one vote share its digest: the kinds and rounds that are voted on at the same time.
+DIGESTS_MAX = 64
 
 # Where a message carries its sender's own vote.
 _OWN_VOTE: dict[type, str] = {
@@ -50,11 +52,12 @@ class BadCertificate(ValueError):
 
 def recoverer(domain: Domain, *, cache_size: int = RECOVERED_MAX) -> Recover:
     """Find signers in this domain, and remember the latest."""
+    digest_of = lru_cache(maxsize=DIGESTS_MAX)(partial(signing_digest, domain))
 
     @lru_cache(maxsize=cache_size)
     def find(vote: Vote, signature: bytes) -> MemberId | None:
         try:
-            return recover(signing_digest(domain, vote), signature)
+            return recover(digest_of(vote), signature)
         except ValueError:  # BadSignature, or a field that its ABI type cannot hold.
             return None
 
@@ -105,6 +108,22 @@ def subject(message: Message) -> Vote | Header | t.FetchBlock:
             return message
         case _:
             return getattr(message, _OWN_VOTE[type(message)]).vote
+
+
+def votes_in(message: Message) -> Iterator[SignedVote]:
+    """Every signed vote that a message carries: its sender's, and those that justify or certify."""
+    match message:
+        case t.DecidedMessage(t.DecidedBlock(block, certificate)):
+            header = block.header
+            vote = t.Commit(header.epoch, header.height, certificate.round, block_id(header))
+            yield from (SignedCommit(vote, signature) for signature in certificate.signatures)
+        case t.Proposal(propose, _, justification, prepared):
+            yield from (propose, *justification, *prepared)
+        case t.RoundChangeMessage(round_change, prepared):
+            yield from (round_change, *prepared)
+        case _:
+            signed = signed_vote(message)
+            yield from () if signed is None else (signed,)
 
 
 def within_bounds(message: Message, committee: Committee, body_bytes_max: int) -> bool:

@@ -34,7 +34,7 @@ library Equivocation {
 
     bytes32 private constant PROPOSE = keccak256("Propose(uint64 epoch,uint64 height,uint32 round,bytes32 blockId)");
     bytes32 private constant PREPARE = keccak256("Prepare(uint64 epoch,uint64 height,uint32 round,bytes32 blockId)");
-    bytes32 private constant COMMIT = keccak256("Commit(uint64 epoch,uint64 height,uint32 round,bytes32 blockId)");
+    bytes32 internal constant COMMIT = keccak256("Commit(uint64 epoch,uint64 height,uint32 round,bytes32 blockId)");
     bytes32 private constant ROUND_CHANGE = keccak256(
         "RoundChange(uint64 epoch,uint64 height,uint32 round,uint32 preparedRoundPlus1,bytes32 preparedBlockId,"
         "bytes32 context)"

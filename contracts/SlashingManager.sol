@@ -3,6 +3,7 @@ pragma solidity 0.8.30;
 
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {Equivocation} from "./Equivocation.sol";
+import {Quorum} from "./Quorum.sol";
 import {Signed} from "./Signed.sol";
 import {StakingRegistry} from "./StakingRegistry.sol";
 
@@ -233,7 +234,7 @@ contract SlashingManager {
 
     /// @notice Of n members: (2n - 1) / 3 + 1, so that any two quorums share an honest member.
     function quorum(uint256 size) public pure returns (uint256) {
-        return (2 * size - 1) / 3 + 1;
+        return Quorum.least(size);
     }
 
     /// @notice The part of a stake, in 1/10000, that a verdict takes when `culprits` members stand accused of

@@ -49,6 +49,8 @@ contract StakingRegistry is Ownable2Step {
 
     /// @notice The one contract that may freeze and take stakes. Set once; no deposit is taken before.
     address public slasher;
+    /// @notice The one contract that may seat a committee besides the owner: EpochAnchors. Set once.
+    address public registrar;
     /// @notice The group whose committee certifies verdicts. Set once.
     bytes32 public council;
     uint256 public totalStake;
@@ -59,6 +61,7 @@ contract StakingRegistry is Ownable2Step {
     mapping(bytes32 group => mapping(uint64 epoch => address[])) private _committees;
 
     event SlasherSet(address indexed slasher);
+    event RegistrarSet(address indexed registrar);
     event CouncilSet(bytes32 indexed group);
     event Deposited(address indexed member, address indexed staker, uint256 amount, uint256 stake);
     event UnbondingRequested(address indexed member, uint64 leavesAt);
@@ -79,6 +82,7 @@ contract StakingRegistry is Ownable2Step {
     error AlreadySet(string what);
     error NotSet(string what);
     error NotTheSlasher(address caller);
+    error NotTheRegistrar(address caller);
     error NotTheStaker(address member, address caller);
     error NotRegistered(address member);
     error AlreadyRegistered(address member, address staker);
@@ -136,6 +140,13 @@ contract StakingRegistry is Ownable2Step {
         emit SlasherSet(slasher_);
     }
 
+    function setRegistrar(address registrar_) external onlyOwner {
+        if (registrar != address(0)) revert AlreadySet("registrar");
+        if (registrar_.code.length == 0) revert NotAContract(registrar_);
+        registrar = registrar_;
+        emit RegistrarSet(registrar_);
+    }
+
     function setCouncil(bytes32 group) external onlyOwner {
         if (council != 0) revert AlreadySet("council");
         if (group == 0) revert ZeroValue("council");
@@ -145,20 +156,19 @@ contract StakingRegistry is Ownable2Step {
 
     /// @notice Fix who sits in a group in an epoch. Members strictly ascending, each with a full stake.
     function registerCommittee(bytes32 group, uint64 epoch, address[] calldata members) external onlyOwner {
-        uint256 size = members.length;
-        if (size == 0 || size > COMMITTEE_MAX) revert CommitteeSize(size, COMMITTEE_MAX);
-        if (_committees[group][epoch].length != 0) revert CommitteeExists(group, epoch);
-        address previous = address(0);
-        for (uint256 i = 0; i < size; ++i) {
-            address member = members[i];
-            if (member <= previous) revert NotAscending(previous, member);
-            Member storage entry = _members[member];
-            if (entry.stake < STAKE_AMOUNT) revert NotActive(member, entry.stake, STAKE_AMOUNT);
-            if (entry.leavesAt != 0) revert IsLeaving(member, entry.leavesAt);
-            previous = member;
+        _seat(group, epoch, members);
+        for (uint256 i = 0; i < members.length; ++i) {
+            Member storage entry = _members[members[i]];
+            if (entry.stake < STAKE_AMOUNT) revert NotActive(members[i], entry.stake, STAKE_AMOUNT);
+            if (entry.leavesAt != 0) revert IsLeaving(members[i], entry.leavesAt);
         }
-        _committees[group][epoch] = members;
-        emit CommitteeRegistered(group, epoch, members);
+    }
+
+    /// @notice The same for successors whom a committee's own quorum named. They need no stake: a seat that can
+    /// lose nothing certifies nothing (`requireBondedSeats`), and a chain that has moved on is not held up.
+    function seatCommittee(bytes32 group, uint64 epoch, address[] calldata members) external {
+        if (msg.sender != registrar) revert NotTheRegistrar(msg.sender);
+        _seat(group, epoch, members);
     }
 
     // ------------------------------------------------------------------ a staker's doors
@@ -323,6 +333,19 @@ contract StakingRegistry is Ownable2Step {
     }
 
     // ------------------------------------------------------------------ inside
+
+    function _seat(bytes32 group, uint64 epoch, address[] calldata members) private {
+        uint256 size = members.length;
+        if (size == 0 || size > COMMITTEE_MAX) revert CommitteeSize(size, COMMITTEE_MAX);
+        if (_committees[group][epoch].length != 0) revert CommitteeExists(group, epoch);
+        address previous = address(0);
+        for (uint256 i = 0; i < size; ++i) {
+            if (members[i] <= previous) revert NotAscending(previous, members[i]);
+            previous = members[i];
+        }
+        _committees[group][epoch] = members;
+        emit CommitteeRegistered(group, epoch, members);
+    }
 
     function _add(address member, Member storage entry) private {
         entry.stake = (uint256(entry.stake) + msg.value).toUint96();

@@ -51,12 +51,14 @@ class Job:
 JOBS = (
     Job(
         sources=(
+            "contracts/EpochAnchors.sol",
             "contracts/Equivocation.sol",
+            "contracts/Quorum.sol",
             "contracts/Signed.sol",
             "contracts/SlashingManager.sol",
             "contracts/StakingRegistry.sol",
         ),
-        contracts=("SlashingManager", "StakingRegistry"),
+        contracts=("EpochAnchors", "SlashingManager", "StakingRegistry"),
         out="contracts/build",
     ),
     # Hostile accounts that the tests deploy; no part of the product.

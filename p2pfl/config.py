@@ -44,6 +44,12 @@ SETTINGS = (
     Setting(
         "node.new_keys", "switch", False, "Start the record of what this key has signed: once, for a new key."
     ),
+    Setting(
+        "node.guard_lost",
+        "switch",
+        False,
+        "The guard is lost for good: make a new one, which signs nothing until the next epoch.",
+    ),
     Setting("data.dir", "path", None, "Folder of a data set that does not come with the package."),
     Setting("explorer.on", "switch", False, "Serve the explorer's pages from this node."),
     Setting("explorer.host", "text", "127.0.0.1", "Address that the explorer listens at."),

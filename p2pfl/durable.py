@@ -203,9 +203,7 @@ def _damage_at(data: mmap.mmap, salt: bytes, offset: int, size: int) -> str | No
     length = _length_at(data, salt, offset, size)
     if size - offset < 16 or (length is not None and offset + _HEAD_BYTES + length > size):
         return None
-    return (
-        None if _has_hole(data, offset, size) else "the last record was whole once and has changed"
-    )
+    return None if _has_hole(data, offset, size) else "the last record was whole once and has changed"
 
 
 def _has_hole(data: mmap.mmap, start: int, end: int) -> bool:

@@ -1,4 +1,4 @@
-"""The signer that never contradicts itself (docs/protocol.md, Durability).
+"""The signer that never contradicts itself (docs/consensus.md, Durability).
 
 Before a guarded signature leaves, the record that makes it non-contradictable is on disk. The same bytes
 again return the stored signature; anything that could be an offence E1 to E6 beside a stored one is
@@ -8,9 +8,11 @@ sense now is for the core and the rounds.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +24,17 @@ from consensus.types import Digest, MemberId
 from p2pfl import telemetry
 from p2pfl.durable import Journal
 from p2pfl.errors import UserError
+from p2pfl.guard_file import (
+    DAMAGED,
+    GUARD_VERSION,
+    Floor,
+    GuardRecord,
+    Identity,
+    decode_record,
+    identity_of,
+    kind_of,
+    struct_of,
+)
 
 T = TypeVar("T")
 
@@ -35,12 +48,6 @@ _IN_ORDER = frozenset({"Prepare", "Commit", "RoundChange"})
 JOURNAL_BYTES_MAX = 1024 * 1024
 # The height that is voted on, and the one before it, for a peer that asks once more.
 _HEIGHTS_KEPT = 2
-_RECORD_BYTES_MAX = 4096
-
-_DAMAGED = (
-    "restore the guard from a copy made after the last signature; without one this key must sign nothing "
-    "more in this epoch"
-)
 
 
 class Refused(Exception):
@@ -69,33 +76,9 @@ class SigningKey:
 
     def sign_plain(self, domain: Domain, struct: Any) -> bytes:
         """Sign what may be said twice (Ballot, Measurement, Verdict); guarded kinds raise ValueError."""
-        if _kind(struct) in GUARDED:
-            raise ValueError(f"a {_kind(struct)} is signed through the guard only")
+        if kind_of(type(struct)) in GUARDED:
+            raise ValueError(f"a {kind_of(type(struct))} is signed through the guard only")
         return signing.sign(self.secret, signing.signing_digest(domain, struct))
-
-
-@dataclass(frozen=True, slots=True)
-class _Identity:
-    """The first record of a guard's journal. Nothing before (floor_epoch, floor_height) is signed."""
-
-    version: int
-    member: MemberId
-    floor_epoch: int
-    floor_height: int
-
-
-@dataclass(frozen=True, slots=True)
-class GuardRecord:
-    """One signature. separator: the domain's; words: the struct's ABI words; digest: what was signed."""
-
-    separator: Digest
-    kind: str
-    epoch: int
-    height: int
-    round: int
-    digest: Digest
-    words: bytes
-    signature: bytes
 
 
 @dataclass(slots=True)
@@ -114,48 +97,82 @@ class _Height:
             self.committed = record
 
 
+class _Memory:
+    """What was signed, by (domain, epoch, height)."""
+
+    def __init__(self, records: Iterable[GuardRecord] = ()) -> None:
+        self.heights: dict[tuple[Digest, int, int], _Height] = {}
+        self.newest: dict[Digest, tuple[int, int]] = {}
+        for record in records:
+            self.add(record)
+
+    def add(self, record: GuardRecord) -> None:
+        """Remember one signature."""
+        place = (record.separator, record.epoch, record.height)
+        self.heights.setdefault(place, _Height({})).add(record)
+        newest = (record.epoch, record.height)
+        self.newest[record.separator] = max(newest, self.newest.get(record.separator, newest))
+
+    def records(self) -> list[GuardRecord]:
+        """Everything."""
+        return [record for height in self.heights.values() for record in height.slots.values()]
+
+    def prune(self) -> None:
+        """Forget heights that nothing can be signed in any more."""
+        for separator in self.newest:
+            own = sorted(place for place in self.heights if place[0] == separator)
+            for place in own[:-_HEIGHTS_KEPT]:
+                del self.heights[place]
+
+
 class Guard:
     """A signing key and the journal of what it signed. Calls may come from several threads."""
 
     def __init__(
-        self, path: Path, key: SigningKey, *, new_key: bool = False, lost_before_epoch: int = 0
+        self,
+        path: Path,
+        key: SigningKey,
+        *,
+        new_key: bool = False,
+        lost_at_ms: int | None = None,
+        clock_skew_ms: int = 0,
     ) -> None:
         """Open the guard of `key` at `path`.
 
-        new_key: the key has never signed anything, so a missing file is made. lost_before_epoch: the guard
-        was lost; make a new one that signs nothing of an earlier epoch. Otherwise a missing file is refused.
+        new_key: the key has never signed anything, so a missing file is made. lost_at_ms: the guard was
+        found lost at this Unix time; the new one signs only in an epoch that began after that, by more than
+        clock_skew_ms (see `begin_epoch`). Where a guard is, neither changes anything; where none is and
+        neither is given, UserError.
         """
         self.key = key
         self.member_id = key.member_id
         self._lock = threading.Lock()
-        self._heights: dict[tuple[Digest, int, int], _Height] = {}
-        self._newest: dict[Digest, tuple[int, int]] = {}
-        self._identity = _Identity(1, self.member_id, lost_before_epoch, 0)
+        self._skew_ms = clock_skew_ms
+        self._memory = _Memory()
+        self._identity = Identity(GUARD_VERSION, self.member_id, lost_at_ms or 0)
         if path.exists():
             self._journal = self._open(path)
-        elif new_key or lost_before_epoch:
+        elif new_key or lost_at_ms:
             self._journal = Journal.create(path, codec.encode(self._identity))
         else:
             raise UserError(
                 f"the guard {path} is missing",
                 because="without it this key could sign against its own earlier votes, and lose its stake",
-                fix="restore it from a copy; only if the key never signed anything: --set node.new_keys=true",
+                fix="restore it from a copy; if it is lost for good: p2pfl node run --guard-lost (it signs "
+                "from the next epoch on); only if the key never signed anything: --set node.new_keys=true",
             )
+        if self._identity.lost_at_ms and self._identity.signs_from is None:
+            log.warning("the guard of this key was lost", then=self._until())
 
     def _open(self, path: Path) -> Journal:
-        def take(offset: int, payload: bytes) -> None:
-            try:
-                self._remember(codec.decode(payload, GuardRecord, size_max=_RECORD_BYTES_MAX))
-            except codec.DecodeError as error:
-                raise UserError(
-                    f"{path} is damaged at byte {offset}",
-                    because=f"not a record of a guard: {error}",
-                    fix=_DAMAGED,
-                ) from error
-
-        journal = Journal.open(path, take, identity=None, fix=_DAMAGED)
+        journal = Journal.open(
+            path,
+            lambda offset, payload: self._memory.add(decode_record(path, offset, payload)),
+            identity=None,
+            fix=DAMAGED,
+        )
         try:
-            self._identity = _identity_of(journal, self.member_id)
+            self._identity = identity_of(journal, self.member_id)
         except UserError:
             journal.close()
             raise
@@ -165,6 +182,35 @@ class Guard:
             )
         return journal
 
+    # -- a lost guard --------------------------------------------------------
+
+    def begin_epoch(self, epoch: int, began_ms: int) -> None:
+        """This epoch is known to have begun then: the header time of the council block that ended the epoch
+        before, or the genesis' start. A lost guard signs from the first epoch on that began after the loss.
+        """
+        with self._lock:
+            found = self._identity
+            late = began_ms > found.lost_at_ms + self._skew_ms
+            if not found.lost_at_ms or found.signs_from is not None or not late:
+                return
+            self._rewrite(dataclasses.replace(found, signs_from=epoch), self._memory)
+            log.info("the guard that was lost before signs again", epoch=epoch)
+
+    def silence(self, epoch: int) -> str | None:
+        """Why nothing of this epoch is signed; None when it may be."""
+        found = self._identity
+        if not found.lost_at_ms or (found.signs_from is not None and epoch >= found.signs_from):
+            return None
+        return f"the guard was lost: {self._until()}"
+
+    def _until(self) -> str:
+        found = self._identity
+        if found.signs_from is not None:
+            return f"it signs from epoch {found.signs_from} on"
+        moment_s = (found.lost_at_ms + self._skew_ms) / 1000
+        word = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment_s))
+        return f"it signs from the first epoch on that begins after {word}"
+
     # -- what was signed ---------------------------------------------------
 
     def newest(self, domain: Domain) -> tuple[int, int] | None:
@@ -172,30 +218,80 @@ class Guard:
 
         A node whose WAL is gone signs nothing until its chain has reached beyond this height.
         """
+        separator = signing.separator(domain)
         with self._lock:
-            return self._newest.get(signing.separator(domain))
+            known = [self._memory.newest.get(separator), self._floor(separator)]
+            return max((place for place in known if place is not None), default=None)
 
     def has_voted(self, domain: Domain, epoch: int, height: int) -> bool:
-        """Whether a vote (not only a request or a commitment) was signed at this height."""
+        """Whether a vote (not only a request or a commitment) was signed at this height, or may have been."""
+        separator = signing.separator(domain)
         with self._lock:
-            kept = self._heights.get((signing.separator(domain), epoch, height))
-            return kept is not None and any(kind in _IN_ORDER for kind, _ in kept.slots)
+            floor = self._floor(separator)
+            kept = self._memory.heights.get((separator, epoch, height))
+            voted = kept is not None and any(kind in _IN_ORDER for kind, _ in kept.slots)
+            return voted or (floor is not None and (epoch, height) <= floor)
 
     def signed(
         self, domain: Domain, struct_type: type[T], epoch: int, height: int, round_: int = 0
     ) -> tuple[T, bytes] | None:
         """What was signed in this slot, with its signature: to send it again as it was. ParamTx: round 0."""
         with self._lock:
-            kept = self._heights.get((signing.separator(domain), epoch, height))
-            record = kept.slots.get((_kind_of_type(struct_type), round_)) if kept else None
-        return None if record is None else (_struct_of(record.words, struct_type), record.signature)
+            kept = self._memory.heights.get((signing.separator(domain), epoch, height))
+            record = kept.slots.get((kind_of(struct_type), round_)) if kept else None
+        return None if record is None else (struct_of(record.words, struct_type), record.signature)
+
+    def content(self) -> tuple[Identity, tuple[GuardRecord, ...]]:
+        """Everything that this guard knows, for `interchange`."""
+        with self._lock:
+            return self._identity, tuple(self._memory.records())
+
+    def absorb(self, other: Identity, records: Sequence[GuardRecord]) -> list[GuardRecord]:
+        """Know from now on, durably, what another guard of this key knows, and never less than before.
+
+        Returns the records that contradict this guard's: where a key has signed twice, the height is closed.
+        """
+        with self._lock:
+            memory = _Memory(self._memory.records())
+            floors = {floor.separator: (floor.epoch, floor.height) for floor in self._identity.floors}
+            closed = [(floor.separator, floor.epoch, floor.height) for floor in other.floors]
+            clashes: list[GuardRecord] = []
+            for record in records:
+                here = memory.heights.get((record.separator, record.epoch, record.height))
+                stored = here.slots.get((record.kind, record.round)) if here else None
+                if stored is None:
+                    memory.add(record)
+                elif stored.digest != record.digest:
+                    clashes.append(record)
+                    closed.append((record.separator, record.epoch, record.height))
+            for separator, *place in closed:
+                floors[separator] = max((place[0], place[1]), floors.get(separator, (place[0], place[1])))
+            memory.prune()
+            lost = max(self._identity, other, key=lambda each: (each.lost_at_ms, each.signs_from or 0))
+            made = tuple(Floor(separator, *place) for separator, place in sorted(floors.items()))
+            self._rewrite(
+                Identity(GUARD_VERSION, self.member_id, lost.lost_at_ms, lost.signs_from, made), memory
+            )
+            return clashes
+
+    def _rewrite(self, identity: Identity, memory: _Memory) -> None:
+        """Replace the file as a whole; what is remembered changes with it, or not at all."""
+        self._journal = self._journal.replace(
+            codec.encode(identity), [codec.encode(record) for record in memory.records()]
+        )
+        self._identity, self._memory = identity, memory
+
+    def _floor(self, separator: Digest) -> tuple[int, int] | None:
+        floors = (floor for floor in self._identity.floors if floor.separator == separator)
+        return next(((floor.epoch, floor.height) for floor in floors), None)
 
     # -- signing -----------------------------------------------------------
 
     def sign(self, domain: Domain, struct: Any) -> bytes:
         """The 65-byte signature of a guarded struct, after its record is durable (one fsync).
 
-        Raises Refused for what contradicts, or could contradict, an earlier signature.
+        Raises Refused for what contradicts, or could contradict, an earlier signature; UserError (DiskFull)
+        when the record cannot be kept: then nothing was signed.
         """
         return self.sign_many([(domain, struct)])[0]
 
@@ -209,22 +305,28 @@ class Guard:
                     stored, record = self._consider(domain, struct)
                     signatures.append(record.signature)
                     if not stored:
-                        self._remember(record)  # So that the next of this call is checked against it.
+                        self._memory.add(record)  # So that the next of this call is checked against it.
                         fresh.append(record)
                 if fresh:
                     self._journal.append(*(codec.encode(record) for record in fresh))
             except BaseException as error:
-                self._forget(fresh)
+                lost = set(map(id, fresh))  # Not durable: take it back.
+                self._memory = _Memory(each for each in self._memory.records() if id(each) not in lost)
                 if isinstance(error, Refused):
                     telemetry.counters.count("votes_refused")
                     log.warning("refused to sign", reason=str(error))
                 raise
             telemetry.counters.count("votes_signed", len(fresh))
-            self._prune()
+            self._memory.prune()
+            self._compact()
             return signatures
 
     def sign_plain(self, domain: Domain, struct: Any) -> bytes:
-        """Sign what needs no guard: Ballot, Measurement, Verdict and the like."""
+        """Sign what needs no guard: Ballot, Measurement, Verdict. A lost guard refuses them too."""
+        epoch: int | None = getattr(struct, "epoch", None)
+        silence = None if epoch is None else self.silence(epoch)
+        if epoch is not None and silence is not None:
+            raise Refused(silence, kind_of(type(struct)), epoch, getattr(struct, "height", 0), 0)
         return self.key.sign_plain(domain, struct)
 
     def close(self) -> None:
@@ -234,68 +336,41 @@ class Guard:
 
     def _consider(self, domain: Domain, struct: Any) -> tuple[bool, GuardRecord]:
         """(already stored, record), or Refused."""
-        kind = _kind(struct)
+        kind = kind_of(type(struct))
         if kind not in GUARDED:
             raise ValueError(f"a {kind} is not guarded: use sign_plain")
         separator = signing.separator(domain)
         epoch, height, round_ = struct.epoch, struct.height, getattr(struct, "round", 0)
-        digest = signing.signing_digest(domain, struct)
-        here = self._heights.get((separator, epoch, height))
-        stored = here.slots.get((kind, round_)) if here else None
-        if stored is not None and stored.digest == digest:
-            return True, stored
 
         def refuse(reason: str) -> Refused:
             return Refused(reason, kind, epoch, height, round_)
 
+        silence = self.silence(epoch)
+        if silence is not None:
+            raise refuse(silence)
+        digest = signing.signing_digest(domain, struct)
+        here = self._memory.heights.get((separator, epoch, height))
+        stored = here.slots.get((kind, round_)) if here else None
+        if stored is not None and stored.digest == digest:
+            return True, stored
         if stored is not None:
             raise refuse("something else was signed in this place")
-        if (epoch, height) < (self._identity.floor_epoch, self._identity.floor_height):
-            raise refuse(f"the guard was lost; nothing is signed before epoch {self._identity.floor_epoch}")
-        if (epoch, height) < self._newest.get(separator, (0, 0)):
-            raise refuse(f"height {self._newest[separator][1]} was already voted on")
+        newest, floor = self._memory.newest.get(separator, (0, 0)), self._floor(separator)
+        if floor is not None and (epoch, height) <= floor:
+            raise refuse(f"all up to epoch {floor[0]}, height {floor[1]} may have been signed elsewhere")
+        if (epoch, height) < newest:
+            raise refuse(f"height {newest[1]} was already voted on")
         words = signing.words(struct)
         if here is not None:
             _check_order(here, kind, round_, words, refuse)
         signature = signing.sign(self.key.secret, digest)
         return False, GuardRecord(separator, kind, epoch, height, round_, digest, words, signature)
 
-    def _remember(self, record: GuardRecord) -> None:
-        place = (record.separator, record.epoch, record.height)
-        self._heights.setdefault(place, _Height({})).add(record)
-        newest = (record.epoch, record.height)
-        self._newest[record.separator] = max(newest, self._newest.get(record.separator, newest))
-
-    def _forget(self, records: Sequence[GuardRecord]) -> None:
-        """Take back what was not made durable: build the touched heights again without it."""
-        lost = set(map(id, records))
-        for separator in {record.separator for record in records}:
-            kept = [
-                record
-                for (of, _, _), height in self._heights.items()
-                if of == separator
-                for record in height.slots.values()
-                if id(record) not in lost
-            ]
-            self._heights = {
-                place: height for place, height in self._heights.items() if place[0] != separator
-            }
-            self._newest.pop(separator, None)
-            for record in kept:
-                self._remember(record)
-
-    def _prune(self) -> None:
-        """Forget heights that nothing can be signed in any more; rewrite the journal when it has grown."""
-        for separator in self._newest:
-            own = sorted(place for place in self._heights if place[0] == separator)
-            for place in own[:-_HEIGHTS_KEPT]:
-                del self._heights[place]
+    def _compact(self) -> None:
+        """Rewrite the journal when it has grown."""
         if self._journal.size_bytes > JOURNAL_BYTES_MAX:
-            kept = [record for height in self._heights.values() for record in height.slots.values()]
             try:
-                self._journal = self._journal.replace(
-                    codec.encode(self._identity), [codec.encode(record) for record in kept]
-                )
+                self._rewrite(self._identity, self._memory)
             except UserError as error:  # The old journal is whole and open: carry on.
                 log.warning("the guard could not be compacted", error=str(error))
 
@@ -312,41 +387,3 @@ def _check_order(
         same_block = words[4 * 32 : 5 * 32] == committed.words[3 * 32 : 4 * 32]
         if prepared < committed.round or (prepared == committed.round and not same_block):
             raise refuse(f"it claims less than the own Commit of round {committed.round} (E5)")
-
-
-def _identity_of(journal: Journal, member: MemberId) -> _Identity:
-    try:
-        found: _Identity = codec.decode(journal.identity, _Identity, size_max=_RECORD_BYTES_MAX)
-    except codec.DecodeError as error:
-        raise UserError(f"{journal.path} is not a guard", because=str(error), fix=_DAMAGED) from error
-    if found.member != member:
-        raise UserError(
-            f"{journal.path} guards another key",
-            because=f"it belongs to 0x{found.member.hex()}, the signing key is 0x{member.hex()}",
-            fix="put the guard beside the key that it was made with",
-        )
-    return found
-
-
-def _kind(struct: Any) -> str:
-    return _kind_of_type(type(struct))
-
-
-def _kind_of_type(struct_type: Any) -> str:
-    """The name that is hashed, not the class's: two classes of one type string are one kind."""
-    return str(struct_type.TYPE).partition("(")[0]
-
-
-def _struct_of(words: bytes, struct_type: type[T]) -> T:
-    """The struct of these ABI words."""
-    declared = str(struct_type.TYPE)  # type: ignore[attr-defined]
-    kinds = [part.split(" ")[0] for part in declared[declared.index("(") + 1 : -1].split(",")]
-    values: list[Any] = []
-    for index, kind in enumerate(kinds):
-        word = words[32 * index : 32 * index + 32]
-        if kind.startswith(("uint", "int")):
-            values.append(int.from_bytes(word, "big", signed=kind.startswith("int")))
-        else:
-            values.append(word if kind == "bytes32" else word[12:])
-    assert len(values) == len(fields(struct_type))  # type: ignore[arg-type]
-    return struct_type(*values)

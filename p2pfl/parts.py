@@ -16,16 +16,20 @@ import numpy as np
 from consensus.types import MemberId
 from p2pfl import genesis as genesis_file
 from p2pfl.errors import UserError
-from p2pfl.genesis import COUNCIL, Genesis
+from p2pfl.genesis import COUNCIL, Genesis, MemberEntry
 from p2pfl.keys import Guard, SigningKey, load_peer_key, load_signing_key
 from p2pfl.learn.models import initial_parameters
 from p2pfl.net.interface import Handlers, NetworkLike, PeerAddress
 from p2pfl.params import Base
-from p2pfl.rounds.context import Observe
+from p2pfl.rounds.context import Observe, wall_clock_ms
 from p2pfl.rounds.desk import Desk
 from p2pfl.rounds.trainer import Trainer
+from p2pfl.rounds.turnover import read_join
 from p2pfl.rules.limits import check_genesis
 from p2pfl.store import Folder, Store
+
+# A newcomer's own request, in its folder.
+OWN_JOIN = "join.json"
 
 # Makes the node's network: of the genesis, the own id, the peer key and the handlers.
 MakeNetwork = Callable[[Genesis, MemberId, bytes, Handlers], NetworkLike]
@@ -38,7 +42,8 @@ class NodeSettings:
     dir: the node's folder (see p2pfl.store). name: the member's or seat's in the genesis. listen: multiaddr,
     default the genesis entry's. explorer: host and port (0: any free), None for no pages. rpc: the chain's
     JSON-RPC. account_key: funded EVM account that submits evidence. new_keys: the signing key is new, so a
-    guard may be made.
+    guard may be made. guard_lost: there was a guard and it is gone; make one that signs nothing until the
+    next epoch.
     """
 
     dir: Path
@@ -50,16 +55,21 @@ class NodeSettings:
     account_key: bytes | None = None
     data_dir: Path | None = None
     new_keys: bool = False
+    guard_lost: bool = False
 
 
 @dataclass
 class Parts:
-    """What a node is made of. desk: the network's handlers. chain: opens the chain when it is needed."""
+    """What a node is made of. desk: the network's handlers. chain: opens the chain when it is needed.
+
+    entry: the own one. group: where the genesis seats it, empty for a newcomer.
+    """
 
     settings: NodeSettings
     genesis: Genesis
     me: MemberId
     name: str
+    entry: MemberEntry
     group: str
     key: SigningKey
     store: Store
@@ -85,9 +95,15 @@ def assemble(
     check_genesis(genesis)
     folder = Folder(settings.dir)
     key = load_signing_key(folder.signing_key)
-    group = _seat_of(genesis, key.member_id, settings.name)
+    group, entry = _seat_of(genesis, key.member_id, settings)
     store = Store(settings.dir, genesis)
-    guard = Guard(folder.guard, key, new_key=settings.new_keys)
+    guard = Guard(
+        folder.guard,
+        key,
+        new_key=settings.new_keys,
+        lost_at_ms=wall_clock_ms() if settings.guard_lost else None,
+        clock_skew_ms=genesis.times.clock_skew_ms,
+    )
     x, y = (None, None) if group == COUNCIL else _read_data(settings.dir / "data.npz", genesis)
     trainer = Trainer(genesis, x, y, data_dir=settings.data_dir)
     peer_key = load_peer_key(folder.peer_key)
@@ -99,6 +115,7 @@ def assemble(
         genesis=genesis,
         me=key.member_id,
         name=settings.name,
+        entry=entry,
         group=group,
         key=key,
         store=store,
@@ -126,23 +143,41 @@ def _nobody_watches(kind: str, fields: dict[str, Any]) -> None:
     del kind, fields
 
 
-def _seat_of(genesis: Genesis, me: MemberId, name: str) -> str:
-    """The group in which this key sits under this name."""
+def _seat_of(genesis: Genesis, me: MemberId, settings: NodeSettings) -> tuple[str, MemberEntry]:
+    """The group in which this key sits under this name in epoch 0 (none: it asked to join), and its entry."""
+    name, asked = settings.name, settings.dir / OWN_JOIN
     try:
         group, entry = genesis.group_of(me), genesis.member(me)
     except KeyError:
-        raise UserError(
-            f"the signing key of {name} has no seat in this network",
-            because=f"the genesis names no member 0x{me.hex()}",
-            fix="use the genesis file that was made with this key, or the key that the genesis names",
-        ) from None
+        if not asked.exists():
+            raise UserError(
+                f"the signing key of {name} has no seat in this network",
+                because=f"the genesis names no member 0x{me.hex()}, and it has not asked to join",
+                fix=f"p2pfl node join --dir {settings.dir}, or use the key that the genesis names",
+            ) from None
+        group, entry = "", _own_join(asked, me)
     if entry.name != name:
         raise UserError(
             f"the signing key is that of {entry.name}, not of {name}",
-            because="the genesis file says so",
+            because="the genesis file, or its request to join, says so",
             fix=f"start it as {entry.name}, or in the folder of {name}",
         )
-    return group
+    return group, entry
+
+
+def _own_join(path: Path, me: MemberId) -> MemberEntry:
+    try:
+        entry = read_join(path).entry
+    except (OSError, ValueError) as error:
+        fix = "make it again: p2pfl node join"
+        raise UserError(f"the request {path} cannot be read", because=str(error), fix=fix) from error
+    if entry.member_id != me:
+        raise UserError(
+            f"the request {path} is another key's",
+            because=f"it names 0x{entry.member_id.hex()}, the signing key is 0x{me.hex()}",
+            fix="make it again: p2pfl node join",
+        )
+    return entry
 
 
 def _read_data(path: Path, genesis: Genesis) -> tuple[Any, Any]:
@@ -173,18 +208,15 @@ def _libp2p(settings: NodeSettings) -> MakeNetwork:
             for entry in entries
             if entry.member_id != me
         }
-        group = genesis.group_of(me)
-        near = None  # A seat speaks with everybody, a member with its group and the seats.
-        if group != COUNCIL:
-            near = [*genesis.committee(group).members, *genesis.committee(COUNCIL).members]
+        _, own = _seat_of(genesis, me, settings)
         return Network(
             me=me,
             peer_key=peer_key,
-            listen=settings.listen or genesis.member(me).address,
+            listen=settings.listen or own.address,
             peers=peers,
             handlers=handlers,
             network_id=genesis.network_id,
-            neighbours=near,
+            neighbours=genesis.committee(COUNCIL).members,  # The node says more when it knows its seat.
         )
 
     return make

@@ -57,7 +57,7 @@ class Stakes:
     # -- before the rounds ------------------------------------------------------
 
     def deploy(self) -> ChainEntry:
-        """Deploy both contracts; what the genesis says of them."""
+        """Deploy the contracts; what the genesis says of them."""
         from p2pfl.evm import TESTNET_TERMS, Client, deploy  # web3 takes most of a second.
 
         owner, treasury, veto = self._accounts[:EXTRA_ACCOUNTS]

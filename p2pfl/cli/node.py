@@ -47,6 +47,11 @@ def add_parser(commands: Any) -> None:
     run.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; see docs/settings.md"
     )
+    run.add_argument(
+        "--guard-lost",
+        action="store_true",
+        help="the guard is lost for good: make a new one, which signs nothing until the next epoch",
+    )
     run.set_defaults(run=_run)
 
 
@@ -107,7 +112,8 @@ def _check_address(address: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    settings = config.load(arguments.config, arguments.set)
+    flags = [*arguments.set, *(["node.guard_lost=true"] if arguments.guard_lost else [])]
+    settings = config.load(arguments.config, flags)
     telemetry.configure(level=settings.text("log.level") or "info", path=settings.path("log.file"))
     import trio
 
@@ -133,6 +139,7 @@ def node_settings(settings: Config) -> NodeSettings:
         account_key=_account_key(settings, Folder(folder)),
         data_dir=settings.path("data.dir"),
         new_keys=settings.switch("node.new_keys"),
+        guard_lost=settings.switch("node.guard_lost"),
     )
 
 

@@ -9,6 +9,7 @@ from p2pfl.evm.client import ChainUnreachable, Client, Mined, NotMined
 from p2pfl.evm.records import (
     TESTNET_TERMS,
     Addresses,
+    Anchor,
     Done,
     Judgement,
     MemberState,
@@ -27,6 +28,7 @@ from p2pfl.evm.worker import StakingWorker
 __all__ = [
     "TESTNET_TERMS",
     "Addresses",
+    "Anchor",
     "ChainUnreachable",
     "Client",
     "Done",

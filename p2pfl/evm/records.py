@@ -104,6 +104,15 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
+class Anchor:
+    """The last block of a group's epoch, as it was brought to the chain."""
+
+    block_id: Digest
+    height: int
+    anchored_at_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class Slashing:
     """Stake that was taken. key names the offence; offence is its code, 0 if another contract took it."""
 

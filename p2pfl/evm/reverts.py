@@ -15,7 +15,7 @@ from consensus.signing import keccak256
 from contracts import artifact
 from p2pfl.errors import UserError
 
-CONTRACTS = ("StakingRegistry", "SlashingManager")
+CONTRACTS = ("StakingRegistry", "SlashingManager", "EpochAnchors")
 # What Solidity itself reverts with.
 _BUILT_IN = [
     {"type": "error", "name": "Error", "inputs": [{"name": "message", "type": "string"}]},
@@ -39,7 +39,7 @@ _FIXES = {
     "IsFrozen": "wait until the pending verdicts against this member are executed, cancelled or void",
     "NotActive": "let every member of the committee deposit the full stake first",
     "NotASeat": "check group, epoch and address against the registered committee",
-    "NoCommittee": "let the owner register the committee of this group and epoch",
+    "NoCommittee": "let the owner register the committee of this group and epoch, or anchor the epoch before",
     "CommitteeExists": "nothing; a committee is registered once and never changes",
     "NotSet": "let the owner finish the deployment",
     "CouncilNotSet": "let the owner name the council's group id",
@@ -52,6 +52,11 @@ _FIXES = {
     "SignersDiffer": "both structs must be signed by one member, in the domain of its group",
     "NoConflict": "nothing; an honest member may sign both",
     "OtherSlot": "nothing; the two belong to different epochs, heights or rounds",
+    "AlreadyAnchored": "compare the two blocks; if both are certified, more than f members signed both: "
+    "keep both certificates as evidence",
+    "NotTheLastBlock": "bring the last block of the epoch, and exactly the members that it names",
+    "TooFewBonded": "collect the signatures of more seats that still have a stake",
+    "UnknownVersion": "use the program and the contracts of one release",
     "NotTheVeto": "only the veto body may cancel a verdict",
     "OwnableUnauthorizedAccount": "send it from the account that owns the registry",
     "TransferFailed": "name a receiver that takes ether",

@@ -1,4 +1,4 @@
-"""Stakes, committees, verdicts and evidence on the EVM chain.
+"""Stakes, committees, anchors, verdicts and evidence on the EVM chain.
 
 Every call says what shall be so. Where it is so already, because another seat was quicker or this one asked
 before it crashed, the answer names the transaction that did it, and nothing is paid twice. Knows the
@@ -8,16 +8,17 @@ contracts (docs/contracts.md); how a transaction gets into a block is in `client
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
-from consensus.signing import BadSignature, Domain, recover, signing_digest, words
-from consensus.types import ZERO_DIGEST, Digest, MemberId
+from consensus.signing import BadSignature, Domain, block_id, recover, signing_digest, words
+from consensus.types import ZERO_DIGEST, Certificate, Digest, Header, MemberId
 from contracts import artifact
 from p2pfl.errors import UserError
 from p2pfl.evm.client import ChainUnreachable, Client, Mined, NotMined, checksum
 from p2pfl.evm.records import (
     Addresses,
+    Anchor,
     Done,
     Judgement,
     MemberState,
@@ -31,14 +32,14 @@ from p2pfl.evm.records import (
 )
 from p2pfl.records import Verdict
 
-REGISTRY, MANAGER = "StakingRegistry", "SlashingManager"
+REGISTRY, MANAGER, ANCHORS = "StakingRegistry", "SlashingManager", "EpochAnchors"
 E6 = 6
 
 
 def deploy(client: Client, terms: Terms, *, treasury: MemberId, veto: MemberId) -> Addresses:
-    """Deploy both contracts and join them; the client's account becomes the owner. Raises UserError.
+    """Deploy the contracts and join them; the client's account becomes the owner. Raises UserError.
 
-    Three transactions. If it fails between them, deploy again: what is left over holds nothing.
+    Five transactions. If it fails between them, deploy again: what is left over holds nothing.
     """
     registry = _deploy(client, REGISTRY, astuple(terms), checksum(treasury), checksum(client.address))
     assert registry.contract is not None
@@ -46,6 +47,9 @@ def deploy(client: Client, terms: Terms, *, treasury: MemberId, veto: MemberId) 
     assert manager.contract is not None
     contract = client.web3.eth.contract(address=checksum(registry.contract), abi=artifact(REGISTRY).abi)
     client.transact(contract.functions.setSlasher(checksum(manager.contract)), "join the contracts")
+    anchors = _deploy(client, ANCHORS, checksum(registry.contract))
+    assert anchors.contract is not None
+    client.transact(contract.functions.setRegistrar(checksum(anchors.contract)), "join the contracts")
     return Addresses(client.chain_id, registry.contract, manager.contract, registry.block)
 
 
@@ -56,7 +60,7 @@ def _deploy(client: Client, name: str, *arguments: Any) -> Mined:
 
 
 class Staking:
-    """The two contracts of one network, seen from one account."""
+    """The contracts of one network, seen from one account."""
 
     def __init__(self, client: Client, addresses: Addresses) -> None:
         """Raises UserError unless our contracts lie at these addresses and belong together."""
@@ -70,12 +74,15 @@ class Staking:
             )
         self._registry = self._contract(REGISTRY, addresses.registry)
         self._manager = self._contract(MANAGER, addresses.slashing)
+        # The genesis names two contracts; the registry names the third.
+        registrar = self._read(self._registry.functions.registrar())
+        self._anchors = self._contract(ANCHORS, _member(registrar))
         slasher = self._read(self._registry.functions.slasher())
-        partner = self._read(self._manager.functions.REGISTRY())
-        if (slasher, partner) != (checksum(addresses.slashing), checksum(addresses.registry)):
+        partners = {self._read(one.functions.REGISTRY()) for one in (self._manager, self._anchors)}
+        if (slasher, partners) != (checksum(addresses.slashing), {checksum(addresses.registry)}):
             raise UserError(
-                "the two contracts do not belong together",
-                because=f"the registry obeys {slasher}, the manager takes from {partner}",
+                "the contracts do not belong together",
+                because=f"the registry obeys {slasher} and {registrar}, these serve {' and '.join(partners)}",
                 fix="check both addresses in the genesis file",
             )
 
@@ -101,6 +108,29 @@ class Staking:
             self._registry.events.CommitteeRegistered,
             {"group": group, "epoch": epoch},
         )
+
+    # -- epochs (anybody)
+
+    def anchor(self, header: Header, certificate: Certificate, next_members: Sequence[MemberId]) -> Done:
+        """Fix the last block of an epoch and seat the members of the next one (in any order).
+
+        Raises Reverted: AlreadyAnchored only if this epoch ended in another block.
+        """
+        members = [checksum(one) for one in sorted(next_members)]
+        return self._do(
+            self._anchors.functions.anchor(
+                _header(header), certificate.round, list(certificate.signatures), members
+            ),
+            "anchor the epoch",
+            lambda: self._ends_in(header),
+            self._anchors.events.EpochAnchored,
+            {"group": header.group_id, "epoch": header.epoch},
+        )
+
+    def anchor_of(self, group: Digest, epoch: int) -> Anchor | None:
+        """The last block of a group's epoch; None if nobody has brought it."""
+        found, height, anchored_at = self._read(self._anchors.functions.anchorOf(group, epoch))
+        return Anchor(Digest(found), height, anchored_at) if any(found) else None
 
     # -- stakes (the staker)
 
@@ -303,6 +333,10 @@ class Staking:
     def _state(self, key: Digest) -> State:
         return State(self._read(self._manager.functions.judgementOf(key))[0])
 
+    def _ends_in(self, header: Header) -> bool:
+        anchor = self.anchor_of(header.group_id, header.epoch)
+        return anchor is not None and anchor.block_id == block_id(header)
+
     def _is_mine(self, member: MemberId) -> bool:
         state = self.member(member)
         return state.staker == self.client.address and not state.tombstoned
@@ -336,6 +370,10 @@ class Staking:
             self._manager.events[event],
             {"key": key},
         )
+
+
+def _header(header: Header) -> tuple[Any, ...]:
+    return astuple(replace(header, proposer=checksum(header.proposer)))
 
 
 def _member(address: str) -> MemberId:

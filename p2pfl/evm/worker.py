@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import trio
 
-from consensus.types import Digest, MemberId
+from consensus.types import Certificate, Digest, Header, MemberId
 from p2pfl.evm.client import ChainUnreachable
-from p2pfl.evm.records import Done, Judgement, Slashing, State
+from p2pfl.evm.records import Anchor, Done, Judgement, Slashing, State
 from p2pfl.evm.reverts import Reverted
 from p2pfl.evm.staking import Staking
 from p2pfl.records import Verdict
@@ -58,6 +58,16 @@ class StakingWorker:
         return await self.run(
             self.staking.submit_equivocation, group, first, first_signature, second, second_signature
         )
+
+    async def anchor(
+        self, header: Header, certificate: Certificate, next_members: Sequence[MemberId]
+    ) -> Done:
+        """See Staking.anchor."""
+        return await self.run(self.staking.anchor, header, certificate, next_members)
+
+    async def anchor_of(self, group: Digest, epoch: int) -> Anchor | None:
+        """See Staking.anchor_of."""
+        return await self.run(self.staking.anchor_of, group, epoch)
 
     async def stake_of(self, member: MemberId) -> int:
         """See Staking.stake_of."""

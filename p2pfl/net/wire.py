@@ -14,6 +14,7 @@ import consensus.types as ct
 from consensus import codec
 from consensus.types import DecidedBlock, Digest
 from p2pfl.errors import PeerFault
+from p2pfl.membership import SignedLeave
 from p2pfl.params import BLOB_BYTES_MAX, LEAF_BYTES
 from p2pfl.records import (
     BODY_BYTES_MAX,
@@ -149,6 +150,13 @@ class VerdictShare:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaveMessage:
+    """A member gives notice to the council."""
+
+    leave: SignedLeave
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """Says that the sender is alive, and carries its acknowledgement. Never reaches the handlers.
 
@@ -169,6 +177,7 @@ Message: TypeAlias = (
     | OpeningOffer
     | MeasurementMessage
     | VerdictShare
+    | LeaveMessage
     | Heartbeat
 )
 
@@ -328,6 +337,7 @@ TABLE: tuple[Row, ...] = (
     Row(10, VerdictShare, size_max=KIB, rate_per_s=20, burst=512),
     # Acknowledgements travel in these: ten a second, and one for every 64 messages.
     Row(11, Heartbeat, size_max=16, rate_per_s=50, burst=1024),
+    Row(12, LeaveMessage, size_max=KIB, rate_per_s=1, burst=16),
     Row(32, GetStatus, size_max=64, rate_per_s=20, burst=128),
     Row(33, GetBlocks, size_max=64, rate_per_s=20, burst=128),
     Row(34, GetPiece, size_max=64, rate_per_s=4000, burst=8192),

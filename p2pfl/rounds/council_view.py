@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 
 from consensus.chain import BadBlock
 from consensus.signing import block_id
@@ -23,6 +24,7 @@ class CouncilView:
 
     def __init__(self, genesis: Genesis, blocks: BlockStore) -> None:
         self.pulse = Pulse()
+        self.on_block: Callable[[CouncilBody], Awaitable[None]] | None = None  # What the node does with each.
         self._states: OrderedDict[Digest, CouncilState] = OrderedDict()
         self._tip = CouncilState.genesis(genesis)
         self._states[self._tip.block_id] = self._tip
@@ -48,6 +50,8 @@ class CouncilView:
         if body_root(body) != decided.block.header.app_root:
             raise BadBlock("the body is not the header's")
         await self.chain.append(decided)
+        if self.on_block is not None:
+            await self.on_block(body)
         self.pulse.beat()
 
     def _fold(self, decided: DecidedBlock) -> None:

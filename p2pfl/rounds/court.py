@@ -16,6 +16,7 @@ from consensus.signing import BadSignature, recover, signing_digest
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.genesis import COUNCIL
+from p2pfl.keys import Refused
 from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
 from p2pfl.params import BLOB_BYTES_MAX, parse_update
@@ -115,7 +116,11 @@ class Court:
                 self._nursery.start_soon(self._inquire, case, self._inquiries[case_id])
         for verdict in state.due_verdicts():
             if self._context.me not in self._shares.get(verdict, {}):
-                signature = self._context.guard.sign_plain(self._context.domain, verdict)
+                try:
+                    signature = self._context.guard.sign_plain(self._context.domain, verdict)
+                except Refused as refused:
+                    log.warning("the guard refused to sign a verdict", why=str(refused))
+                    continue
                 self._keep_share(verdict, self._context.me, signature)
                 self._nursery.start_soon(self._share, verdict, signature)
         self._pulse.beat()
@@ -183,6 +188,12 @@ class Court:
     # -- one case ------------------------------------------------------------------
 
     async def _inquire(self, case: Case, scope: trio.CancelScope) -> None:
+        try:
+            await self._ask(case, scope)
+        except Refused as refused:
+            log.warning("the guard refused to sign a measurement", why=str(refused))
+
+    async def _ask(self, case: Case, scope: trio.CancelScope) -> None:
         """Ask until something valid came and is replayed; when the deadline passes, say that nothing did."""
         context = self._context
         tried: set[tuple[MemberId, Digest]] = set()

@@ -78,7 +78,9 @@ class Defence:
             raise PeerFault("no_trace", "the own commitment of this height is gone")
         body: GroupBody = decode_body(decided.block.body, GroupBody)
         members = context.roster.committee(chain.name, case.epoch).members
-        base = await base_of_block(context, chain, body.base, [each for each in members if each != context.me])
+        base = await base_of_block(
+            context, chain, body.base, [each for each in members if each != context.me]
+        )
         seed = context.genesis.round_seed(case.group_id, case.epoch, case.height)
         result = await context.trainer.train(base.values, seed, context.me, keep_states=True)
         if result.trace_root != own.tx.trace_root:

@@ -27,8 +27,7 @@ EPOCHS_APART_MAX = 3
 class Desk:
     """The handlers of one node (`net.interface.Handlers`): made before the network, opened with the node.
 
-    context: of the epoch in which the node works now. waits: what it would work in next (group id): messages
-    of it come early, and again.
+    context: of the epoch in which the node works now, or did last.
     """
 
     context: Context
@@ -41,6 +40,10 @@ class Desk:
         self.defence: Defence | None = None
         self.chains: dict[Digest, Chain] = {}
         self.followers: dict[Digest, Follower] = {}
+
+    def leave_rooms(self) -> None:
+        """An epoch is over: nobody works here until the next one begins."""
+        self.driver = self.group = self.court = self.defence = self.comings = None
 
     async def received(self, sender: MemberId, message: wire.Message) -> None:
         """A message of an authenticated peer. Raises PeerFault for what this peer may not say here."""
@@ -107,7 +110,11 @@ class Desk:
         name = context.genesis.group_names.get(group_id)
         both = {sender, context.me}
         for seating in context.roster.seatings[-EPOCHS_APART_MAX:]:
-            if name in seating.committees and both <= set(seating.committees[name].members):
+            if (
+                name is not None
+                and name in seating.committees
+                and both <= set(seating.committees[name].members)
+            ):
                 return
         raise PeerFault("not_a_member", "a message for a group in which you or I do not sit")
 
@@ -126,6 +133,8 @@ def holders_of(roster: Roster, name: str, me: MemberId) -> tuple[MemberId, ...]:
     members = roster.newest(name).members
     if name != COUNCIL:
         earlier = roster.seatings[-2:-1]
-        members += tuple(m for each in earlier if name in each.committees for m in each.committees[name].members)
+        members += tuple(
+            m for each in earlier if name in each.committees for m in each.committees[name].members
+        )
         members += roster.newest(COUNCIL).members
     return tuple(dict.fromkeys(member for member in members if member != me))

@@ -7,7 +7,7 @@ core, the WAL, the guarded signer and the network; what a block means is the app
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from consensus import types as ct
 from consensus.chain import FIRST_HEIGHT
 from consensus.replica import Replica
 from consensus.signing import Domain, block_id
-from consensus.votes import signed_vote, with_signature
+from consensus.votes import signed_vote, subject, with_signature
 from p2pfl.keys import Guard, Refused
 from p2pfl.net import wire
 from p2pfl.store.wal import Wal
@@ -79,7 +79,9 @@ class Driver:
         on_fault: Callable[[ct.Fault], None],
         on_behind: Callable[[ct.MemberId, int], None],
         on_vote: Callable[[str], None],
+        listeners: Callable[[], Sequence[ct.MemberId]] = tuple,
     ) -> None:
+        """listeners: who hears of ROUND-CHANGEs besides the members, to know that they live."""
         self.replica = replica
         self.app = app
         self.domain = domain
@@ -91,6 +93,8 @@ class Driver:
         self.on_fault = on_fault
         self.on_behind = on_behind
         self.on_vote = on_vote
+        self.listeners = listeners
+        self.ended = trio.Event()  # No height follows, and what belongs to the last one is done.
         self.height = 0
         self.round = 0
         self.active = False
@@ -155,6 +159,8 @@ class Driver:
         self.round = 0
         self.active = True
         restored = await self._in_thread(self.wal.replay, self.height) if resume else []
+        if any(self._is_stale(event) for event in restored):
+            restored = []  # Of an epoch that the council closed at this height.
         if resume and not restored:
             self._mute()
         if restored:
@@ -164,11 +170,15 @@ class Driver:
             effects = self.replica.step(started)
         await self._carry_out(effects)
 
+    def _is_stale(self, event: ct.Event) -> bool:
+        ours = self.replica.committee.epoch
+        return isinstance(event, ct.Received) and subject(event.message).epoch != ours
+
     def _mute(self) -> None:
         """Votes were signed of which the log knows nothing: sign none until the guard's height is decided."""
         newest = self.guard.newest(self.domain)
-        if newest is None or newest[1] < self.height:
-            return
+        if newest is None or newest[1] < self.height or newest[0] < self.replica.committee.epoch:
+            return  # Votes of an earlier epoch contradict none of this one.
         if newest[1] > self.height or self.guard.has_voted(self.domain, *newest):
             self._muted_height = newest[1]
             log.warning("the log of the open height is lost: no votes until it ends", height=newest[1])
@@ -238,6 +248,9 @@ class Driver:
         packed = wire.ConsensusMessage(self.domain.group_id, message)
         if to is None:
             self.network.broadcast(self.others, packed)
+            if isinstance(message, ct.RoundChangeMessage):
+                alive = ct.RoundChangeMessage(message.round_change)
+                self.network.broadcast(self.listeners(), wire.ConsensusMessage(self.domain.group_id, alive))
         elif to != self.me:
             self.network.send(to, packed)
 
@@ -284,6 +297,8 @@ class Driver:
         await self._in_thread(self.wal.reset, header.height + 1)
         if goes_on:
             await self._start(self.app.started(), resume=False)
+        else:
+            self.ended.set()
 
     async def _timer(self) -> None:
         while True:

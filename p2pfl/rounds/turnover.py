@@ -141,7 +141,8 @@ class Comings:
         alive = tuple(
             heard[member]
             for member in state.roster.committee(name, epoch).members
-            if member in heard and (heard[member].vote.epoch, heard[member].vote.height) == (epoch, height + 1)
+            if member in heard
+            and (heard[member].vote.epoch, heard[member].vote.height) == (epoch, height + 1)
         )
         return Closing(group_id, epoch, height, counted_id, alive)
 

@@ -154,7 +154,8 @@ def derive_assignment(
     wanted = state.seats_wanted | {each.entry.member_id for each in turnover.joins if each.join.council}
     free = [member for member in after.entries if member not in gone | wanted.union(seats)]
     seed = epoch_seed(state.network, epoch + 1)
-    groups = _dealt(state, free, after.locations, seed, epoch)
+    fallen = frozenset(state.network.group_names[closing.group_id] for closing in turnover.closings)
+    groups = _dealt(state, free, after.locations, seed, fallen)
     return Assignment(epoch + 1, seed, (*groups, AssignedGroup(COUNCIL, seats)))
 
 
@@ -177,11 +178,11 @@ def _dealt(
     members: Iterable[MemberId],
     locations: Mapping[MemberId, str],
     seed: Digest,
-    epoch: int,
+    fallen: frozenset[str],
 ) -> list[AssignedGroup]:
     """Each location's members, shuffled, dealt one by one to as many of its groups as they can fill.
 
-    A group that gets nobody comes to its end. Whom the groups cannot hold waits for the next epoch.
+    fallen: groups that lost their quorum just now: they are filled last. A group that gets nobody ends. Whom the groups cannot hold waits for the next epoch.
     """
     genesis = state.network
     least = min([GROUP_MIN, *(len(group.members) for group in genesis.groups)])
@@ -193,8 +194,9 @@ def _dealt(
         open_groups = [
             group.name
             for group in genesis.groups
-            if group.location == location and state.roster.goes_on(group.name, epoch)
+            if group.location == location and state.roster.goes_on(group.name, state.roster.epoch)
         ]
+        open_groups.sort(key=lambda name: name in fallen)
         names = open_groups[: max(1, len(found) // least)]
         shuffled = _shuffled(found, seed + location.encode())[: MEMBERS_MAX * len(names)]
         for turn, member in enumerate(shuffled if names else ()):

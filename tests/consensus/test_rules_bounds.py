@@ -1,4 +1,4 @@
-"""R9, the bounds, and offences seen on the way, each sentence under its own name."""
+"""R9 and the bounds, each sentence under its own name."""
 
 from __future__ import annotations
 
@@ -249,54 +249,6 @@ def test_before_it_is_started_a_replica_does_nothing() -> None:
 def test_only_a_member_takes_part() -> None:
     with pytest.raises(ValueError, match="only a member"):
         Lab(n=4, me=STRANGER)
-
-
-# Offences that are seen on the way.
-
-
-def pair(effects: list[t.Effect]) -> tuple[str, ...]:
-    return tuple(
-        type(each.vote).__name__ for fault in only(effects, t.Fault) if fault.pair for each in fault.pair
-    )
-
-
-def test_a_second_commit_of_a_round_is_proved_once(lab: Lab) -> None:
-    lab.commit(0, lab.block())
-    effects = lab.commit(0, lab.block())
-    assert pair(effects) == ("Commit", "Commit")
-    assert pair(lab.commit(0, lab.block())) == ()
-
-
-def test_a_second_prepare_of_a_round_is_proved(lab: Lab) -> None:
-    lab.prepare(0, lab.block())
-    assert pair(lab.prepare(0, lab.block())) == ("Prepare", "Prepare")
-
-
-def test_a_second_round_change_of_a_round_is_proved_even_without_proof_of_its_claim(lab: Lab) -> None:
-    lab.round_change(0, 1)
-    assert pair(lab.round_change(0, 1, lab.block(), proof=())) == ("RoundChange", "RoundChange")
-
-
-@pytest.mark.parametrize("commit_first", [True, False])
-def test_a_round_change_that_denies_a_commit_is_proved_the_commit_first(commit_first: bool) -> None:
-    lab = Lab()
-    block = lab.block()
-    steps = [lambda: lab.commit(0, block), lambda: lab.round_change(0, 1)]
-    effects = [step() for step in (steps if commit_first else reversed(steps))]
-    assert pair(effects[1]) == ("Commit", "RoundChange")
-
-
-def test_votes_inside_a_justification_are_compared_too(lab: Lab) -> None:
-    lab.commit(0, lab.block())
-    changes = tuple(lab.change(by, 1) for by in (0, 1, 2))
-    assert pair(lab.propose(lab.block(by=1), 1, justification=changes)) == ("Commit", "RoundChange")
-
-
-def test_commits_inside_a_certificate_are_compared_too(lab: Lab) -> None:
-    lab.commit(0, lab.block())
-    block = lab.block()
-    decided = t.DecidedBlock(block, certificate((0, 1, 2), block.header))
-    assert pair(lab.receive(1, t.DecidedMessage(decided))) == ("Commit", "Commit")
 
 
 # Committees of every size.

@@ -199,8 +199,10 @@ def test_r6_a_block_of_the_application_that_cannot_be_proposed_stops_us() -> Non
 
 
 def test_r7_who_asks_about_an_older_height_gets_the_block_and_its_certificate(lab: Lab) -> None:
-    decided = lab.decide()
-    ask = t.RoundChangeMessage(signed(2, t.RoundChange(0, 0, 1, 0, t.ZERO_DIGEST, t.ZERO_DIGEST)))
+    block = lab.block()
+    decided = lab.decide(block)
+    claim = t.RoundChange(0, 0, 1, 1, block_id(block.header), t.ZERO_DIGEST)
+    ask = t.RoundChangeMessage(signed(2, claim), lab.prepares(lab.quorum(), block))
     answer = [t.Send(IDS[2], t.DecidedMessage(decided))]
     assert lab.receive(2, ask) == answer
     lab.next_height()

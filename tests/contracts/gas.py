@@ -15,11 +15,13 @@ from typing import Any
 
 from coincurve import PrivateKey
 
+from consensus.committee import Committee
 from consensus.signing import address
 from contracts import artifact
 from p2pfl.evm import verdict_key
 from p2pfl.evm.client import checksum
 from testnet import devchain
+from tests.contracts.test_anchors import anchor, commits, last_block
 from tests.contracts.test_equivocation import GUILTY, evidence
 from tests.contracts.test_registry import possession
 from tests.contracts.world import (
@@ -56,6 +58,7 @@ def measure(world: World) -> dict[str, int]:
     meter = Meter(world)
     deployments(meter)
     large = stakes(meter)
+    anchors(meter, large)
     evidences(meter)
     verdicts(meter, large)
     leaving(meter)
@@ -63,12 +66,13 @@ def measure(world: World) -> dict[str, int]:
 
 
 def deployments(meter: Meter) -> None:
-    """The two contracts."""
+    """The three contracts."""
     owner, treasury, veto = (meter.world.accounts[index].address for index in (OWNER, TREASURY, VETO))
     registry = checksum(meter.world.staking.addresses.registry)
     for name, arguments in (
         ("StakingRegistry", (astuple(TERMS), treasury, owner)),
         ("SlashingManager", (registry, veto)),
+        ("EpochAnchors", (registry,)),
     ):
         compiled = artifact(name)
         factory = meter.world.client.web3.eth.contract(abi=compiled.abi, bytecode=compiled.bytecode)
@@ -89,6 +93,16 @@ def stakes(meter: Meter) -> list[PrivateKey]:
         call = functions.registerCommittee(group, 1, [checksum(one) for one in ids(members)])
         meter.note(f"registerCommittee, {len(members)} members", call, by=OWNER)
     return keys
+
+
+def anchors(meter: Meter, large: list[PrivateKey]) -> None:
+    """The end of an epoch whose committee follows itself: a group of 4, a council of 16."""
+    world = meter.world
+    for group, epoch, keys in ((GROUP, 1, world.members), (COUNCIL, 1, large)):
+        header = last_block(world, keys, group_id=group, epoch=epoch)
+        quorum = Committee(epoch, tuple(ids(keys))).quorum
+        call = anchor(world, header, commits(world, header, keys[:quorum]), keys)
+        meter.note(f"anchor, {quorum} of {len(keys)}, {len(keys)} next", call)
 
 
 def evidences(meter: Meter) -> None:

@@ -29,10 +29,12 @@ SOURCES = {
     "SlashingManager": "verdict",
     "Equivocation": "equivocation",
     "Signed": "digests",
+    "EpochAnchors": "anchors",
+    "Quorum": "verdict",
 }
 TESTS = (
     "digests", "registry", "verdict", "verdict_window", "equivocation", "faults_of_others", "boundaries",
-    "conservation",
+    "conservation", "anchors",
 )  # fmt: skip
 OPERATORS = (
     (" <= ", " < "), (" >= ", " > "), (" < ", " <= "), (" && ", " || "), (" || ", " && "),

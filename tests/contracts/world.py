@@ -55,6 +55,7 @@ class World:
         self.staking = Staking(self.client, addresses)
         self.registry: Any = self.staking._registry
         self.manager: Any = self.staking._manager
+        self.anchors: Any = self.staking._anchors
         for index, key in enumerate([*self.members, *self.seats]):
             self.deposit(key, FIRST_STAKER + index)
         self.staking.set_council(COUNCIL)

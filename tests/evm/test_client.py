@@ -230,7 +230,7 @@ def test_built_in_and_unknown_reverts_are_told_too() -> None:
 def test_advice_is_given_for_errors_that_exist() -> None:
     names = {entry["name"] for entry in _errors().values()}
     assert set(_FIXES) <= names
-    assert len(CONTRACTS) == 2
+    assert len(CONTRACTS) == 3
 
 
 def test_an_address_is_written_with_its_checksum() -> None:

@@ -233,19 +233,9 @@ def test_a_key_without_its_guard_does_not_start(path: Path) -> None:
     with pytest.raises(UserError, match="missing") as caught:
         Guard(path, KEY)
     assert "node.new_keys" in caught.value.fix
+    assert "--guard-lost" in caught.value.fix
     Guard(path, KEY, new_key=True).close()
     Guard(path, KEY).close()
-
-
-def test_a_lost_guard_signs_nothing_before_the_named_epoch(path: Path) -> None:
-    for _ in range(2):  # The second time the floor comes from the file.
-        guard = Guard(path, KEY, lost_before_epoch=3)
-        with pytest.raises(Refused, match="epoch 3"):
-            guard.sign(DOMAIN, Prepare(2, 900, 0, A))
-        guard.close()
-    guard = Guard(path, KEY)
-    assert guard.sign(DOMAIN, Prepare(3, 0, 0, A))
-    guard.close()
 
 
 def test_a_guard_of_another_key_is_refused(guard: Guard, path: Path) -> None:

@@ -12,14 +12,27 @@ from types import ModuleType
 from typing import Any
 
 from consensus.replica import Replica
-from tests.consensus import lab, test_rules, test_rules_bounds, test_rules_proposer, test_votes
+from tests.consensus import (
+    lab,
+    test_rules,
+    test_rules_bounds,
+    test_rules_evidence,
+    test_rules_proposer,
+    test_votes,
+)
 from tests.consensus.lab import Lab
 from tests.mutants.patch import load, using
 from tests.mutants.table import MUTANTS, Mutant
 from tests.sim.__main__ import world_of
 
 SEEDS = 1000
-SENTENCES: tuple[ModuleType, ...] = (test_rules, test_rules_proposer, test_rules_bounds, test_votes)
+SENTENCES: tuple[ModuleType, ...] = (
+    test_rules,
+    test_rules_proposer,
+    test_rules_bounds,
+    test_rules_evidence,
+    test_votes,
+)
 
 
 def calls(test: Callable[..., None]) -> Iterator[dict[str, Any]]:

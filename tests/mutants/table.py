@@ -229,8 +229,8 @@ MUTANTS = (
     one(
         "no domain separation",
         "votes",
-        "recover(signing_digest(domain, vote), signature)",
-        "recover(signing_digest(Domain(31337, MemberId(b'\\x11' * 20), Digest(b'G' * 32)), vote), signature)",
+        "partial(signing_digest, domain)",
+        "partial(signing_digest, Domain(31337, MemberId(b'\\x11' * 20), Digest(b'G' * 32)))",
     ),
     one("high s accepted", "signing", '        raise BadSignature("high s")\n', "        pass\n"),
     one(
@@ -274,8 +274,8 @@ MUTANTS = (
     one(
         "decided members stay silent",
         "replica",
-        "            if decided is not None:  # R7\n",
-        "            if False:\n",
+        "sender != self.me and (found := self._answers.decided(sender, message, self.height))",
+        "False",
     ),
     one("answers without limit", "answers", "        return count < ANSWERS_MAX\n", "        return True\n"),
     one(
