@@ -63,7 +63,7 @@ def objection(
 ) -> str | None:
     """Why this header cannot follow its parent (None: it is the first) under this committee, if so.
 
-    closed: somebody who may do so ended the parent's epoch there, so the parent names no committee that counts.
+    closed: the parent's epoch was ended there from outside, so the committee that the parent names is void.
     """
     if header.version != HEADER_VERSION:
         return f"header version {header.version}"

@@ -80,13 +80,18 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{next(_CALLS)}{TEMPORARY}")
 
 
+class DiskFull(UserError):
+    """A write found no room. What was there before is as it was; the same may be tried again."""
+
+
 def disk_error(path: Path, error: OSError) -> UserError:
     """The operator's form of a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return UserError(
+        return DiskFull(
             f"{path} cannot be written: the disk is full",
             because=str(error),
-            fix=f"make room on the disk of {path.parent}, then start again; nothing that was stored is lost",
+            fix=f"make room on the disk of {path.parent}: a node that still runs goes on by itself, one that "
+            "stopped can be started again; nothing that was stored is lost",
         )
     return UserError(
         f"{path} cannot be written",
@@ -351,8 +356,13 @@ class Journal:
         try:
             os.fsync(self._handle)
         except OSError as error:
-            self._broken = "an earlier fsync failed"
-            raise disk_error(self.path, error) from error
+            # Trying again would lie: the kernel may have dropped the pages and call the next fsync good.
+            self._broken = f"an earlier fsync failed: {error}"
+            raise UserError(
+                f"nobody knows what of {self.path} is on the disk",
+                because=self._broken,
+                fix="make sure that the disk is well and has room, then start the node again",
+            ) from error
 
     def read(self, offset: int) -> bytes:
         """The record at this offset, checked again. Raises UserError for other bytes than were written."""

@@ -200,7 +200,7 @@ class Genesis:
         return Domain(self.chain.chain_id, self.chain.slashing, self.group_id(name))
 
     def group_of(self, member: MemberId) -> str:
-        """The name of the group (or "council") in which this member sits in epoch 0. KeyError for a stranger."""
+        """The group (or "council") in which this member sits in epoch 0. KeyError for a stranger."""
         for group in (*self.groups, self.council):
             if any(entry.member_id == member for entry in group.members):
                 return group.name

@@ -19,7 +19,7 @@ from p2pfl.genesis import MemberEntry
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A key holder asks for a seat (domain of the council). entry_hash: of the whole entry, see `entry_hash`."""
+    """A key holder asks for a seat (domain of the council). entry_hash: see the function of this name."""
 
     TYPE: ClassVar[str] = "Join(address member,bytes32 entryHash,uint8 council)"
     member: MemberId

@@ -133,6 +133,7 @@ class Node:
         if name == COUNCIL:
             for entry in self.parts.genesis.groups:
                 self._follow(entry.name)
+        self.parts.store.wal(name).forget_before(epoch)
         if not self.chain(name).opens(epoch):
             log.info("waiting for the epoch of the own group to begin", group=name, epoch=epoch)
             return
@@ -159,7 +160,7 @@ class Node:
         self._ended.set()
 
     async def _until_term_ends(self) -> None:
-        """Until there is other work: the epoch's last block is done, the council closed it, or a seat came."""
+        """Until there is other work: the epoch's last block is done, it was closed, or a seat came."""
         term = self._term
         if term is None:
             before = self._term_seat
@@ -174,6 +175,8 @@ class Node:
         await self._ended.wait()
         self._term = None
         self.desk.leave_rooms()
+        if not closed:
+            self.prosecutor.epoch_ended(self.chain(name), epoch)
         log.info("an epoch is over", group=name, epoch=epoch, height=self.chain(name).height, closed=closed)
 
     def _is_open(self) -> bool:

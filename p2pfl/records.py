@@ -238,7 +238,7 @@ class Standing:
 class GroupBody:
     """What a group's block says. One Merkle leaf a field (`body_root`).
 
-    txs: in committee order. weights: one a tx, 0 for one left out or unrevealed. gram: a tensor each, the upper
+    txs: in committee order. weights: one a tx, 0 for one left out or unrevealed. gram: a tensor each, upper
     triangle row by row over the revealed updates, the previous aggregate, the root update (zero if none).
     """
 
@@ -347,7 +347,7 @@ class CouncilBody:
     """What a council block says. One Merkle leaf a field.
 
     gram: as in GroupBody, rows: the groups' deltas in the order of `rows`, then the root update.
-    exponents, base_id, root_update_id: in force from this block on. assignment: in the last block of an epoch.
+    exponents, base_id, root_update_id: in force from this block on. assignment: in an epoch's last block.
     """
 
     counted: tuple[CountedBlock, ...]

@@ -121,7 +121,7 @@ class Roster:
         return self.entries[member]
 
     def next_root(self, name: str, epoch: int) -> Digest:
-        """What the last block of this epoch names: the next committee's root, zeros if the group ends there."""
+        """What the last block of this epoch names: the next committee's root; zeros if the group ends."""
         return self.committee(name, epoch + 1).root() if self.goes_on(name, epoch + 1) else ZERO_DIGEST
 
     def after(

@@ -74,9 +74,12 @@ class Term:
             context.name,
             context.committee.quorum,
             context.name_of,
-            lambda at: self.driver.set_deadline(at),
+            self._set_deadline,
             parts.observe,
         )
+
+    def _set_deadline(self, at: float) -> None:
+        self.driver.set_deadline(at)
 
     def _open(self, pace: Pace, nursery: trio.Nursery) -> GroupApp | CouncilApp:
         context = self.context

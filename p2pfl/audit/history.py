@@ -7,7 +7,7 @@ Headers, certificates and roots are checked here, against the genesis file alone
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -167,7 +167,7 @@ def _agree(
         ids = [block_id(decided.block.header) for decided in copies[node]]
         same = len(ids) <= len(agreed.ids) and ids == agreed.ids[: len(ids)]
         if same:
-            _other_certificates(genesis, agreed, node, copies[node], report)
+            _other_certificates(agreed, node, copies[node], report)
             continue
         found = _verified(genesis, name, node, copies[node], ids, report, roster)
         for height, (one, two) in enumerate(zip(agreed.ids, found.ids, strict=False)):
@@ -230,7 +230,7 @@ def _told(roster: Roster, decided: DecidedBlock) -> Roster:
         return roster  # `_body` and `council_check` say what is wrong with it.
 
 
-def _other_certificates(genesis: Genesis, agreed: Chain, node: str, file: BlockFile, report: Report) -> None:
+def _other_certificates(agreed: Chain, node: str, file: BlockFile, report: Report) -> None:
     """A copy of the same blocks: its certificates may be others, and must hold too."""
     for mine, theirs in zip(agreed.blocks, file, strict=False):
         if mine.certificate != theirs.certificate:

@@ -17,6 +17,7 @@ from consensus.types import Digest, MemberId
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.keys import Guard
 from p2pfl.roster import Roster
+from p2pfl.rounds.clocks import Clocks
 from p2pfl.rounds.council_view import CouncilView
 from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.shelf import Shelf
@@ -88,6 +89,16 @@ class Context:
         """Of the filters of the own chain in this epoch."""
         epoch = self.committee.epoch
         return epoch_salt(self.genesis.network_id, epoch, self.chain.before(epoch))
+
+    @cached_property
+    def clocks(self) -> Clocks:
+        """How far the others' clocks are from the own."""
+        return Clocks(
+            faulty_max=self.committee.faulty_max,
+            skew_ms_max=self.genesis.times.clock_skew_ms,
+            clock_ms=self.clock_ms,
+            name_of=self.name_of,
+        )
 
     def name_of(self, member: MemberId) -> str:
         """A member's name for people."""

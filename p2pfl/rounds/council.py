@@ -123,10 +123,8 @@ class CouncilApp:
             body: CouncilBody = decode_body(effect.block.body, CouncilBody)
             if body_root(body) != header.app_root:
                 raise PeerFault("bad_body", "its root is not the header's")
-            skew_ms = header.time_ms - self.context.clock_ms()
-            if effect.fresh and abs(skew_ms) > self.context.genesis.times.clock_skew_ms:
-                raise PeerFault("clock", f"its time is {skew_ms} ms from mine")
             if effect.fresh:
+                self.context.clocks.judge(header)
                 self.comings.judge(Turnover(header.time_ms, body.joins, body.leaves, body.closings))
             await self._check(header, body)
         except (PeerFault, codec.DecodeError, UserError, WorkerDied, TaskFailed) as fault:
@@ -137,7 +135,7 @@ class CouncilApp:
         return True
 
     async def decided(self, decided: ct.DecidedBlock) -> bool:
-        """Keep the block, show its blobs, tell the members, begin what it asks for. False: the epoch is over."""
+        """Keep the block, show its blobs, tell the members, begin what it asks for. False: an epoch ends."""
         context, header = self.context, decided.block.header
         await context.council.take(decided)
         body: CouncilBody = decode_body(decided.block.body, CouncilBody)

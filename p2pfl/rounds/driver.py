@@ -17,7 +17,7 @@ from consensus import types as ct
 from consensus.chain import FIRST_HEIGHT
 from consensus.replica import Replica
 from consensus.signing import Domain, block_id
-from consensus.votes import signed_vote, subject, with_signature
+from consensus.votes import signed_vote, with_signature
 from p2pfl.keys import Guard, Refused
 from p2pfl.net import wire
 from p2pfl.store.wal import Wal
@@ -99,6 +99,7 @@ class Driver:
         self.round = 0
         self.active = False
         self.dropped = 0
+        self._unwritten: list[ct.Event] = []  # Entries of this height that nothing has waited for yet.
         self._own: deque[ct.Event] = deque()
         self._inbox: deque[ct.Event] = deque()
         self._wake = trio.Event()
@@ -158,9 +159,8 @@ class Driver:
         self.height = FIRST_HEIGHT if started.parent is None else started.parent.height + 1
         self.round = 0
         self.active = True
-        restored = await self._in_thread(self.wal.replay, self.height) if resume else []
-        if any(self._is_stale(event) for event in restored):
-            restored = []  # Of an epoch that the council closed at this height.
+        epoch = self.replica.committee.epoch
+        restored = await self._in_thread(self.wal.replay, self.height, epoch) if resume else []
         if resume and not restored:
             self._mute()
         if restored:
@@ -169,10 +169,6 @@ class Driver:
         else:
             effects = self.replica.step(started)
         await self._carry_out(effects)
-
-    def _is_stale(self, event: ct.Event) -> bool:
-        ours = self.replica.committee.epoch
-        return isinstance(event, ct.Received) and subject(event.message).epoch != ours
 
     def _mute(self) -> None:
         """Votes were signed of which the log knows nothing: sign none until the guard's height is decided."""
@@ -184,27 +180,33 @@ class Driver:
             log.warning("the log of the open height is lost: no votes until it ends", height=newest[1])
 
     async def _carry_out(self, effects: list[ct.Effect]) -> None:
-        """In their order. Entries reach the disk with one fsync, in the thread of what waits for them."""
-        waiting: list[ct.Event] = []
+        """In their order. Entries wait for the next signature or message and share one fsync with it, or for
+        the block that makes them needless.
+        """
         for effect in effects:
             match effect:
                 case ct.Persist(event):
-                    waiting.append(event)
+                    self._unwritten.append(event)
                 case ct.Sign(message):
-                    await self._sign(message, waiting)
-                    waiting = []
+                    await self._sign(message)
+                case ct.Send(to, message):
+                    if self._unwritten:
+                        await self._in_thread(self._write)
+                    self._send(to, message)
                 case _:
-                    if waiting:
-                        await self._in_thread(self.wal.append_many, waiting)
-                        waiting = []
                     await self._perform(effect)
-        if waiting:
-            await self._in_thread(self.wal.append_many, waiting)
+
+    def _write(self) -> None:
+        """Make what was to be persisted durable. Called in the thread of what waits for it."""
+        if self._unwritten:
+            self.wal.reset(
+                self.height, self.replica.committee.epoch
+            )  # The mark of a new height goes before its first entry.
+            self.wal.append_many(self._unwritten)
+            self._unwritten = []
 
     async def _perform(self, effect: ct.Effect) -> None:
         match effect:
-            case ct.Send(to, message):
-                self._send(to, message)
             case ct.EnteredRound():
                 self._enter(effect)
             case ct.Build():
@@ -217,18 +219,17 @@ class Driver:
                 self.on_behind(peer, height)
             case ct.Fault():
                 self.on_fault(effect)
-            case ct.Persist() | ct.Sign():
+            case ct.Persist() | ct.Sign() | ct.Send():
                 raise AssertionError("carried out before")
 
-    async def _sign(self, message: Any, entries: list[ct.Event]) -> None:
+    async def _sign(self, message: Any) -> None:
         """Make the entries durable, then sign (the guard makes that durable), then send."""
         unsigned = signed_vote(message)
         assert unsigned is not None
         vote = unsigned.vote
 
         def durably() -> bytes:
-            if entries:
-                self.wal.append_many(entries)
+            self._write()
             if self.height <= self._muted_height:
                 place = (vote.epoch, vote.height, vote.round)
                 raise Refused("the log of this height is lost", type(vote).__name__, *place)
@@ -293,8 +294,7 @@ class Driver:
         self.set_deadline(float("inf"))
         self.active = False
         goes_on = await self.app.decided(decided)
-        header = decided.block.header
-        await self._in_thread(self.wal.reset, header.height + 1)
+        self._unwritten = []  # The block is durable: nobody needs to know how it came about.
         if goes_on:
             await self._start(self.app.started(), resume=False)
         else:

@@ -35,7 +35,7 @@ POLL_S = 5.0
 class Chain:
     """One chain on disk with its verified tip.
 
-    roster: the epochs, as far as the council's chain is known here. kept: told of each block, those on disk too.
+    roster: the epochs as far as the council's chain is known here. kept: told of each block, those on disk too.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Chain:
         self.group_id = genesis.group_id(name)
         self.blocks = blocks
         self._genesis, self._roster, self._kept = genesis, roster, kept
+        self._newest: DecidedBlock | None = None  # Checked, and perhaps still on its way to the disk.
         self._read()
 
     def _read(self) -> None:
@@ -76,9 +77,15 @@ class Chain:
         """The id of the last block before this epoch, zero if there is none: the salt of its filters."""
         return self._before.get(epoch, self.tip_id)
 
+    def last_of_epochs(self, newest: int) -> list[DecidedBlock]:
+        """The last block of each epoch up to this one, the oldest first. Reads the whole chain."""
+        lasts = {each.block.header.epoch: each for each in self.blocks if each.block.header.epoch <= newest}
+        return [lasts[epoch] for epoch in sorted(lasts)]
+
     async def cut(self, height: int) -> None:
         """Forget the blocks above this height: the council closed the epoch there."""
         await trio.to_thread.run_sync(self.blocks.cut, height)
+        self._newest = None
         self._read()
 
     @property
@@ -116,7 +123,10 @@ class Chain:
         return ended or roster.closed_at(self.name, epoch, tip, self.history.tip_id)
 
     def get(self, height: int) -> DecidedBlock | None:
-        """The block at this height."""
+        """The block at this height, if this chain has reached it."""
+        newest = self._newest
+        if newest is not None and newest.block.header.height == height:
+            return newest
         return self.blocks.get(height)
 
     async def append(self, decided: DecidedBlock) -> None:
@@ -125,13 +135,14 @@ class Chain:
         Raises UnknownEpoch, BadBlock or BadCertificate, and keeps nothing.
         """
         self._check(decided)
+        self._newest = decided
         await trio.to_thread.run_sync(self.blocks.append, decided)
         self._kept(decided)
 
     def slice(self, start: int, count: int) -> tuple[DecidedBlock, ...]:
         """At most `count` blocks from `start` on."""
         last = min(self.height, start + min(count, BATCH_BLOCKS) - 1)
-        found = (self.blocks.get(height) for height in range(max(start, 0), last + 1))
+        found = (self.get(height) for height in range(max(start, 0), last + 1))
         return tuple(decided for decided in found if decided is not None)
 
 

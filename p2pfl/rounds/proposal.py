@@ -71,9 +71,7 @@ class Proposals:
     async def judge_fresh(self, header: ct.Header, body: GroupBody, heard: Collected) -> None:
         """Clock, unrevealed list, base and Close, by the own view: of fresh proposals. Raises PeerFault."""
         context = self._context
-        apart_ms = header.time_ms - context.clock_ms()
-        if abs(apart_ms) > context.genesis.times.clock_skew_ms:
-            raise PeerFault("clock", f"its time is {apart_ms} ms from mine")
+        context.clocks.judge(header)
         if body.close is None or (
             heard.close is not None and body.close.close.round > heard.close.close.round
         ):
@@ -109,9 +107,14 @@ class Proposals:
                 nursery.start_soon(self.bring, signed)
 
     async def bring(self, signed: SignedParamTx) -> None:
-        """Bring one update, if it can be had."""
+        """Bring one update, if it can be had, and serve it: its author may serve nobody else any more.
+
+        Who holds it refuses blocks that call it unrevealed, so the others must be able to have it from here.
+        """
+        context = self._context
         try:
             await self._blob(signed)
+            context.shelf.show(signed.tx.blob_id, (*context.committee.members, *context.seats))
         except PeerFault as fault:
             name = self._context.name_of(signed.tx.member)
             log.warning("an update is not to be had", member=name, why=str(fault))

@@ -19,6 +19,7 @@ from p2pfl.genesis import COUNCIL
 from p2pfl.records import CouncilBody, VerdictCertificate, decode_body
 from p2pfl.rounds.collect import DoubleSigned
 from p2pfl.rounds.context import Context
+from p2pfl.rounds.follow import Chain
 from p2pfl.store import Notes
 from p2pfl.telemetry import logger
 
@@ -39,7 +40,9 @@ class Prosecutor:
     """One node's proofs on their way to the contract."""
 
     def __init__(self, context: Context, notes: Notes, connect: Callable[[], StakingWorker] | None) -> None:
-        """context: of the epoch in which the node works; it follows. connect: opens the chain and checks the contracts (blocking, in a thread); None: no chain."""
+        """context: of the epoch in which the node works; it follows. connect: opens the chain and checks the
+        contracts (blocking, in a thread); None: no chain.
+        """
         self.context = context
         self._notes = notes
         self._connect = connect
@@ -96,6 +99,10 @@ class Prosecutor:
                 self._notes.add("certificates", certificate, durable=True)
                 self._queue(lambda certificate=certificate: self._verdict(certificate))
 
+    def epoch_ended(self, chain: Chain, epoch: int) -> None:
+        """The own group's epoch has its last block: it goes to the contract, those before it first."""
+        self._queue(lambda: self._anchor(chain, epoch))
+
     def _evidence(self, culprit: MemberId, kind: OffenceKind, *proof: Any) -> None:
         height = proof[0].height
         if (culprit, height) in self._accused:
@@ -134,6 +141,20 @@ class Prosecutor:
         self._tell("equivocation", culprit, code, done)
         key = offence_key(group_id, proof[0].epoch, proof[0].height, culprit, code)
         await self._tell_slashed(chain, key, culprit, code)
+
+    async def _anchor(self, chain: Chain, newest: int) -> None:
+        contract, roster = await self._chain(), self.context.roster
+        for decided in chain.last_of_epochs(newest):
+            header = decided.block.header
+            if header.next_committee_root != roster.next_root(chain.name, header.epoch):
+                return  # Closed by the council, or the group has ended: the contract hears nothing of that.
+            if await contract.anchor_of(header.group_id, header.epoch) is None:
+                members = roster.committee(chain.name, header.epoch + 1).members
+                done = await contract.anchor(header, decided.certificate, members)
+                tx = "0x" + done.transaction.hex()
+                fields = {"group": chain.name, "epoch": header.epoch, "height": header.height}
+                self._notes.add("transactions", {"kind": "anchor", **fields, "tx_hash": tx})
+                self.context.observe("anchored", {**fields, "tx": tx})
 
     async def _verdict(self, certificate: VerdictCertificate) -> None:
         from p2pfl.evm import verdict_key

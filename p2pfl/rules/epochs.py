@@ -22,7 +22,7 @@ from p2pfl.membership import AssignedGroup, Assignment, Closing, SignedJoin, Sig
 from p2pfl.records import CaseOutcome
 from p2pfl.rules.state import GUILTY, NO_OPENING, CouncilState
 
-# A group below four tolerates no liar. A network whose genesis has smaller groups asks for no more than those.
+# A group below four tolerates no liar. Where the genesis has smaller groups, those are enough.
 GROUP_MIN = 4
 # What one council block takes in; the rest comes with the next.
 JOINS_MAX = 16
@@ -40,7 +40,7 @@ class Turnover:
 
 
 def check_turnover(state: CouncilState, turnover: Turnover, counted: frozenset[Digest]) -> None:
-    """Raises PeerFault for a record that may not stand in the next block. counted: groups with blocks in it."""
+    """Raises PeerFault for what may not stand in the next block. counted: groups with blocks in it."""
     members = [each.entry.member_id for each in turnover.joins]
     if members != sorted(set(members)) or len(members) > JOINS_MAX:
         raise PeerFault("bad_join", f"not distinct and ascending, or more than {JOINS_MAX}")
@@ -138,7 +138,7 @@ def _check_closing(state: CouncilState, closing: Closing, time_ms: int) -> None:
 def derive_assignment(
     state: CouncilState, height: int, turnover: Turnover, outcomes: Sequence[CaseOutcome]
 ) -> Assignment | None:
-    """The next epoch's committees, if this block is the last of its epoch: the planned one, or a group fell."""
+    """The next epoch's committees, if this block is its epoch's last: as planned, or as a group fell."""
     length, epoch = state.network.epochs.blocks, state.roster.epoch
     fell = any(closing.epoch == epoch for closing in turnover.closings)
     if not length or (height - state.epoch_height + 1 < length and not fell):
@@ -160,7 +160,7 @@ def derive_assignment(
 
 
 def _seats(state: CouncilState, turnover: Turnover, gone: frozenset[MemberId]) -> tuple[MemberId, ...]:
-    """The old seats that stay, then newcomers as far as there is room. Never nobody: who would seat anybody?"""
+    """The old seats that stay, then newcomers while there is room; the old ones if nobody is left."""
     old = state.roster.now.committees[COUNCIL].members
     stay = [member for member in old if member not in gone]
     wanted = state.seats_wanted | {each.entry.member_id for each in turnover.joins if each.join.council}
@@ -182,7 +182,8 @@ def _dealt(
 ) -> list[AssignedGroup]:
     """Each location's members, shuffled, dealt one by one to as many of its groups as they can fill.
 
-    fallen: groups that lost their quorum just now: they are filled last. A group that gets nobody ends. Whom the groups cannot hold waits for the next epoch.
+    fallen: groups that lost their quorum just now; they are filled last. A group that gets nobody ends. Whom
+    the groups cannot hold waits for the next epoch.
     """
     genesis = state.network
     least = min([GROUP_MIN, *(len(group.members) for group in genesis.groups)])

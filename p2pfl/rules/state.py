@@ -78,7 +78,7 @@ class CouncilState:
     the groups that build on this block (root_update_id zero: none). counted: height and id of each group's
     last counted block. cases: by id, in the order in which they were opened.
 
-    roster: the epochs so far. epoch_height: the first height of the newest one. open_epochs: of each group, the
+    roster: the epochs so far. epoch_height: first height of the newest one. open_epochs: of each group, the
     epoch of the block that comes next. moved_ms: header time at which a group was last counted or closed.
     leaving: who gave notice in this epoch. departed: who left or fell silent. seats_wanted: admitted for the
     council.
@@ -218,7 +218,7 @@ class CouncilState:
         return tuple(found)
 
     def stands(self, member: MemberId, newer: Mapping[Digest, str] = MappingProxyType({})) -> str | None:
-        """How the member's cases ended, as in `standings`. newer: outcomes that no block holds yet, by case."""
+        """How the member's cases ended, as in `standings`. newer: outcomes not in a block yet, by case."""
         said = [newer.get(entry.case.case_id, entry.outcome) for entry in self.cases_of(member)]
         return GUILTY if GUILTY in said else said[-1] if said else None
 

@@ -131,6 +131,20 @@ async def test_nonsense_in_place_of_an_update_does_not_halt_the_group(tmp_path: 
         assert body.unrevealed == (network.id_of("g0m2"),)
 
 
+async def test_an_update_that_one_member_got_reaches_the_others_through_it(tmp_path: Path) -> None:
+    """Its author serves it to one of them and is gone: that one refuses to call it unrevealed."""
+
+    def wrap(parts: Any) -> None:
+        if parts.name == "g0m3":
+            whole = parts.desk.blob
+            chosen = parts.genesis.committee("g0").members[2]
+            parts.desk.blob = lambda sender, blob_id: whole(sender, blob_id) if sender == chosen else None
+
+    shape = {"groups": 1, "members": 4, "seats": 1, "rounds": 2}
+    async with small_network(tmp_path / "run", wrap=wrap, times=SHORT, **shape) as network:
+        await network.until(lambda: network.heights(["g0m0", "g0m1", "g0m2"], 1))
+
+
 class Nonsense:
     """A guard that commits to other bytes than its member meant."""
 

@@ -42,7 +42,7 @@ def test_a_restart_replays_the_open_height(tmp_path: Path) -> None:
     wal.close()
 
 
-def test_a_decided_height_leaves_nothing(tmp_path: Path) -> None:
+def test_a_restart_replays_nothing_of_a_decided_height(tmp_path: Path) -> None:
     path = tmp_path / "wal"
     wal = opened(path)
     wal.reset(0)
@@ -101,20 +101,6 @@ def test_damage_stops_with_the_offset_and_the_way_out(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"damaged at byte \d+") as caught:
             opened(path)
         assert "move the file away" in caught.value.fix
-
-
-def test_the_file_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pfl.store.wal.ROTATE_BYTES", 50_000)
-    path = tmp_path / "wal"
-    wal = opened(path)
-    for height in range(30):
-        wal.reset(height)
-        wal.append(proposal(height, os.urandom(10_000)))
-    assert path.stat().st_size < 65_000
-    wal.close()
-    wal = opened(path)
-    assert len(wal.replay(29)) == 1
-    wal.close()
 
 
 def test_an_entry_is_on_disk_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
