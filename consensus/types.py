@@ -247,10 +247,7 @@ Message: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Begin the height after `parent` (None: the chain's first), or take it up after a restart.
-
-    closed: the parent's epoch was closed there, see `chain.objection`.
-    """
+    """Begin the height after `parent` (None: the chain's first). closed: see `chain.objection`."""
 
     parent: Header | None
     parent_id: Digest

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +28,7 @@ from p2pfl.rounds.council import CouncilApp
 from p2pfl.rounds.council_view import CouncilView
 from p2pfl.rounds.desk import holders_of
 from p2pfl.rounds.follow import Chain, Follower
+from p2pfl.rounds.gauges import report_wire, watch_lag
 from p2pfl.rounds.prosecutor import Prosecutor
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.shelf import Shelf
@@ -37,9 +37,6 @@ from p2pfl.term import Term
 
 log = logger("node")
 
-# How often a watcher is told of bytes sent and of the event loop's lag.
-REPORT_S = 2.0
-LAG_PROBE_S = 0.01
 # What a follower waits for consensus to decide a block that it handed over.
 HANDED_OVER_S = 5.0
 # How often the operator's wish to leave is looked for, and repeated until the council's chain has it.
@@ -93,8 +90,8 @@ class Node:
             explorer = await self._open_explorer(nursery)
             self._tell_started(explorer)
             nursery.start_soon(self.prosecutor.run)
-            nursery.start_soon(self._watch_lag)
-            nursery.start_soon(self._report_wire)
+            nursery.start_soon(watch_lag, parts.observe)
+            nursery.start_soon(report_wire, parts.network, parts.observe)
             nursery.start_soon(self._give_notice)
             task_status.started()
             while True:
@@ -396,24 +393,6 @@ class Node:
         }
         self.parts.observe("started", fields)
         log.info("the node is up", **{key: value for key, value in fields.items() if value})
-
-    async def _watch_lag(self) -> None:
-        """How late the event loop wakes, p99 of each period: votes wait at least so long."""
-        late_ms: list[float] = []
-        while True:
-            due = trio.current_time() + LAG_PROBE_S
-            await trio.sleep_until(due)
-            late_ms.append((trio.current_time() - due) * 1000)
-            if len(late_ms) * LAG_PROBE_S >= REPORT_S:
-                late_ms.sort()
-                p99 = late_ms[math.ceil(len(late_ms) * 0.99) - 1]
-                self.parts.observe("lag", {"p99_ms": round(p99, 3), "max_ms": round(late_ms[-1], 3)})
-                late_ms.clear()
-
-    async def _report_wire(self) -> None:
-        while True:
-            await trio.sleep(REPORT_S)
-            self.parts.observe("wire", {"sent": dict(self.parts.network.sent_bytes)})
 
 
 __all__ = ["Node", "NodeSettings", "Parts", "assemble", "initial_base", "run"]

@@ -1,7 +1,7 @@
 """Everything a block may hold, and everything a member signs besides its votes.
 
-Shapes only. What makes a body valid is in `rules/`, who sends what when is in `rounds/`. All numbers are
-integers: ratios and losses in millionths (`_micro`, `_ppm`), so that every replica has the same bits.
+Shapes only: validity is in `rules/`, who sends what when in `rounds/`. All numbers are integers, ratios and
+losses in millionths (`_micro`, `_ppm`), so that every replica has the same bits.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class Ballot:
 class Measurement:
     """What one council seat measured when it replayed an opened round.
 
-    status: 0 = the opening matches the commitments and was replayed, 1 = no valid opening came in time.
-    worst_ppm: the largest relative distance of a segment, in millionths (capped at 2^63 - 1).
+    status: 0 = the opening matches the commitments and was replayed, 1 = none came in time. worst_ppm: the
+    largest relative distance of a segment, in millionths (capped at 2^63 - 1).
     """
 
     TYPE: ClassVar[str] = (
@@ -108,10 +108,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the council certifies and the contract checks (domain of the council's group).
-
-    epoch, height: of the accused's round in `group`. offence: see OFFENCES.
-    """
+    """What the council certifies (in its domain). epoch, height: of the accused's round."""
 
     TYPE: ClassVar[str] = (
         "Verdict(bytes32 group,uint64 epoch,uint64 height,address accused,uint8 offence,bytes32 caseId)"
@@ -346,8 +343,8 @@ class VerdictCertificate:
 class CouncilBody:
     """What a council block says. One Merkle leaf a field.
 
-    gram: as in GroupBody, rows: the groups' deltas in the order of `rows`, then the root update.
-    exponents, base_id, root_update_id: in force from this block on. assignment: in an epoch's last block.
+    gram: as in GroupBody, of the groups' deltas in the order of `rows` and the root update. exponents, base_id
+    and root_update_id are in force from this block on. assignment: in an epoch's last block.
     """
 
     counted: tuple[CountedBlock, ...]
@@ -367,8 +364,7 @@ class CouncilBody:
     assignment: Assignment | None
 
 
-# A 16-member group of a model of a hundred tensors stays far below.
-BODY_BYTES_MAX = 4 * 1024 * 1024
+BODY_BYTES_MAX = 4 * 1024 * 1024  # 16 members with a model of a hundred tensors stay far below.
 
 
 def field_leaves(body: GroupBody | CouncilBody) -> list[bytes]:

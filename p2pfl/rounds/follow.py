@@ -35,7 +35,7 @@ POLL_S = 5.0
 class Chain:
     """One chain on disk with its verified tip.
 
-    roster: the epochs as far as the council's chain is known here. kept: told of each block, those on disk too.
+    roster: the epochs as far as the council's chain is known here. kept: told of each block, also those on disk.
     """
 
     def __init__(

@@ -261,7 +261,7 @@ def test_nobody_is_asked_twice_at_once_and_a_cleared_member_has_a_pause(there: W
 def test_the_guilty_are_not_accused_again(there: World) -> None:
     state, case = guilty(there)
     assert not state.may_accuse(case.accused, 1_000)
-    assert state.standings(case.group_id)[0].outcome == "guilty"
+    assert state.standings(case.group_id, 0)[0].outcome == "guilty"
 
 
 def test_one_block_opens_one_case_for_a_member_and_asks_once_about_a_block(there: World) -> None:
