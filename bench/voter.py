@@ -1,15 +1,18 @@
 """One member of `bench consensus`: a real driver, core, guard, log, store and network, with nothing to learn.
 
 Its application builds a block of random bytes, finds every block valid, and between two stretches of
-decisions runs the floor with the others. Tells its figures as one line of JSON.
+decisions runs the floor with the others. Or, when somebody is to die, there is no floor, and whoever leads
+that height kills its own process where it should propose. Tells its figures as one line of JSON.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +45,31 @@ class Idle:
     ) -> None:
         self.chain, self.me, self.genesis, self.exchange = chain, me, genesis, exchange
         self.heights, self.stretch, self.body_bytes = spec["heights"], spec["stretch"], spec["body_bytes"]
+        self.dies_at: int | None = spec["dies_at"]
+        self.timer_s: float = spec["timer_s"]
+        self.set_deadline: Callable[[float], None] = lambda at: None
+        self._leader = genesis.committee(GROUP).proposer
+        self._dead = None if self.dies_at is None else self._leader(self.dies_at, 0)
         self.decision_ms: list[float] = []
+        self.dead_ms: list[float] = []
         self.round_changes = 0
         self.done = trio.Event()
         self._ended: float | None = None
 
     def entered(self, effect: ct.EnteredRound) -> None:
-        """No timer: nobody fails here."""
+        """Only who waits for the dead has a timer."""
         self.round_changes = max(self.round_changes, effect.round)
+        if self._dead is not None:
+            self.set_deadline(trio.current_time() + self.timer_s * 2**effect.round)
 
     def started(self) -> ct.Started:
         """After the tip."""
         return self.chain.started(0)
 
     async def build(self, effect: ct.Build) -> ct.Block:
-        """A block that follows the tip."""
+        """A block that follows the tip; not by who is to die."""
+        if self.me == self._dead and effect.height == self.dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         committee = self.genesis.committee(GROUP)
         header = ct.Header(
             version=1,
@@ -81,11 +94,14 @@ class Idle:
         """Keep it; time it; at the end of a stretch, the floor's turn."""
         await self.chain.append(decided)
         now = time.perf_counter()
+        height = decided.block.header.height
         if self._ended is not None:
-            self.decision_ms.append((now - self._ended) * 1000)
+            dies_at = self.heights if self.dies_at is None else self.dies_at
+            late = height >= dies_at and self._leader(height, 0) == self._dead
+            (self.dead_ms if late else self.decision_ms).append((now - self._ended) * 1000)
         self._ended = now
-        height = decided.block.header.height + 1
-        if height % self.stretch == 0:
+        height += 1
+        if self._dead is None and height % self.stretch == 0:
             await self.exchange.run(decided, self.stretch)
             self._ended = None  # What follows begins with the floor's end, not with a decision's.
         if height < self.heights:
@@ -118,7 +134,10 @@ class Desk:
 
 
 def main(spec: dict[str, Any], events: socket.socket) -> int:
-    """Run one member until its launcher ends it. spec: name, dir, heights, stretch, body_bytes."""
+    """Run one member until its launcher ends it.
+
+    spec: name, dir, heights, stretch, body_bytes, dies_at (None: nobody dies), timer_s.
+    """
     trio.run(_run, spec, events)
     return 0
 
@@ -142,7 +161,7 @@ async def _run(spec: dict[str, Any], events: socket.socket) -> None:
         peers=peers,
     )
     chain = Chain(genesis, GROUP, store.chain(GROUP), lambda: Roster.of(genesis))
-    exchange = Exchange(network, key.member_id, committee, Path(spec["dir"]) / "floor")
+    exchange = Exchange(network, key.member_id, committee, Path(spec["dir"]))
     idle = Idle(chain, key.member_id, genesis, exchange, spec)
     driver = Driver(
         replica=Replica(committee, key.member_id, genesis.domain(GROUP), decided_at=chain.get),
@@ -159,12 +178,14 @@ async def _run(spec: dict[str, Any], events: socket.socket) -> None:
     )
     async with trio.open_nursery() as nursery:
         network.handlers = Desk(driver, exchange)
+        idle.set_deadline = driver.set_deadline
         await nursery.start(network.run)
         await network.wait_connected(peers, CONNECT_S_MAX)
         nursery.start_soon(lambda: driver.run(idle.started(), resume=True))
         await idle.done.wait()
         figures = {
             "decision_ms": idle.decision_ms,
+            "dead_ms": idle.dead_ms,
             "floor_ms": exchange.floor_ms,
             "fsync_ms": exchange.fsync_ms,
             "round_changes": idle.round_changes,

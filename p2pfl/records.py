@@ -343,8 +343,8 @@ class VerdictCertificate:
 class CouncilBody:
     """What a council block says. One Merkle leaf a field.
 
-    gram: as in GroupBody, of the groups' deltas in the order of `rows` and the root update. exponents, base_id
-    and root_update_id are in force from this block on. assignment: in an epoch's last block.
+    gram: as in GroupBody, of the groups' deltas in the order of `rows`, then the root update. exponents,
+    base_id, root_update_id: in force from this block on. assignment: in an epoch's last block.
     """
 
     counted: tuple[CountedBlock, ...]

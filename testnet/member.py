@@ -80,7 +80,15 @@ class EventPipe:
 
 def main(spec: dict[str, Any], events: socket.socket) -> int:
     """Run one node. spec: see `spec_of` in `launch`. Returns the exit status."""
-    _to_log(Path(spec["dir"]) / "log.txt", spec["log_level"])
+    return live(spec, events, lambda parts: attacks.put_on(parts, spec["attacks"]))
+
+
+def live(spec: dict[str, Any], events: socket.socket, put_on: Callable[[node.Parts], None]) -> int:
+    """The same with whatever `put_on` does to the parts before they run.
+
+    spec["log"]: where the log goes; by default into the node's own folder.
+    """
+    _to_log(Path(spec.get("log") or Path(spec["dir"]) / "log.txt"), spec["log_level"])
     pipe = EventPipe(events)
     try:
         settings = node.NodeSettings(
@@ -95,7 +103,7 @@ def main(spec: dict[str, Any], events: socket.socket) -> int:
         parts = node.assemble(settings, pipe.observe)
         # Now, while there is one thread: a fork of this process has torch already, a new process has not.
         parts.trainer.worker.start()
-        attacks.put_on(parts, spec["attacks"])
+        put_on(parts)
         trio.run(_until_told, parts, pipe)
     except UserError as error:
         print(error.render(), file=sys.stderr)

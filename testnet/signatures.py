@@ -27,7 +27,7 @@ from p2pfl.genesis import Genesis
 from p2pfl.keys import GuardRecord
 from p2pfl.store import BlockFile, Folder
 
-_VOTES: dict[str, type[Any]] = {
+VOTES: dict[str, type[Any]] = {
     "Propose": ct.Propose,
     "Prepare": ct.Prepare,
     "Commit": ct.Commit,
@@ -39,13 +39,22 @@ _EVENT = b"\x01"  # The first byte of a WAL's entries; its other records are mar
 Said = dict[tuple[str, MemberId], dict[int, set[Any]]]
 
 
+# Who, what kind, in which place: and the digests that were signed there.
+Slots = dict[tuple[Any, ...], set[bytes]]
+
+
 def contradictions(genesis: Genesis, folders: dict[str, Folder], *, but: tuple[str, ...]) -> list[str]:
     """A sentence for each pair that no honest member signs both. but: names whose word does not count."""
     said: Said = defaultdict(lambda: defaultdict(set))
-    slots: dict[tuple[Any, ...], set[bytes]] = defaultdict(set)
+    slots: Slots = defaultdict(set)
     for name, folder in folders.items():
-        for group, member, vote in _votes_of(genesis, name, folder, slots):
+        for group, member, vote in votes_of(genesis, name, folder, slots):
             said[group, member][vote.height].add(vote)
+    return compared(genesis, said, slots, but=but)
+
+
+def compared(genesis: Genesis, said: Said, slots: Slots, *, but: tuple[str, ...] = ()) -> list[str]:
+    """The sentences, of what was gathered from wherever."""
     found: list[str] = []
     for (group, member), heights in said.items():
         name = genesis.member(member).name
@@ -62,18 +71,19 @@ def contradictions(genesis: Genesis, folders: dict[str, Folder], *, but: tuple[s
 
 def last_commit_height(folder: Folder) -> int:
     """The highest height of a COMMIT that this node's guard has let out; -1 without one."""
-    return max((record.height for record in _guard(folder.guard) if record.kind == "Commit"), default=-1)
+    return max((record.height for record in guarded(folder.guard) if record.kind == "Commit"), default=-1)
 
 
-def _votes_of(
-    genesis: Genesis, name: str, folder: Folder, slots: dict[tuple[Any, ...], set[bytes]]
+def votes_of(
+    genesis: Genesis, name: str, folder: Folder, slots: Slots
 ) -> Iterator[tuple[str, MemberId, Any]]:
+    """(group, signer, vote) of each signature in one folder; requests and the like go into the slots."""
     entry = next(e for g in (*genesis.groups, genesis.council) for e in g.members if e.name == name)
     groups = {separator(genesis.domain(group)): group for group in genesis.group_names.values()}
-    for record in _guard(folder.guard):
+    for record in guarded(folder.guard):
         slots[name, record.kind, record.height, record.separator, record.round].add(record.digest)
-        if record.kind in _VOTES:
-            yield groups[record.separator], entry.member_id, _struct(record.words, _VOTES[record.kind])
+        if record.kind in VOTES:
+            yield groups[record.separator], entry.member_id, vote_of(record.words, VOTES[record.kind])
     for group in genesis.group_names.values():
         domain = genesis.domain(group)
         for signed in _received(folder.wal(group)):
@@ -83,7 +93,8 @@ def _votes_of(
         yield from _certified(genesis, group, folder.chain(group))
 
 
-def _guard(path: Path) -> list[GuardRecord]:
+def guarded(path: Path) -> list[GuardRecord]:
+    """What a guard's journal holds, in the order in which it was signed."""
     found: list[GuardRecord] = []
     if path.exists():
         scan(path, lambda _, payload: found.append(codec.decode(payload, GuardRecord, size_max=len(payload))))
@@ -138,7 +149,7 @@ def _signer(genesis: Genesis, domain: Domain, vote: Any, signature: bytes) -> Me
     return signer
 
 
-def _struct(words: bytes, kind: type[Any]) -> Any:
+def vote_of(words: bytes, kind: type[Any]) -> Any:
     """A vote from its ABI words: every field is a number or a digest."""
     values: list[Any] = []
     for index, each in enumerate(dataclasses.fields(kind)):

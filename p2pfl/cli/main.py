@@ -30,7 +30,8 @@ DOORS = (
     Door("node", "p2pfl.cli.node", "prepare and run one peer of a network"),
     Door("audit", "p2pfl.cli.audit", "question and verify a history: offline, trusting nobody"),
     Door("explorer", "p2pfl.cli.explorer", "look at a history in a browser"),
-    Door("keys", "p2pfl.cli.keys", "make keys"),
+    Door("keys", "p2pfl.cli.keys", "make keys, and move their guard"),
+    Door("wal", "p2pfl.cli.wal", "read what a stopped node wrote down before it signed"),
     Door("version", "p2pfl.cli.version", "what is installed here"),
 )
 

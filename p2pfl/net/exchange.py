@@ -18,14 +18,14 @@ from p2pfl.errors import PeerFault
 from p2pfl.net import ask, wire
 from p2pfl.net.blobs import Fetch, PieceServer
 from p2pfl.net.interface import Handlers, Unreachable
-from p2pfl.net.peer import Peer
+from p2pfl.net.peer import ASKED_STREAMS_MAX, Peer
 from p2pfl.net.stream import Stream, StreamBroken
 
 REQUESTS, BLOBS = "/mps/requests/1", "/mps/blobs/1"
 _ASKABLE = {REQUESTS: (wire.GetStatus, wire.GetBlocks), BLOBS: (wire.GetPiece,)}
 
-# Streams on which one peer may ask at the same time: a fetch for each of sixteen blobs, and requests.
-ASKED_STREAMS_MAX = 24
+# How long a stream may take to open, or to be free: meanwhile nobody else is asked for a small blob.
+OPEN_S = 5.0
 # Streams to one peer that wait for the next request; they are given up before the peer does (ask.IDLE_S).
 IDLE_STREAMS_MAX, IDLE_STREAM_S = 4, ask.IDLE_S / 2
 
@@ -82,7 +82,22 @@ class Exchange:
 
     @asynccontextmanager
     async def _asker(self, peer: Peer, protocol: str) -> AsyncIterator[ask.Asker]:
-        """A stream to ask on: one that waits, or a new one. It waits again unless answers are owed."""
+        """A stream to ask on: one that waits, or a new one. It waits again unless answers are owed.
+
+        Raises StreamBroken when there is none in time.
+        """
+        with trio.move_on_after(OPEN_S) as scope:
+            await peer.asks.acquire()
+        if scope.cancelled_caught:
+            raise StreamBroken("too many questions to it are open")
+        try:
+            async with self._stream_to(peer, protocol) as asker:
+                yield asker
+        finally:
+            peer.asks.release()
+
+    @asynccontextmanager
+    async def _stream_to(self, peer: Peer, protocol: str) -> AsyncIterator[ask.Asker]:
         idle = peer.idle[protocol]
         asker = None
         while idle and asker is None:
@@ -92,7 +107,10 @@ class Exchange:
             else:
                 await kept.stream.reset()
         if asker is None:
-            asker = ask.Asker(await self._open_stream(peer.address.peer_id, protocol))
+            with trio.move_on_after(OPEN_S):
+                asker = ask.Asker(await self._open_stream(peer.address.peer_id, protocol))
+        if asker is None:
+            raise StreamBroken(f"no stream within {OPEN_S:g} s")
         done = False
         try:
             yield asker

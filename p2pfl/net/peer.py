@@ -18,6 +18,11 @@ from p2pfl.net.interface import PeerAddress
 from p2pfl.net.queues import Buckets
 from p2pfl.net.stream import Link
 
+# Streams on which one peer may ask at the same time: a fetch for each of sixteen blobs, and requests.
+ASKED_STREAMS_MAX = 24
+# On how many we ask: fewer, since a peer may not have heard yet of those that we gave up.
+ASKS_MAX = 16
+
 # So many broken rules of the wire within a minute bar a peer for a minute, then for two, up to an hour.
 FAULTS_MAX, FAULTS_WITHIN_S = 20, 60.0
 BAN_MIN_S, BAN_MAX_S = 60.0, 3600.0
@@ -51,6 +56,7 @@ class Peer:
     changed: trio.Event = field(default_factory=trio.Event)
     since_s: float = 0.0
     asking: int = 0
+    asks: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(ASKS_MAX))
     buckets: Buckets = field(default_factory=Buckets)
     idle: dict[str, list[tuple[float, Asker]]] = field(default_factory=lambda: defaultdict(list))
     banned_until_s: float = 0.0

@@ -49,12 +49,27 @@ class Bases:
         state = view.at(council_block_id)
         if state is None:
             raise PeerFault("unknown_council_block", council_block_id.hex())
+        if self.too_old(council_block_id):
+            raise PeerFault("old_base", "an older council block than the parent's")
         async with self._turn:
             if self._last is not None and self._last[:2] == (council_block_id, height):
                 return self._last[2]
             resolved = await self._resolve(state, height)
             self._last = (council_block_id, height, resolved)
             return resolved
+
+    def too_old(self, council_block_id: Digest) -> bool:
+        """Whether this council block is known to be older than the one that the last own block is based on.
+
+        No block can follow on it. Who commits to it has no second commitment for a base that will do.
+        """
+        context = self._context
+        state = context.council.at(council_block_id)
+        parent = context.chain.get(context.chain.height) if context.chain.height >= 0 else None
+        if state is None or parent is None:
+            return False
+        body: GroupBody = decode_body(parent.block.body, GroupBody)
+        return state.height < body.base.council_height
 
     async def _resolve(self, state: CouncilState, height: int) -> Resolved:
         context = self._context

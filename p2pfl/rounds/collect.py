@@ -18,7 +18,8 @@ from p2pfl.errors import PeerFault
 from p2pfl.records import ShareRequest, SignedClose, SignedParamTx, SignedShareRequest
 from p2pfl.rules.validate import list_root, signer_of
 
-# A hostile Ci of every round may open and close; nobody else is listened to.
+# Requests, and closes, that are kept of one height: the earliest and the newest. A height may take any number
+# of rounds (a long outage), and a hostile Ci of each may open and close.
 ROUNDS_MAX = 64
 
 
@@ -81,6 +82,7 @@ class Collected:
         held = self.requests.get(request.round)
         if held is None:
             self.requests[request.round] = signed
+            _keep_few(self.requests, but=request.round)
             return True
         if held.request == request:
             return False
@@ -121,6 +123,7 @@ class Collected:
             self.add_tx(tx)
         self._check_list(signed)
         self.closes[close.round] = signed
+        _keep_few(self.closes, but=close.round)
         return True
 
     def _check_list(self, signed: SignedClose) -> None:
@@ -141,8 +144,6 @@ class Collected:
 
     def _justified(self, round_: int, changes: tuple[SignedRoundChange, ...]) -> None:
         """A request or close of a round above 0 brings q ROUND-CHANGEs for that round."""
-        if round_ > ROUNDS_MAX:
-            raise PeerFault("bad_round", str(round_))
         if round_ == 0:
             return
         if not asks_for_round(recoverer(self.domain), self.committee, self.height, round_, changes):
@@ -151,6 +152,12 @@ class Collected:
     def _by_proposer(self, struct: Any, round_: int, signature: bytes) -> None:
         if signer_of(self.domain, struct, signature) != self.committee.proposer(self.height, round_):
             raise PeerFault("not_your_turn", f"{type(struct).__name__} of round {round_}")
+
+
+def _keep_few(by_round: dict[int, Any], *, but: int) -> None:
+    """Forget the latest of the earlier ones when there are too many."""
+    if len(by_round) > ROUNDS_MAX:
+        del by_round[max(round_ for round_ in by_round if round_ != but)]
 
 
 def context_of(request: ShareRequest | None, close: SignedClose | None) -> Digest:

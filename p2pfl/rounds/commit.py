@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import trio
@@ -16,6 +17,7 @@ from p2pfl.rounds.bases import Bases, Resolved
 from p2pfl.rounds.collect import Collected
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.own import OwnRounds
+from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.telemetry import logger
 
 log = logger("rounds.commit")
@@ -62,7 +64,7 @@ class Committer:
         result = await context.trainer.train(resolved.base.values, seed, context.me)
         tx = await self._fix(heard, resolved, result)
         signed = SignedParamTx(tx, await context.sign(tx))
-        await context.aside(self._own.save, signed, result.states)
+        await when_there_is_room(partial(self._own.save, signed, result.states), limiter=context.heavy)
         return signed
 
     async def _fix(self, heard: Collected, resolved: Resolved, result: Any) -> ParamTx:

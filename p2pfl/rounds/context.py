@@ -20,6 +20,7 @@ from p2pfl.roster import Roster
 from p2pfl.rounds.clocks import Clocks
 from p2pfl.rounds.council_view import CouncilView
 from p2pfl.rounds.follow import Chain
+from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.rounds.shelf import Shelf
 from p2pfl.rounds.trainer import Trainer
 from p2pfl.rules.filters import epoch_salt
@@ -110,4 +111,4 @@ class Context:
 
     async def sign(self, struct: Any, domain: Domain | None = None) -> bytes:
         """The guarded signature (durable before it returns). Raises keys.Refused."""
-        return await trio.to_thread.run_sync(self.guard.sign, domain or self.domain, struct)
+        return await when_there_is_room(partial(self.guard.sign, domain or self.domain, struct))

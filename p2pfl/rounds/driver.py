@@ -20,6 +20,7 @@ from consensus.signing import Domain, block_id
 from consensus.votes import signed_vote, with_signature
 from p2pfl.keys import Guard, Refused
 from p2pfl.net import wire
+from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.store.wal import Wal
 from p2pfl.telemetry import logger
 
@@ -159,8 +160,7 @@ class Driver:
         self.height = FIRST_HEIGHT if started.parent is None else started.parent.height + 1
         self.round = 0
         self.active = True
-        epoch = self.replica.committee.epoch
-        restored = await self._in_thread(self.wal.replay, self.height, epoch) if resume else []
+        restored = await self._in_thread(self.wal.replay, self.height, self._epoch) if resume else []
         if resume and not restored:
             self._mute()
         if restored:
@@ -199,9 +199,7 @@ class Driver:
     def _write(self) -> None:
         """Make what was to be persisted durable. Called in the thread of what waits for it."""
         if self._unwritten:
-            self.wal.reset(
-                self.height, self.replica.committee.epoch
-            )  # The mark of a new height goes before its first entry.
+            self.wal.reset(self.height, self._epoch)  # The mark of a new height goes before its first entry.
             self.wal.append_many(self._unwritten)
             self._unwritten = []
 
@@ -314,7 +312,13 @@ class Driver:
         """R8 while a height is open; else the core may answer those who are behind once more (R7)."""
         while True:
             await trio.sleep(RESEND_S)
-            self._feed(ct.Resend())
+            if ct.Resend() not in self._own:  # The core may be waiting for the disk.
+                self._feed(ct.Resend())
+
+    @property
+    def _epoch(self) -> int:
+        return self.replica.committee.epoch
 
     async def _in_thread(self, work: Callable[..., Any], *args: Any) -> Any:
-        return await trio.to_thread.run_sync(partial(work, *args), limiter=self._disk)
+        """On the disk. While it is full the core waits here: nothing is signed, nothing is lost."""
+        return await when_there_is_room(partial(work, *args), limiter=self._disk)

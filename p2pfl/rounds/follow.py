@@ -7,6 +7,7 @@ is checked against its parent and its committee's certificate before it is kept.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -19,6 +20,7 @@ from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
 from p2pfl.net import wire
 from p2pfl.roster import Roster, UnknownEpoch
+from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.store.blocks import BlockStore
 from p2pfl.telemetry import logger
@@ -35,7 +37,8 @@ POLL_S = 5.0
 class Chain:
     """One chain on disk with its verified tip.
 
-    roster: the epochs as far as the council's chain is known here. kept: told of each block, also those on disk.
+    roster: the epochs as far as the council's chain is known here. kept: told of each block, those on disk
+    too.
     """
 
     def __init__(
@@ -136,7 +139,7 @@ class Chain:
         """
         self._check(decided)
         self._newest = decided
-        await trio.to_thread.run_sync(self.blocks.append, decided)
+        await when_there_is_room(partial(self.blocks.append, decided))
         self._kept(decided)
 
     def slice(self, start: int, count: int) -> tuple[DecidedBlock, ...]:

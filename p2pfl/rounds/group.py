@@ -61,6 +61,7 @@ class GroupApp:
         self._committer = Committer(context, self.bases, self.own)
         self._nursery = nursery
         self._pulse = Pulse()
+        self._catching = False
         self._early: list[tuple[ct.MemberId, Any]] = []
         self.heard = self._listen()
         if context.chain.height >= 0:
@@ -80,17 +81,16 @@ class GroupApp:
     def entered(self, effect: ct.EnteredRound) -> None:
         """A round began: its clock starts at the part that is still to be done."""
         self.pace.enter(effect.height, effect.round)
+        request = self._request_to_follow()
         if self.heard.close is not None:
             self.pace.step("reveal")
-        elif self.heard.request is not None:
+        elif request is not None:
             self.pace.step("train")
         else:
             self.pace.step("wait")
         own = self.own.commitment(self.heard.height)
-        if own is None and self.heard.request is not None:
-            self._start_training(
-                self.heard.request.request
-            )  # The first try may have failed for want of a blob.
+        if own is None and request is not None:
+            self._start_training(request.request)  # The first try may have failed for want of a blob.
         if own is not None:
             # After a restart, or for a new Ci that has not heard it: the same bytes again.
             self._take_tx(own)
@@ -192,6 +192,9 @@ class GroupApp:
 
     def _take_request(self, request: SignedShareRequest) -> None:
         if self._is_new(self.heard.add_request(request)):
+            if self.bases.too_old(request.request.council_block_id):
+                log.warning("a request was not followed", height=self.heard.height, why="old_base")
+                return
             if self.heard.close is None:
                 self.pace.step("train")
             self._start_training(request.request)
@@ -247,7 +250,7 @@ class GroupApp:
     async def _gather(self, effect: ct.Build) -> SignedClose | None:
         """Open the round if nobody has, wait for the commitments, and close."""
         context, heard = self.context, self.heard
-        request = heard.request or await self._request(effect)
+        request = self._request_to_follow() or await self._request(effect)
         context.network.broadcast(context.others, wire.ShareRequestMessage(context.group_id, request))
         self._take_request(request)
         base_id = request.request.base_id
@@ -272,6 +275,11 @@ class GroupApp:
         """How long a quorum waits for the others' commitments: collect_ms, doubled as the part is."""
         times = self.context.genesis.times
         return self.pace.part_s("train") * times.collect_ms / (times.train_ms + times.collect_ms)
+
+    def _request_to_follow(self) -> SignedShareRequest | None:
+        """The earliest request on whose base a block can follow, as far as one knows."""
+        ordered = (signed for _, signed in sorted(self.heard.requests.items()))
+        return next((each for each in ordered if not self.bases.too_old(each.request.council_block_id)), None)
 
     async def _request(self, effect: ct.Build) -> SignedShareRequest:
         """Choose the base: the newest council block that counts our parent, if it comes in time."""
@@ -309,11 +317,22 @@ class GroupApp:
         return Collected(context.domain, context.committee, context.committee.epoch, context.chain.height + 1)
 
     async def _catch_blobs(self) -> None:
-        """Whoever decides a block fetches its aggregate, so that the next round can start from it."""
+        """Whoever decides a block fetches its aggregate, so that the next round can start from it.
+
+        One at a time, and the newest next: who catches up decides many blocks a second.
+        """
+        if self._catching:
+            return
+        self._catching, height = True, -1
         try:
-            await self.bases.aggregate(self.context.chain.height)
-        except PeerFault as fault:
-            log.warning("the aggregate of the last block is not to be had yet", why=str(fault))
+            while height != self.context.chain.height:
+                height = self.context.chain.height
+                try:
+                    await self.bases.aggregate(height)
+                except PeerFault as fault:
+                    log.warning("an aggregate is not to be had yet", height=height, why=str(fault))
+        finally:
+            self._catching = False
 
     async def _evaluate(self, height: int, derived: Derived) -> None:
         try:

@@ -11,6 +11,7 @@ import trio
 
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
+from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.store.blobs import BlobStore
 
 # How many blobs a node remembers to whom it may show them; a round of 16 needs about 20.
@@ -36,7 +37,7 @@ class Shelf:
 
     async def put(self, blob_id: Digest, data: bytes, *, durable: bool = True) -> None:
         """Keep it. durable False: others have it too, so a crash costs a fetch and no fsync is worth it."""
-        await trio.to_thread.run_sync(partial(self._blobs.put, data, blob_id, durable=durable))
+        await when_there_is_room(partial(self._blobs.put, data, blob_id, durable=durable))
 
     async def has(self, blob_id: Digest) -> bool:
         """Whether it is here."""

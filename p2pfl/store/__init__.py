@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2pfl import genesis as genesis_file
-from p2pfl.durable import disk_error
+from p2pfl.durable import disk_error, fsync_folder
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.store.blobs import BlobStore, StoredBlob
@@ -94,11 +94,15 @@ class Folder:
         return self.path / "wal" / f"{name}.wal"
 
     def make(self) -> None:
-        """Make what is missing. Raises UserError when that fails."""
+        """Make what is missing, durably: a file is as lasting as the folder it is in. Raises UserError."""
         try:
+            new = not self.path.exists()
             for folder in (self.path / "chain", self.path / "wal", self.blobs, self.notes):
                 folder.mkdir(parents=True, exist_ok=True)
             self.keys.mkdir(mode=0o700, exist_ok=True)
+            fsync_folder(self.path)
+            if new:
+                fsync_folder(self.path.parent)
         except OSError as error:
             raise disk_error(self.path, error) from error
 

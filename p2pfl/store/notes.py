@@ -12,9 +12,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from p2pfl import jsonform
-from p2pfl.durable import disk_error
+from p2pfl import jsonform, telemetry
+from p2pfl.durable import DiskFull, disk_error
 from p2pfl.errors import UserError
+
+log = telemetry.logger("notes")
 
 # name -> what a line of DIR/records/<name>.jsonl says.
 NOTES = {
@@ -37,7 +39,10 @@ class Notes:
         self._lock = threading.Lock()
 
     def add(self, name: str, record: Any, *, durable: bool = False) -> None:
-        """Append one line (a dict, or a dataclass of `records`). Raises UserError when the disk is full."""
+        """Append one line (a dict, or a dataclass of `records`).
+
+        durable: it must not be lost; raises DiskFull when there is no room, where another is left out.
+        """
         path = self._path(name)
         line = json.dumps(jsonform.to_json(record), separators=(",", ":")) + "\n"
         try:
@@ -49,7 +54,11 @@ class Notes:
                 if durable:
                     os.fsync(file.fileno())
         except OSError as error:
-            raise disk_error(path, error) from error
+            failed = disk_error(path, error)
+            if durable or not isinstance(failed, DiskFull):
+                raise failed from error
+            # A line on a page is no reason to stop a node that waits for room to vote.
+            log.warning("a note was not kept", name=name, because=failed.because, fix=failed.fix)
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """The lines in order, the newest last; a line that a crash cut short is left out."""

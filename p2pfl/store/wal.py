@@ -22,8 +22,8 @@ from p2pfl.store.wal_file import (
     Reading,
     Segment,
     by_height,
-    changed_round,
     identity,
+    justifying,
     mark,
     place_of,
     read,
@@ -36,8 +36,8 @@ log = telemetry.logger("wal")
 # A restart reads the open file whole, some ten milliseconds; setting it aside costs two fsyncs, a mark none.
 SEGMENT_BYTES = 4 * 1024 * 1024
 # What one group's decided heights may take beside that: a thousand heights with the bodies of a small model.
-# Beyond it the oldest heights that were decided in round 0 go (a proposal of round 0 needs no justification,
-# and its block is in the chain), then the oldest of all.
+# Beyond it, of the oldest heights that were decided in round 0 only the votes stay (a proposal of round 0 has
+# no justification, and its block is in the chain), then the oldest go altogether.
 KEPT_BYTES_MAX = 64 * 1024 * 1024
 _FIX = (
     "move the file away and start again: with its guard the node signs nothing until the height that the "
@@ -173,23 +173,19 @@ class Wal:
                 sizes[segment.path] = segment.path.stat().st_size if segment.path.exists() else 0
 
     def _thin(self, segment: Segment) -> None:
-        """Rewrite a file without the heights that were decided in round 0."""
+        """Rewrite a file without the proposals of heights that were decided in round 0."""
         reading = self._read(segment.path)
         if reading.thin:
             return
         records: list[bytes] = []
         for entries in by_height(reading.entries):
             try:
-                needed = changed_round(entries)
+                needed = justifying(entries)
             except codec.DecodeError:  # Of another release: nobody here can read it.
-                needed = False
-            if needed:
-                records.append(mark(entries[0].height, entries[0].epoch))
-                records += [ENTRY + entry.data for entry in entries]
-        if records:
-            Journal.create(segment.path, identity(self._group_id, thin=True), records).close()
-        else:
-            _unlink(segment)
+                continue
+            records.append(mark(entries[0].height, entries[0].epoch))
+            records += [ENTRY + entry.data for entry in needed]
+        Journal.create(segment.path, identity(self._group_id, thin=True), records).close()
 
     def _read(self, path: Path) -> Reading:
         reading = read(path)

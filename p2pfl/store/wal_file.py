@@ -11,14 +11,17 @@ Reads without changing or locking. Who writes is `wal`; what is told of it, `wal
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from consensus import codec
-from consensus.types import Digest, Elapsed, Event, Received
+from consensus.types import Digest, Elapsed, Event, Proposal, Received
 from consensus.votes import signed_vote
 from p2pfl.durable import RECORD_BYTES_MAX, Cut, Damage, scan
 from p2pfl.errors import UserError
@@ -56,7 +59,7 @@ class Reading:
 
     @property
     def thin(self) -> bool:
-        """Whether the heights that were decided in round 0 were taken out."""
+        """Whether the proposals of heights that were decided in round 0 were taken out."""
         return self.identity.endswith(_THIN)
 
 
@@ -73,6 +76,11 @@ class Segment:
 def identity(group_id: Digest, *, thin: bool = False) -> bytes:
     """The first record of a log: which chain it is of."""
     return b"wal" + group_id + (_THIN if thin else b"")
+
+
+def belongs_to(found: bytes, group_id: Digest) -> bool:
+    """Whether a file's first record says that it is of this chain."""
+    return found in (identity(group_id), identity(group_id, thin=True))
 
 
 def mark(height: int, epoch: int) -> bytes:
@@ -124,19 +132,44 @@ def segment_path(path: Path, epoch: int, first: int, last: int) -> Path:
     return made
 
 
+@contextlib.contextmanager
+def held_still(path: Path) -> Iterator[None]:
+    """While nobody writes to this log: no node runs, and none can start. Raises UserError if one does."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read", because=str(error), fix="check the path") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                "the node is running",
+                because=f"it has {path} open, and what is read now may change under the reader",
+                fix="stop the node first, or copy its folder and read the copy",
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
 def by_height(entries: tuple[Entry, ...]) -> Iterator[tuple[Entry, ...]]:
     """The entries of one height after the other, as they were written."""
     for _, group in itertools.groupby(entries, key=lambda entry: (entry.epoch, entry.height)):
         yield tuple(group)
 
 
-def changed_round(entries: tuple[Entry, ...]) -> bool:
-    """Whether this height saw a round above 0: only then do its proposals need a justification."""
+def justifying(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """What may prove a liar guilty later: all of a height that saw a round above 0, else its votes."""
+    votes: list[Entry] = []
     for entry in entries:
         event = entry.event
         if isinstance(event, Elapsed):
-            return True
-        signed = signed_vote(event.message) if isinstance(event, Received) else None
-        if signed is not None and signed.vote.round > 0:
-            return True
-    return False
+            return entries
+        if isinstance(event, Received):
+            signed = signed_vote(event.message)
+            if signed is not None and signed.vote.round > 0:
+                return entries
+            if not isinstance(event.message, Proposal):
+                votes.append(entry)
+    return tuple(votes)

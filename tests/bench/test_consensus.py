@@ -1,4 +1,4 @@
-"""`bench consensus` decides with real processes, and times decisions and the floor alike."""
+"""`bench consensus` decides with real processes, times decisions and floor alike, and survives a death."""
 
 from __future__ import annotations
 
@@ -28,8 +28,26 @@ def test_four_members_decide_and_exchange() -> None:
     assert told["ratio"] == pytest.approx(told["decision_ms"]["p50"] / told["floor_ms"]["p50"], abs=0.01)
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_a_dead_leader_costs_its_timer_and_little_more() -> None:
+    done = bench("--members", "4", "--heights", "10", "--stretch", "5", "--dead")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["dead_heights"] == 1  # It leads every fourth, and dies at the ninth.
+    assert told["rounds_above_0"] >= 1
+    assert told["dead_ms"]["p50"] > told["timer_ms"] > told["decision_ms"]["p50"]
+    beyond_ms = told["dead_ms"]["p50"] - told["timer_ms"] - told["decision_ms"]["p50"]
+    assert told["cost_beyond_the_timer_ms"]["p50"] == pytest.approx(beyond_ms, abs=0.01)
+
+
 @pytest.mark.parametrize(
-    ("words", "fix"), [(["--members", "3"], "--members"), (["--heights", "1", "--stretch", "1"], "--stretch")]
+    ("words", "fix"),
+    [
+        (["--members", "3"], "--members"),
+        (["--heights", "1", "--stretch", "1"], "--stretch"),
+        (["--dead", "--stretch", "2", "--heights", "8"], "--heights"),
+    ],
 )
 def test_what_cannot_be_measured_is_told(words: list[str], fix: str) -> None:
     done = bench(*words)

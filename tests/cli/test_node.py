@@ -44,6 +44,13 @@ def test_init_writes_settings_that_run_reads(tmp_path: Path) -> None:
     assert (made.explorer, made.rpc, made.account_key, made.new_keys) == (None, None, None, False)
 
 
+def test_a_lost_guard_is_a_setting_of_the_node(tmp_path: Path) -> None:
+    init(tmp_path / "node")
+    file = tmp_path / "node" / SETTINGS_FILE
+    assert not node_settings(config.load(file, [], {})).guard_lost
+    assert node_settings(config.load(file, ["node.guard_lost=true"], {})).guard_lost
+
+
 def test_init_never_touches_a_folder_that_is_in_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

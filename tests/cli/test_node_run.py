@@ -68,6 +68,24 @@ def test_a_key_that_may_have_signed_before_does_not_start_without_its_guard(fold
     assert "node.new_keys=true" in told
 
 
+def test_a_key_whose_guard_is_lost_starts_when_told_so_and_says_from_when_on_it_signs(
+    folders: plan.Plan,
+) -> None:
+    seat = folders.ground.seats[3]
+    for flag in ("node.guard_lost=true", "node.guard_lost=false"):  # The second time the guard remembers.
+        told: list[str] = []
+        with start(seat, flag) as node:
+            assert node.stderr is not None
+            for line in node.stderr:
+                told.append(line)
+                if "the node is up" in line:
+                    node.send_signal(signal.SIGTERM)
+        assert node.returncode == errors.EXIT_OK, "".join(told)
+        (said,) = [line for line in told if "the guard of this key was lost" in line]
+        assert "it signs from the first epoch on that begins after 2" in said
+        assert any("the node is up" in line for line in told), "".join(told)
+
+
 def test_a_port_in_use_is_told(folders: plan.Plan) -> None:
     seat = folders.ground.seats[2]
     port = int(seat.entry.address.rpartition("/")[2])

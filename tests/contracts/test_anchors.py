@@ -310,6 +310,17 @@ def test_the_slashed_of_this_epoch_hold_up_nothing_and_fix_nothing(world: World)
     world.send(anchor(world, council, commits(world, council, world.seats), world.members))
 
 
+def test_of_three_members_none_may_be_faulty_so_one_bonded_signer_is_more(world: World) -> None:
+    """f = 0 for n = 3: two sign, one of them was slashed."""
+    world.staking.register_committee(GROUP, 1, ids(world.members[:3]))
+    first, second, _ = GUILTY["E3"]
+    first, second = replace(first, epoch=1), replace(second, epoch=1)
+    pair = [world.sign(world.members[0], GROUP, one) for one in (first, second)]
+    world.staking.submit_equivocation(GROUP, first, pair[0], second, pair[1])
+    header = last_block(world, world.seats, epoch=1)
+    world.send(anchor(world, header, commits(world, header, world.members[:2]), world.seats))
+
+
 def test_successors_need_no_stake_and_then_certify_nothing(world: World) -> None:
     header = last_block(world, world.spare)
     world.send(anchor(world, header, commits(world, header, world.members[:3]), world.spare))

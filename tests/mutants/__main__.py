@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from consensus.replica import Replica
 from tests.consensus import (
     lab,
     test_rules,
@@ -22,7 +21,7 @@ from tests.consensus import (
 )
 from tests.consensus.lab import Lab
 from tests.mutants.patch import load, using
-from tests.mutants.table import MUTANTS, Mutant
+from tests.mutants.table import MUTANTS, Mutant, parts_of
 from tests.sim.__main__ import world_of
 
 SEEDS = 1000
@@ -76,9 +75,9 @@ def pytest_failure() -> type[BaseException]:
 
 def seeds_against(mutant: Mutant, limit: int) -> tuple[str, int] | None:
     """The first oracle that a seed breaks, and after how many seeds."""
-    replica: type[Replica] = load(mutant.changes)["replica"].Replica if mutant.changes else Replica
+    parts = parts_of(mutant)
     for seed in range(limit):
-        world = world_of(seed, mutant.members, replica=replica, member=mutant.member)
+        world = world_of(seed, mutant.members, count=mutant.liars, **parts)
         try:
             world.run()
         except Exception as error:  # noqa: BLE001 - a mutant may also simply fall over

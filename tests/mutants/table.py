@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from tests.mutants.patch import Change
+from tests.mutants.drivers import Deserter, Forgetful, Hasty, Obliging, Stale, Timeless
+from tests.mutants.patch import Change, load
 from tests.sim.member import Member
-
-
-class Forgetful(Member):
-    """Restarts from nothing."""
-
-    def start(self) -> None:
-        self.wal = []
-        super().start()
-
-
-class Hasty(Member):
-    """Signs and sends first, writes to the disk when there is nothing else to do."""
-
-    def sync(self) -> None:
-        """Later."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """changes: in the core's source. member: a driver with a bug, instead. members: where seeds are tried."""
+    """changes: in the core's source. member: a driver with a bug, instead. members, liars: of the seeds."""
 
     name: str
     changes: tuple[Change, ...] = ()
     member: type[Member] = Member
     members: int = 4
+    liars: int | None = None
+
+
+def parts_of(mutant: Mutant) -> dict[str, Any]:
+    """What it puts into a simulated world."""
+    core = load(mutant.changes)
+    return {"replica": core["replica"].Replica, "member": mutant.member, "audit": core["evidence"].culprits}
 
 
 def quorum_of(formula: str) -> Change:
     """Everywhere another quorum."""
-    weak = f"type('Weak', (Committee,), {{'quorum': property(lambda c: {formula})}})"
+    weak = f"type('Weak', (type(committee),), {{'quorum': property(lambda c: {formula})}})"
     check = "        if me not in committee:\n"
-    return ("replica", check, f"        committee = {weak}(committee.epoch, committee.members)\n{check}")
+    same = "*(getattr(committee, field) for field in committee.__dataclass_fields__)"
+    return ("replica", check, f"        committee = {weak}({same})\n{check}")
 
 
 PREPARES_OF_ANY_ROUND = """max(
@@ -46,7 +41,7 @@ PREPARES_OF_ANY_ROUND = """max(
         )"""
 
 
-def one(name: str, module: str, old: str, new: str, **where: int) -> Mutant:
+def one(name: str, module: str, old: str, new: str, **where: Any) -> Mutant:
     """A mutant of one change."""
     return Mutant(name, ((module, old, new),), **where)
 
@@ -328,6 +323,63 @@ MUTANTS = (
         "isinstance(a, Commit) and b.round > a.round and _denies(b, a)",
         "False",
     ),
+    one(
+        "answers never come back",
+        "answers",
+        "        self._answered = {key: count - 1 for key, count in self._answered.items() if count > 1}\n",
+        "        pass\n",
+    ),
+    one(
+        "who is kept silent asks nobody",
+        "replica",
+        "        if not said and self.round > 0:\n",
+        "        if False:\n",
+    ),
+    one(
+        "late votes not compared",
+        "replica",
+        "book.late(sender, message) if about.height == book.number else ()",
+        "()",
+    ),
+    one(
+        "a height's votes forgotten with its decision",
+        "replica",
+        "        self.started, self._before = started, self._at  #",
+        "        self.started, self._before = started, Height(None, self.committee, self.domain.group_id, "
+        "self._recover)  #",
+    ),
+    one(
+        "auditors skip justifications",
+        "votes",
+        "            yield from (propose, *justification, *prepared)\n",
+        "            yield propose\n",
+        liars=2,
+    ),
+    one(
+        "auditors skip certificates",
+        "votes",
+        "            yield from (SignedCommit(vote, signature) for signature in certificate.signatures)\n",
+        "            yield from ()\n",
+        liars=2,
+    ),
+    one(
+        "auditors take two rounds for one",
+        "evidence",
+        "if type(a) is type(b) and a.round == b.round and a.block_id != b.block_id:",
+        "if type(a) is type(b) and a.block_id != b.block_id:",
+    ),
+    one(
+        "WAL forgets why a proposal was accepted",
+        "replica",
+        "            self._out.append(t.Persist(t.Received(self._proposer(), accepted)))\n",
+        "            bare = t.Proposal(accepted.propose, accepted.block)\n"
+        "            self._out.append(t.Persist(t.Received(self._proposer(), bare)))\n",
+        liars=2,
+    ),
+    Mutant("who leaves answers nobody", member=Deserter, members=2),
+    Mutant("the committee of the epoch before goes on", member=Stale),
+    Mutant("any next committee will do", member=Obliging),
+    Mutant("no clock is looked at", member=Timeless),
     one(
         "context taken for the claim",
         "evidence",

@@ -177,6 +177,24 @@ async def test_blobs_come_verified_from_several_holders_and_a_liar_is_left() -> 
         assert nets[2].sent_bytes["blobs"] + nets[3].sent_bytes["blobs"] < 1.2 * len(data)
 
 
+async def test_whoever_wants_many_blobs_at_once_asks_on_as_many_streams_as_are_allowed() -> None:
+    """A member that was away fetches the blobs of fifty heights: nobody may bar it for that."""
+    blobs = {params.blob_id(data): data for data in (noise(2_000 + size) for size in range(60))}
+    async with hosts(2) as (town, nets, memos):
+        for blob_id, data in blobs.items():
+            memos[1].hold(data, blob_id)
+        got: dict[bytes, bytes] = {}
+
+        async def fetch(blob_id: Any, length: int) -> None:
+            got[blob_id] = await nets[0].fetch_blob(blob_id, length, lambda: town.members[1:], timeout_s=20)
+
+        async with trio.open_nursery() as nursery:
+            for blob_id, data in blobs.items():
+                nursery.start_soon(fetch, blob_id, len(data))
+        assert got == blobs
+        assert dict(nets[1].faults) == {}
+
+
 async def test_a_blob_is_served_only_to_whom_it_is_shown_and_a_have_ends_the_wait() -> None:
     data = noise(100_000)
     blob_id = params.blob_id(data)

@@ -12,7 +12,7 @@ from consensus.signing import Domain, address, sign, signing_digest, struct_hash
 from consensus.types import Digest, MemberId, RoundChange, SignedRoundChange
 from p2pfl.errors import PeerFault
 from p2pfl.records import Close, ParamTx, ShareRequest, SignedClose, SignedParamTx, SignedShareRequest
-from p2pfl.rounds.collect import Collected, DoubleSigned, context_of
+from p2pfl.rounds.collect import ROUNDS_MAX, Collected, DoubleSigned, context_of
 from p2pfl.rules.validate import list_root
 
 KEYS = [PrivateKey(bytes([i + 1]) * 32) for i in range(4)]
@@ -74,6 +74,16 @@ def test_a_request_of_a_later_round_brings_a_quorum_of_round_changes(heard: Coll
     heard.add_request(request_of(1))
     assert heard.request is not None
     assert heard.request.request.round == 0  # The earliest counts.
+
+
+def test_a_height_that_took_very_many_rounds_can_still_be_opened(heard: Collected) -> None:
+    """After a long outage: the earliest request and the newest are kept, and so few in all."""
+    for round_ in range(3 * ROUNDS_MAX):
+        who = (HEIGHT + round_) % 4
+        asked = changes(0, 1, 2, round_=round_) if round_ else ()
+        assert heard.add_request(request_of(who, round_, justification=asked)) is True
+    assert len(heard.requests) == ROUNDS_MAX
+    assert {0, 3 * ROUNDS_MAX - 1} <= set(heard.requests)
 
 
 def test_two_requests_of_one_round_are_an_offence(heard: Collected) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import trio
 
 from consensus.signing import block_id
+from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
 from p2pfl.net import wire
 from p2pfl.params import blob_id
@@ -129,6 +130,27 @@ async def test_nonsense_in_place_of_an_update_does_not_halt_the_group(tmp_path: 
     for decided in chain_of(network, "g0m0", "g0"):
         body = decode_body(decided.block.body, GroupBody)
         assert body.unrevealed == (network.id_of("g0m2"),)
+
+
+async def test_a_ci_that_lags_behind_the_council_costs_a_round_and_not_the_height(tmp_path: Path) -> None:
+    """Nobody commits to a base older than the parent's: no block could follow on it."""
+
+    def wrap(parts: Any) -> None:
+        if parts.name == "g0m2":
+            honest, council = parts.network.request, parts.genesis.group_id(COUNCIL)
+
+            async def deaf(to: Any, request: Any, *, timeout_s: float) -> Any:
+                if request.group_id == council:
+                    raise PeerFault("unreachable", "to the council")
+                return await honest(to, request, timeout_s=timeout_s)
+
+            parts.network.request = deaf
+
+    shape = {"groups": 1, "members": 4, "seats": 1, "rounds": 4}
+    async with small_network(tmp_path / "run", wrap=wrap, times=SHORT, **shape) as network:
+        await network.until(lambda: network.heights(["g0m0", "g0m1", "g0m3"], 3))
+        led = network.seen("decided", by="g0m1", height=2)[0]
+        assert (led["round"] > 0, led["proposer"]) == (True, "g0m3")
 
 
 async def test_an_update_that_one_member_got_reaches_the_others_through_it(tmp_path: Path) -> None:

@@ -30,10 +30,12 @@ from consensus.types import (
     SignedRoundChange,
 )
 from consensus.votes import signed_vote, with_signature
-from tests.sim.member import BAD_BODY, Liar, Member
+from tests.sim.member import APP_ROOT, BAD_BODY, Liar, Member
 
 Said = list[tuple[MemberId | None, Message]]
 LIARS: dict[str, Liar] = {}
+# Further than any clock is from another, and than a world lasts.
+FAR_AHEAD_MS = 1_000_000
 
 
 def liar(tell: Callable[[Member, Message], Said]) -> Callable[[Member, Message], Said]:
@@ -57,22 +59,31 @@ def selective(member: Member, message: Message) -> Said:
 
 @liar
 def leader(member: Member, message: Message) -> Said:
-    """Honest but for its proposals: two blocks at once, a bad body, or a justification cut short."""
+    """Honest but for its proposals: two blocks, a bad body, committee or time, a justification cut short."""
     if not isinstance(message, Proposal):
         return [(None, message)]
     rng = member.world.rng
-    trick = rng.randrange(5)
+    trick = rng.randrange(7)
     if trick == 0:
         other = _propose(member, message, _other_block(member, message.block, b"good"))
         return [(peer, rng.choice((message, other))) for peer in _others(member)]
     if trick == 1:
-        return [(None, _propose(member, message, _other_block(member, message.block, BAD_BODY)))]
+        return [
+            (None, _propose(member, message, _bad(member, _other_block(member, message.block, BAD_BODY))))
+        ]
     if trick == 2:
         return [(None, replace(message, justification=message.justification[:-1]))]
     if trick == 3:  # A fresh block where a prepared one is due.
         fresh = _propose(member, message, _other_block(member, message.block, b"good"))
         return [(None, replace(fresh, prepared=()))]
-    return [(None, replace(message, prepared=message.prepared[:-1]))]
+    if trick == 4:
+        return [(None, replace(message, prepared=message.prepared[:-1]))]
+    other = _other_block(member, message.block, b"good")
+    wrong: dict[str, Any] = (
+        {"next_committee_root": APP_ROOT} if trick == 5 else {"time_ms": other.header.time_ms + FAR_AHEAD_MS}
+    )
+    bad = _bad(member, replace(other, header=replace(other.header, **wrong)))
+    return [(None, _propose(member, replace(message, prepared=()), bad))]
 
 
 @liar
@@ -96,7 +107,7 @@ def usurper(member: Member, message: Message) -> Said:
 def _claim(member: Member, proposal: Proposal) -> RoundChangeMessage:
     """A ROUND-CHANGE that claims this block to be prepared in the round before."""
     vote = proposal.propose.vote
-    claim = RoundChange(0, vote.height, vote.round, vote.round, vote.block_id, ZERO_DIGEST)
+    claim = RoundChange(vote.epoch, vote.height, vote.round, vote.round, vote.block_id, ZERO_DIGEST)
     return _sign(member, RoundChangeMessage(SignedRoundChange(claim, b"")))
 
 
@@ -104,9 +115,10 @@ def _quorum_of_one(member: Member, proposal: Proposal) -> tuple[SignedPrepare, .
     """Enough PREPAREs, all by the same member."""
     vote = proposal.propose.vote
     prepare = _sign(
-        member, PrepareMessage(SignedPrepare(Prepare(0, vote.height, vote.round - 1, vote.block_id), b""))
+        member,
+        PrepareMessage(SignedPrepare(Prepare(vote.epoch, vote.height, vote.round - 1, vote.block_id), b"")),
     )
-    return (prepare.prepare,) * member.world.committee.quorum
+    return (prepare.prepare,) * member.committee.quorum
 
 
 @liar
@@ -152,14 +164,15 @@ def parrot(member: Member, message: Message) -> Said:
 
 
 def _both_votes(member: Member, height: int, round_: int, block: Digest) -> Said:
-    prepare = PrepareMessage(SignedPrepare(Prepare(0, height, round_, block), b""))
-    commit = CommitMessage(SignedCommit(Commit(0, height, round_, block), b""))
+    seat = member.world.epochs.at(height).epoch, height, round_
+    prepare = PrepareMessage(SignedPrepare(Prepare(*seat, block), b""))
+    commit = CommitMessage(SignedCommit(Commit(*seat, block), b""))
     some = member.world.rng.choice(_others(member))
     return [(some, _sign(member, prepare)), (some, _sign(member, commit))]
 
 
 def _others(member: Member) -> list[MemberId]:
-    return [peer for peer in member.world.ids if peer != member.id]
+    return [peer for peer in member.committee.members if peer != member.id]
 
 
 def _sign(member: Member, message: Any) -> Any:
@@ -171,10 +184,12 @@ def _sign(member: Member, message: Any) -> Any:
 def _other_block(member: Member, block: Block, body: bytes) -> Block:
     member.nonce += 1
     root = Digest(bytes([255, member.nonce % 256]) + block.header.app_root[2:])
-    other = Block(replace(block.header, app_root=root, proposer=member.id), body)
-    if body == BAD_BODY:
-        member.world.oracles.bad_blocks.add(block_id(other.header))
-    return other
+    return Block(replace(block.header, app_root=root, proposer=member.id), body)
+
+
+def _bad(member: Member, block: Block) -> Block:
+    member.world.oracles.bad_blocks.add(block_id(block.header))
+    return block
 
 
 def _propose(member: Member, proposal: Proposal, block: Block) -> Proposal:

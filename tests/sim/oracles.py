@@ -5,30 +5,44 @@ liars make them. validity: a block is voted for or decided that is not a good on
 or its certificate does not hold. progress: no new heights after healing.
 offence: an honest member signed two votes that are an offence, restarts included. blame: an honest member
 is accused with a pair, or a pair proves nothing. bounds: a world that does not come to rest.
+accountability: with more than f liars agreement may break; then what the honest members kept names fewer than
+f+1, or somebody honest.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 
 from consensus import chain
-from consensus.committee import Committee
-from consensus.evidence import contradiction
+from consensus.evidence import Offence, contradiction, culprits
 from consensus.signing import Domain, block_id
-from consensus.types import Commit, DecidedBlock, Digest, Fault, MemberId, Prepare, Started, Vote
+from consensus.types import Commit, DecidedBlock, Digest, Fault, MemberId, Message, Prepare, Started, Vote
 from consensus.votes import BadCertificate, Recover, check_certificate
+from tests.sim.epochs import Epochs
+
+Audit = Callable[[Recover, Iterable[Message]], list[Offence]]
 
 
 class Oracles:
     """Listens to one world. `found` maps an oracle to what it saw first."""
 
     def __init__(
-        self, committee: Committee, recover: Recover, domain: Domain, *, honest: frozenset[MemberId]
+        self,
+        epochs: Epochs,
+        recover: Recover,
+        domain: Domain,
+        *,
+        honest: frozenset[MemberId],
+        audit: Audit = culprits,
     ) -> None:
-        self._committee, self._recover, self._domain, self._honest = committee, recover, domain, honest
+        self._audit = audit
+        self._epochs, self._recover, self._domain, self._honest = epochs, recover, domain, honest
         self.found: dict[str, str] = {}
         self.proved: set[MemberId] = set()  # Liars that some honest member can prove guilty.
-        self._liars = committee.size - len(honest)
+        # More liars than the protocol bears: agreement may break, and is not reported.
+        self.above = any(len(set(each.members) - honest) > each.faulty_max for each in epochs.committees)
+        self.broken: dict[int, Counter[str]] = {}  # Heights with two blocks; the offences, once judged.
         self._committed: dict[int, dict[tuple[int, Digest], set[MemberId]]] = defaultdict(dict)
         self._prepared: dict[int, set[tuple[int, Digest]]] = defaultdict(set)
         self.bad_blocks: set[Digest] = set()
@@ -60,12 +74,16 @@ class Oracles:
         """
         if vote.block_id in self.bad_blocks:
             self.report("validity", f"honest {member[:1].hex()} votes for a bad block: {vote}")
+        if self.above:
+            return
         rounds, prepared = self._committed[vote.height], self._prepared[vote.height]
         prepared.add((vote.round, vote.block_id))
         if isinstance(vote, Commit):
             rounds.setdefault((vote.round, vote.block_id), set()).add(member)
+        committee = self._epochs.at(vote.height)
+        liars = sum(each not in self._honest for each in committee.members)
         for (round_, block), members in rounds.items():
-            if len(members) + self._liars >= self._committee.quorum:
+            if len(members) + liars >= committee.quorum:
                 for later, other in prepared:
                     if later > round_ and other != block:
                         self.report("agreement", f"height {vote.height}: round {later} may undo {round_}")
@@ -74,10 +92,13 @@ class Oracles:
         """A member decided its next height."""
         if member not in self._honest:
             return
-        header = decided.block.header
+        header, committee = decided.block.header, self._epochs.at(height)
         known = block_id(header)
         if self._decided.setdefault(height, known) != known:
-            self.report("agreement", f"height {height} has two blocks")
+            if self.above:
+                self.broken.setdefault(height, Counter())
+            else:
+                self.report("agreement", f"height {height} has two blocks")
         if known in self.bad_blocks:
             self.report("validity", f"height {height} has a bad block")
         reason = chain.objection(
@@ -85,13 +106,15 @@ class Oracles:
             parent=started.parent,
             parent_id=started.parent_id,
             log_root=started.log_root,
-            committee=self._committee,
+            committee=committee,
             group_id=self._domain.group_id,
         )
+        if reason is None and header.next_committee_root != self._epochs.next_root(height):
+            reason = "another next committee"
         if reason is not None or header.height != height:
             self.report("validity", f"height {height}: {reason}")
         try:
-            check_certificate(self._recover, self._committee, header, decided.certificate)
+            check_certificate(self._recover, committee, header, decided.certificate)
         except BadCertificate as error:
             self.report("validity", f"height {height}: {error}")
 
@@ -107,3 +130,16 @@ class Oracles:
             self.report("blame", f"honest {fault.peer[:1].hex()} is proved guilty: {a.vote} and {b.vote}")
         else:
             self.proved.add(fault.peer)
+
+    def audited(self, records: Iterable[Message]) -> None:
+        """What the honest members kept, at the end: enough are named where it broke, and nobody honest."""
+        offences = self._audit(self._recover, records)
+        for each in offences:
+            if each.signer in self._honest:
+                self.report("accountability", f"honest {each.signer[:1].hex()} is named: {each}")
+        for height, kinds in self.broken.items():
+            committee = self._epochs.at(height)
+            named = [o for o in offences if o.first.vote.height == height and o.signer in committee]
+            kinds.update(each.kind.name for each in named)
+            if len(named) <= committee.faulty_max:
+                self.report("accountability", f"height {height} broke, {len(named)} are named: {dict(kinds)}")

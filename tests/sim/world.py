@@ -1,7 +1,7 @@
 """One group in one world: a clock made of integers, a heap of things to come, and what may go wrong.
 
-First a bad time (loss, delay, duplicates, reordering, partitions, crashes, a lost WAL), then a healed one
-that demands progress. The processes in it are in `member`.
+First a bad time (loss, delay, duplicates, reordering, partitions, crashes, a lost WAL, clocks apart), then a
+healed one that demands progress. The processes in it are in `member`; who votes when, in `epochs`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from consensus.committee import Committee
+from consensus.evidence import culprits
 from consensus.replica import Replica
 from consensus.types import MemberId, Message
-from tests.sim.member import DOMAIN, DOUBLINGS_MAX, Liar, Member
+from tests.sim.colluders import SIDES, Sides
+from tests.sim.epochs import Epochs
+from tests.sim.member import AHEAD_MS, DOMAIN, DOUBLINGS_MAX, TRAPS, Liar, Member
 from tests.sim.notary import Notary
-from tests.sim.oracles import Oracles
+from tests.sim.oracles import Audit, Oracles
 
 # The bad time ends after so many blocks, or so late. The healed time has to bring HEIGHTS_AFTER more.
 HEIGHTS_BEFORE = 2
@@ -27,6 +29,10 @@ HEIGHTS_AFTER = 2
 ROUNDS_TO_PROGRESS = 4
 HEALED_DELAY_MS = 10
 STEPS_MAX = 60_000
+# Clocks of healed members are that near to the true time; any two of them do not differ by AHEAD_MS.
+HEALED_SKEW_MS = AHEAD_MS // 2 - 5
+# Above f liars the bad time lasts longer, since nothing comes after it.
+ABOVE_END_MS = 3000
 
 
 @dataclass
@@ -41,6 +47,7 @@ class Weather:
     partitions: int
     stubborn: float  # How often a fresh block displeases one member for a reason of its own (its clock).
     end_ms: int
+    skew_ms: int = 0  # How far from the true time a clock may be.
 
     @classmethod
     def draw(cls, rng: random.Random) -> Weather:
@@ -68,8 +75,11 @@ class World:
         seed: int,
         liars: dict[int, Liar] | None = None,
         twins: tuple[int, ...] = (),
+        sides: bool = False,
+        change: bool | None = None,
         replica: type[Replica] = Replica,
         member: type[Member] = Member,
+        audit: Audit = culprits,
         story: list[str] | None = None,
     ) -> None:
         self.rng = random.Random(seed * 1_000_003 + members)
@@ -78,19 +88,33 @@ class World:
         self.last: int | None = None
         self.story = story
         self.notary = Notary()
-        self.ids = tuple(MemberId(bytes([i + 1]) * 20) for i in range(members))
-        self.committee = Committee(0, self.ids)
+        ids = tuple(MemberId(bytes([i + 1]) * 20) for i in range(members + 1))
+        also = self._also = random.Random(f"{seed} {members} epochs")
+        self.epochs = Epochs.draw(also, ids, change=change)
+        self.ids = self.epochs.members
         self.weather = Weather.draw(self.rng)
+        self.weather.skew_ms = also.choice((0, HEALED_SKEW_MS, 60, 200))
         self.replica = replica
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
         self._sides: dict[MemberId, int] = {}
         liars = liars or {}
         bad = frozenset(self.ids[i] for i in (*liars, *twins))
-        self.oracles = Oracles(self.committee, self.notary.recover, DOMAIN, honest=frozenset(self.ids) - bad)
+        honest = frozenset(self.ids) - bad
+        self.oracles = Oracles(self.epochs, self.notary.recover, DOMAIN, honest=honest, audit=audit)
         # A twin is one more process with the same id: both get what is sent to it.
-        places = [*range(members), *twins]
+        places = [*range(len(self.ids)), *twins]
         self.members = [member(self, self.ids[i], liar=liars.get(i), name=k) for k, i in enumerate(places)]
+        self.colluders = Sides(also, bad, self.epochs) if sides else None
+        if self.colluders is not None:
+            # Each side needs all its members: liars who want to break something choose a quiet day.
+            self.weather.loss, self.weather.partitions = also.choice((0.0, 0.0, 0.05)), 0
+            self.weather.crashes = min(self.weather.crashes, 1)
+            self.weather.skew_ms = min(self.weather.skew_ms, HEALED_SKEW_MS)
+            assert len(places) == len(self.ids) + len(twins) * (SIDES - 1)
+            self.colluders.settle(self.members)
+        for each in self.members:
+            each.skew_ms = also.randint(-self.weather.skew_ms, self.weather.skew_ms)
         self.homes = {m: [member for member in self.members if member.id == m] for m in self.ids}
         self.honest = [member for member in self.members if member.id not in bad]
 
@@ -100,23 +124,34 @@ class World:
         heapq.heappush(self._heap, (self.now_ms + delay_ms, self._count, do, arguments))
 
     def run(self) -> None:
-        """The bad time, the healing, the time of progress."""
-        weather, rng = self.weather, self.rng
+        """The bad time, the healing, the time of progress; above f liars, the bad time and an audit."""
+        weather, rng, above = self.weather, self.rng, self.oracles.above
         for member in self.members:
             self.at(0, member.start)
             self.at(weather.base_ms, member.tick)
         for _ in range(weather.crashes):
-            self.at(rng.randrange(weather.end_ms), rng.choice(self.members).crash_soon, rng.randrange(12))
-        if weather.crashes and len(self.honest) == len(self.ids) > self.committee.quorum:
+            when_ms, who, actions = rng.randrange(weather.end_ms), rng.choice(self.members), rng.randrange(12)
+            self.at(when_ms, who.crash_soon, actions, self._also.choice((None, None, *TRAPS)))
+        first = self.epochs.at(0)
+        if weather.crashes and len(self.honest) == len(self.ids) and first.size > first.quorum:
             rng.choice(self.members).wipe = True  # Mute for a height: as bad as a liar, so not beside one.
         for _ in range(weather.partitions):
             self.at(rng.randrange(weather.end_ms), self.split)
-        self._run_until(weather.end_ms, HEIGHTS_BEFORE)
+        if self.colluders is not None:
+            self.colluders.drift(self)
+        self._run_until(ABOVE_END_MS if above else weather.end_ms, HEIGHTS_BEFORE + above)
+        if above:
+            self.oracles.audited(record for member in self.honest for record in member.records())
+            return
         self.heal()
         # There the chain ends: who is last is helped by R7 alone, since nobody speaks of later heights.
-        goal = self.last = max(len(member.store) for member in self.members) + HEIGHTS_AFTER
+        # Not at an epoch's end: a replica of the next one has to be begun before it answers.
+        goal = max(len(member.store) for member in self.members) + HEIGHTS_AFTER
+        self.last = goal = goal + (goal - 1 in self.epochs.last_heights)
         longest_ms = weather.base_ms * 2**DOUBLINGS_MAX
-        limit_ms = self.now_ms + longest_ms * (ROUNDS_TO_PROGRESS + self.committee.faulty_max) * HEIGHTS_AFTER
+        limit_ms = (
+            self.now_ms + longest_ms * (ROUNDS_TO_PROGRESS + self.epochs.at(0).faulty_max) * HEIGHTS_AFTER
+        )
         self._run_until(limit_ms, goal)
         late = [member.name for member in self.honest if len(member.store) < goal]
         if late:
@@ -134,6 +169,13 @@ class World:
                 self.oracles.report("bounds", f"{steps} steps in one phase")
                 return
 
+    def home_of(self, peer: MemberId, reader: Member) -> Member | None:
+        """The process of a peer whose blocks another may read."""
+        homes = self.homes[peer]
+        if self.colluders is not None:
+            homes = [home for home in homes if self.colluders.lets(home, reader)]
+        return homes[0] if homes else None
+
     def split(self) -> None:
         """Cut the members into two sides for a while."""
         if self.healed:
@@ -149,9 +191,10 @@ class World:
     def heal(self) -> None:
         """From now on: no loss, short delays, everybody is up."""
         self.tell("the network heals")
-        self.healed, self._sides = True, {}
+        self.healed, self._sides, self.colluders = True, {}, None
         for member in self.members:
-            member.fuse = None
+            member.fuse = member.trap = None
+            member.skew_ms = max(-HEALED_SKEW_MS, min(HEALED_SKEW_MS, member.skew_ms))
             if not member.alive:
                 member.start()
 
@@ -160,7 +203,9 @@ class World:
         for home in self.homes[to]:
             if home is sender:
                 continue
-            if self.healed:
+            if self.colluders is not None and not self.colluders.lets(sender, home):
+                delays: tuple[int, ...] = ()
+            elif self.healed:
                 delays = (self.rng.randrange(1, HEALED_DELAY_MS),)
             else:
                 delays = self._fate(sender.id, to)

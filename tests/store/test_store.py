@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import resource
 from pathlib import Path
 
@@ -77,6 +78,15 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path, built: Built) -> N
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
         Store(tmp_path / "file" / "node", built.genesis)
+
+
+def test_the_folders_are_durable_before_a_file_is_made_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(Path(f"/proc/self/fd/{handle}").resolve()))
+    Folder(tmp_path / "node").make()
+    assert synced == [tmp_path / "node", tmp_path]
 
 
 def test_keys_lie_where_only_the_owner_looks(tmp_path: Path) -> None:

@@ -70,15 +70,31 @@ def test_a_restart_reads_one_file_however_many_heights_are_kept(
     assert path.stat().st_size < 4_000 + 1_500
 
 
-def test_with_too_many_the_oldest_that_were_decided_in_round_0_go_first(tmp_path: Path) -> None:
+def test_with_too_many_the_oldest_that_were_decided_in_round_0_lose_their_proposals(tmp_path: Path) -> None:
     path = tmp_path / "g0.wal"
     written(path, range(40), late=(1, 2, 17))
+    wal = Wal(path, GROUP)
+    found = {height: len(events) for _, height, events in wal.kept()}
+    wal.close()
+    assert list(found) == list(range(40))
+    assert [found[height] for height in (1, 2, 17)] == [2, 2, 2], "they have a justification"
+    thin = [height for height in found if found[height] == 1]
+    assert {0, 3, 4, 5, 16} <= set(thin)
+    assert set(thin) | {1, 2, 17} == set(range(max(thin) + 1)), "the newest are whole"
+    assert sum(segment.path.stat().st_size for segment in segments(path)) <= 15_000
+
+
+def test_what_stays_of_a_height_of_round_0_are_its_votes(tmp_path: Path) -> None:
+    path = tmp_path / "g0.wal"
+    written(path, range(40))
+    wal = Wal(path, GROUP)
+    assert next(iter(wal.kept())) == (0, 0, [prepare(0)])
+    wal.close()
+    # When that is too much as well, the oldest go.
+    written(path, range(40, 200))
     found = kept(path)
-    assert found[:3] == [1, 2, 17]
-    assert found[3:] == list(range(found[3], 40)), "the newest are whole"
-    assert len(found) < 20
-    size = sum(segment.path.stat().st_size for segment in segments(path))
-    assert size <= 15_000
+    assert found == list(range(found[0], 200))
+    assert found[0] > 40
 
 
 def test_where_all_changed_rounds_the_oldest_go(tmp_path: Path) -> None:
@@ -179,7 +195,7 @@ def test_a_damaged_file_of_decided_heights_does_not_stop_the_node(tmp_path: Path
     first.write_bytes(data)
     assert set(kept(path)) < set(range(12))
     assert kept(path)[-1] == 11
-    written(path, range(12, 60))
+    written(path, range(12, 200))
     assert not first.exists()
 
 

@@ -1,0 +1,121 @@
+"""The cable of a live test: each node in a network namespace of its own, all on one bridge, which can be cut.
+
+    switch namespace:   bridge "whole" --- v0 v1 v2 ..    one veth pair a node; its other end is the
+                        bridge "apart" --- v3 ..          node's eth0, in the node's own namespace
+
+A node is cut off by moving its port to the other bridge: packets vanish, nobody is told, as in a real
+partition. A namespace lives as long as a descriptor of it, so nothing is left when the launcher ends.
+Needs root and iproute2; without them `Loopback` is the cable: one loopback interface, which cannot be cut.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterable, Sequence
+
+from testnet import plan
+
+_CLONE_NEWNET = 0x40000000
+# Nobody outside of the namespaces sees it.
+SUBNET = "10.213.0"
+
+
+class Loopback:
+    """All nodes on 127.0.0.1, one port each."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._ports = dict(zip(names, plan.free_ports(len(names)), strict=True))
+
+    def address(self, name: str) -> str:
+        """Where this node listens."""
+        return f"/ip4/{plan.HOST}/tcp/{self._ports[name]}"
+
+    def space(self, name: str) -> str | None:
+        """The namespace that this node enters: none."""
+        return None
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Switch:
+    """Nodes in namespaces of their own."""
+
+    # A namespace has all ports for itself.
+    PORT = 20_000
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._ports = {name: index for index, name in enumerate(names)}
+        self._handles: list[int] = []
+        self._switch = self._new_space()
+        _ip(
+            self._switch,
+            "link add name whole type bridge",
+            "link add name apart type bridge",
+            "link set whole up",
+            "link set apart up",
+        )
+        self._spaces: dict[str, str] = {}
+        for name, index in self._ports.items():
+            space = self._spaces[name] = self._new_space()
+            _ip(self._switch, f"link add v{index} type veth peer name eth0 netns {space}")
+            _ip(self._switch, f"link set v{index} master whole", f"link set v{index} up")
+            address = f"addr add {SUBNET}.{index + 1}/24 dev eth0"
+            _ip(space, "link set lo up", address, "link set eth0 up")
+
+    @staticmethod
+    def why_not() -> str | None:
+        """Why this machine cannot have namespaces, or None."""
+        if os.geteuid() != 0:
+            return "network namespaces need root"
+        missing = [command for command in ("ip", "nsenter") if shutil.which(command) is None]
+        return f"{' and '.join(missing)} of iproute2 and util-linux are not installed" if missing else None
+
+    def address(self, name: str) -> str:
+        """Where this node listens."""
+        return f"/ip4/{SUBNET}.{self._ports[name] + 1}/tcp/{self.PORT}"
+
+    def space(self, name: str) -> str | None:
+        """The namespace that this node enters."""
+        return self._spaces[name]
+
+    def cut_off(self, names: Iterable[str]) -> None:
+        """These nodes hear each other and nobody else."""
+        _ip(self._switch, *(f"link set v{self._ports[name]} master apart" for name in names))
+
+    def heal(self) -> None:
+        """Everybody hears everybody."""
+        _ip(self._switch, *(f"link set v{index} master whole" for index in self._ports.values()))
+
+    def close(self) -> None:
+        """Let go of the namespaces; they end when no process is in them."""
+        for handle in self._handles:
+            os.close(handle)
+        self._handles = []
+
+    def _new_space(self) -> str:
+        """A new namespace, by a path that any process of this user can open."""
+        made: list[int] = []
+
+        def make() -> None:  # In a thread of its own: the others stay where they are.
+            if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) == 0:
+                made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY))
+
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        if not made:
+            raise OSError("this kernel makes no network namespace")
+        self._handles += made
+        return f"/proc/{os.getpid()}/fd/{made[0]}"
+
+
+def _ip(space: str, *lines: str) -> None:
+    command = ["nsenter", f"--net={space}", "ip", "-batch", "-"]
+    done = subprocess.run(command, input="\n".join(lines) + "\n", text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise OSError(f"ip {' / '.join(lines)}: {done.stderr.strip()}")
