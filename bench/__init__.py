@@ -1,1 +1,1 @@
-"""Side-by-side benchmarks, one command each: `python -m bench round`, `consensus`, `lag`."""
+"""Side-by-side benchmarks, one command each: `python -m bench round`, `consensus`, `verify`, `lag`."""

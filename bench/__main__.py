@@ -1,4 +1,4 @@
-"""`python -m bench round | consensus | lag`: one measurement each, as words or as one JSON object."""
+"""`python -m bench round | consensus | verify | lag`: one measurement each, as words or one JSON object."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from bench import consensus, rounds
+from bench import consensus, rounds, verify
 from p2pfl.cli import failures
 
 
@@ -15,7 +15,7 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(title="measurements", metavar="WHAT", required=True)
-    for add in (rounds.add_parsers, consensus.add_parser):
+    for add in (rounds.add_parsers, consensus.add_parser, verify.add_parser):
         add(commands)
     for each in commands.choices.values():
         each.add_argument("--json", action="store_true", help="one JSON object, the last line of stdout")

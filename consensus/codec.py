@@ -8,7 +8,6 @@ votes are ABI-encoded where they are hashed (`signing`).
 from __future__ import annotations
 
 import dataclasses
-import io
 import types
 import typing
 from collections.abc import Callable
@@ -39,15 +38,13 @@ def decode(data: bytes, as_type: type[T] | Any, *, size_max: int) -> T:
     """The value of type `as_type` whose canonical form `data` is. Raises DecodeError."""
     if len(data) > size_max:
         raise DecodeError(f"{len(data)} bytes, the limit is {size_max}")
-    reader = io.BytesIO(data)
     try:
-        raw = cbor2.CBORDecoder(reader).decode()
+        raw = cbor2.loads(data)
     except Exception as error:  # cbor2 raises many kinds; all of them mean the bytes are bad.
         raise DecodeError(f"not CBOR: {error}") from error
-    if reader.tell() != len(data):
-        raise DecodeError("bytes after the end")
     value = _raise(as_type)(raw)
-    # Every plain value stands for one typed value, so the plain one tells whether the form is canonical.
+    # Every plain value stands for one typed value, so the plain one tells whether the form is canonical, and
+    # whether there were bytes after its end.
     if cbor2.dumps(raw, canonical=True) != data:
         raise DecodeError("not in canonical form")
     return typing.cast(T, value)

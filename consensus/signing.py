@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -70,26 +71,37 @@ def _type_hash(type_string: str) -> Digest:
 
 def words(struct: Any) -> bytes:
     """The ABI words of a struct whose fields are all static: 32 bytes a field."""
-    kinds = _layout(struct.TYPE)
-    values = [getattr(struct, field.name) for field in dataclasses.fields(struct)]
-    return b"".join(_word(kind, value) for kind, value in zip(kinds, values, strict=True))
+    return b"".join([word(getattr(struct, name)) for name, word in _words_of(struct.__class__)])
 
 
-def _word(kind: str, value: Any) -> bytes:
-    if kind.startswith("uint"):
-        bits = int(kind[4:])
-        if not 0 <= value < 1 << bits:
-            raise ValueError(f"{value} does not fit {kind}")
-        return value.to_bytes(32, "big")
-    if kind.startswith("int"):
-        bits = int(kind[3:])
-        if not -(1 << bits - 1) <= value < 1 << bits - 1:
-            raise ValueError(f"{value} does not fit {kind}")
-        return value.to_bytes(32, "big", signed=True)
+@cache  # A type is read once; what is left for each value is a few small functions.
+def _words_of(struct_type: Any) -> tuple[tuple[str, Callable[[Any], bytes]], ...]:
+    names = [field.name for field in dataclasses.fields(struct_type)]
+    return tuple((name, _word_of(kind)) for name, kind in zip(names, _layout(struct_type.TYPE), strict=True))
+
+
+def _word_of(kind: str) -> Callable[[Any], bytes]:
+    """What makes a word of a value of this kind; it raises ValueError for a value that does not fit."""
+    if "int" in kind:
+        signed = kind.startswith("int")
+        bits = int(kind.removeprefix("u")[3:]) - signed
+        low, high = (-(1 << bits) if signed else 0), 1 << bits
+
+        def number(value: int) -> bytes:
+            if not low <= value < high:
+                raise ValueError(f"{value} does not fit {kind}")
+            return value.to_bytes(32, "big", signed=signed)
+
+        return number
     size = {"bytes32": 32, "address": 20}[kind]
-    if len(value) != size:
-        raise ValueError(f"{len(value)} bytes do not fit {kind}")
-    return value.rjust(32, b"\0")
+    before = bytes(32 - size)
+
+    def plain(value: bytes) -> bytes:
+        if len(value) != size:
+            raise ValueError(f"{len(value)} bytes do not fit {kind}")
+        return before + value
+
+    return plain
 
 
 def struct_hash(struct: Any) -> Digest:
@@ -110,7 +122,12 @@ def block_id(header: Header) -> Digest:
 
 def address(public_key: PublicKey) -> MemberId:
     """The EVM address of a public key."""
-    return MemberId(keccak256(public_key.format(compressed=False)[1:])[12:])
+    return _address(public_key.format(compressed=False))
+
+
+@lru_cache(maxsize=1024)  # The same members sign all the time.
+def _address(public_key: bytes) -> MemberId:
+    return MemberId(keccak256(public_key[1:])[12:])
 
 
 def sign(key: PrivateKey, digest: Digest) -> bytes:

@@ -192,18 +192,24 @@ def test_creations_and_renames_are_durable_in_their_folder_too(
         place = Path(f"/proc/self/fd/{handle}").resolve()
         told.append("folder " + place.name if place.is_dir() else "file")
 
+    def renamed(old: Path, new: Path) -> None:
+        told.append("rename")
+        rename(old, new)
+
+    rename = os.rename
     monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", renamed)
     journal = Journal.create(tmp_path / "journal", b"identity")
-    assert told == ["file", f"folder {tmp_path.name}"]
+    assert told == ["file", "rename", f"folder {tmp_path.name}"]
     journal = journal.replace(b"identity", [])
-    assert told[2:] == ["file", f"folder {tmp_path.name}"]
+    assert told[3:] == ["file", "rename", f"folder {tmp_path.name}"]
     journal.close()
     told.clear()
     write_whole(tmp_path / "file", b"content")
-    assert told == ["file", f"folder {tmp_path.name}"]
+    assert told == ["file", "rename", f"folder {tmp_path.name}"]
     told.clear()
     blob_id = BlobStore(tmp_path / "blobs").put(b"parameters")
-    assert told == ["folder blobs", "file", f"folder {blob_id.hex()[:2]}"]
+    assert told == ["folder blobs", "file", "rename", f"folder {blob_id.hex()[:2]}"]
     told.clear()
     create_signing_key(tmp_path / "key")
     assert told == ["file", f"folder {tmp_path.name}"]

@@ -352,6 +352,20 @@ def broken_headers() -> list[dict[str, Any]]:
         row(name, shows, chain, at=2, fault=BLOCK, because=because)
         for name, (shows, chain, because) in cases.items()
     ]
+    abroad, there = Writer(), digest_of("another network")
+    for _ in range(3):
+        abroad.add(network_id=there)
+    shows = "Sound in itself, but of another genesis than the reader's."
+    rows.append(
+        row(
+            "another network from the start",
+            shows,
+            abroad,
+            at=0,
+            fault=BLOCK,
+            because="a block of another network",
+        )
+    )
     headless = Writer().many(3)
     del headless.blocks[0]
     rows.append(
