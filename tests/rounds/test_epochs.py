@@ -43,16 +43,16 @@ async def test_members_are_shuffled_when_an_epoch_ends_and_learn_on(tmp_path: Pa
 
 
 async def test_a_group_without_a_quorum_is_closed_and_its_living_members_go_on(tmp_path: Path) -> None:
-    epochs = {"blocks": 1000, "stall_ms": 9000}
+    epochs = {"blocks": 1000, "stall_ms": 20_000}
     async with small_network(tmp_path / "run", epochs=epochs, times=SHORT, rounds=30, **SHAPE) as network:
         await network.until(lambda: network.heights(["g0m0", "g1m0"], 1))
         await network.stop("g0m2")
         await network.stop("g0m3")
         living = [name for name in MEMBERS if name not in ("g0m2", "g0m3")]
-        await network.until(lambda: in_epoch(network, living, 1), timeout_s=90)
+        await network.until(lambda: in_epoch(network, living, 1), timeout_s=150)
         group = network.seen("epoch", by="g0m0", epoch=1)[0]
         assert group["group"] == "g1"
         assert set(group["members"]) == set(living)
         height = max(each["height"] for each in network.seen("decided", by="g1m0"))
-        await network.until(lambda: network.heights(living, height + 2), timeout_s=60)
+        await network.until(lambda: network.heights(living, height + 2), timeout_s=120)
     assert verify(tmp_path / "run").findings == []
