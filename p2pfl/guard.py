@@ -193,8 +193,12 @@ class Guard:
             late = began_ms > found.lost_at_ms + self._skew_ms
             if not found.lost_at_ms or found.signs_from is not None or not late:
                 return
-            self._rewrite(dataclasses.replace(found, signs_from=epoch), self._memory)
+            self._identity = dataclasses.replace(found, signs_from=epoch)
             log.info("the guard that was lost before signs again", epoch=epoch)
+            try:
+                self._rewrite(self._identity, self._memory)
+            except UserError as error:  # A restart is told of the epoch again.
+                log.warning("the guard could not write down that it signs again", error=str(error))
 
     def silence(self, epoch: int) -> str | None:
         """Why nothing of this epoch is signed; None when it may be."""

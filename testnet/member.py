@@ -99,6 +99,7 @@ def live(spec: dict[str, Any], events: socket.socket, put_on: Callable[[node.Par
             rpc=spec["rpc"],
             account_key=bytes.fromhex(spec["account_key"]) if spec["account_key"] else None,
             new_keys=spec["new_keys"],
+            guard_lost=spec.get("guard_lost", False),
         )
         parts = node.assemble(settings, pipe.observe)
         # Now, while there is one thread: a fork of this process has torch already, a new process has not.

@@ -21,11 +21,11 @@ from consensus import types as ct
 from consensus.evidence import contradiction
 from consensus.signing import BadSignature, Domain, block_id, recover, separator, signing_digest
 from consensus.types import MemberId
-from p2pfl.durable import RECORD_BYTES_MAX, scan
+from p2pfl.durable import scan
 from p2pfl.errors import UserError
 from p2pfl.genesis import Genesis
 from p2pfl.keys import GuardRecord
-from p2pfl.store import BlockFile, Folder
+from p2pfl.store import BlockFile, Folder, wal_file
 
 VOTES: dict[str, type[Any]] = {
     "Propose": ct.Propose,
@@ -33,8 +33,6 @@ VOTES: dict[str, type[Any]] = {
     "Commit": ct.Commit,
     "RoundChange": ct.RoundChange,
 }
-_EVENT = b"\x01"  # The first byte of a WAL's entries; its other records are marks.
-
 # Who, in which group: and what was signed there, by height.
 Said = dict[tuple[str, MemberId], dict[int, set[Any]]]
 
@@ -102,17 +100,11 @@ def guarded(path: Path) -> list[GuardRecord]:
 
 
 def _received(path: Path) -> Iterator[Any]:
-    """The signed votes in a WAL, those inside justifications too."""
-    events: list[Any] = []
-
-    def take(_: int, payload: bytes) -> None:
-        if payload[:1] == _EVENT:
-            events.append(codec.decode(payload[1:], ct.Event, size_max=RECORD_BYTES_MAX))
-
-    if path.exists():
-        scan(path, take)
-    for event in events:
-        yield from _signed_votes(event)
+    """The signed votes in a WAL and the files of decided heights beside it, those in justifications too."""
+    for each in (*(segment.path for segment in wal_file.segments(path)), path):
+        if each.exists():
+            for entry in wal_file.read(each).entries:
+                yield from _signed_votes(entry.event)
 
 
 def _signed_votes(value: Any) -> Iterator[Any]:

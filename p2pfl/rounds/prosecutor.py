@@ -7,6 +7,7 @@ nodes hold the same proof: each waits its turn, looks whether it is done, and on
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -14,12 +15,14 @@ import trio
 from consensus.evidence import OffenceKind, offence
 from consensus.signing import signing_digest
 from consensus.types import Digest, MemberId, SignedVote
+from p2pfl.durable import DiskFull
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL
 from p2pfl.records import CouncilBody, VerdictCertificate, decode_body
 from p2pfl.rounds.collect import DoubleSigned
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.follow import Chain
+from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.store import Notes
 from p2pfl.telemetry import logger
 
@@ -49,6 +52,7 @@ class Prosecutor:
         self._connected: StakingWorker | None = None
         self._connecting = trio.Lock()
         self._send, self._receive = trio.open_memory_channel[Callable[[], Awaitable[None]]](QUEUE_MAX)
+        self._late_send, self._late = trio.open_memory_channel[tuple[str, Any]](QUEUE_MAX)
         self._accused: set[tuple[MemberId, int]] = set()
         self._verdicts: set[Digest] = set()
 
@@ -61,6 +65,7 @@ class Prosecutor:
             self.certified(decode_body(decided.block.body, CouncilBody))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._check_chain)
+            nursery.start_soon(self._keep_late)
             async for work in self._receive:
                 nursery.start_soon(self._patiently, work)
 
@@ -96,7 +101,7 @@ class Prosecutor:
             key = signing_digest(self.context.domain, certificate.verdict)
             if key not in self._verdicts:
                 self._verdicts.add(key)
-                self._notes.add("certificates", certificate, durable=True)
+                self._keep("certificates", certificate)
                 self._queue(lambda certificate=certificate: self._verdict(certificate))
 
     def epoch_ended(self, chain: Chain, epoch: int) -> None:
@@ -123,11 +128,28 @@ class Prosecutor:
             "second": second,
             "second_signature": second_signature,
         }
-        self._notes.add("evidence", note, durable=True)
+        self._keep("evidence", note)
         fields = {"accused": context.name_of(culprit), "offence": int(kind), "height": height}
         context.observe("evidence", fields)
         group_id = context.group_id  # By the time of the transaction this node may sit elsewhere.
         self._queue(lambda: self._equivocation(group_id, culprit, int(kind), proof))
+
+    def _keep(self, name: str, proof: Any) -> None:
+        """Durable on return; a proof that finds the disk full waits in memory until there is room."""
+        try:
+            self._notes.add(name, proof, durable=True)
+        except DiskFull as full:
+            log.error("a proof waits for room on the disk", name=name, because=full.because, fix=full.fix)
+            try:
+                self._late_send.send_nowait((name, proof))
+            except trio.WouldBlock:
+                log.error(
+                    "too many proofs wait for room on the disk; this one is in the log only", proof=proof
+                )
+
+    async def _keep_late(self) -> None:
+        async for name, proof in self._late:
+            await when_there_is_room(partial(self._notes.add, name, proof, durable=True))
 
     # -- on the chain -------------------------------------------------------------------
 

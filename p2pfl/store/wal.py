@@ -35,9 +35,9 @@ log = telemetry.logger("wal")
 
 # A restart reads the open file whole, some ten milliseconds; setting it aside costs two fsyncs, a mark none.
 SEGMENT_BYTES = 4 * 1024 * 1024
-# What one group's decided heights may take beside that: 15,000 of four members with a small model (4.3 KB
-# each). Beyond it, of the oldest heights that were decided in round 0 only the votes stay (a proposal of round
-# 0 has no justification, and its block is in the chain), then the oldest go altogether.
+# What one chain's decided heights may take beside that: 15,000 of four members with a small model.
+# Beyond it, of the oldest heights that were decided in round 0 only the votes stay (a proposal of round 0 has
+# no justification, and its block is in the chain), then the oldest go altogether.
 KEPT_BYTES_MAX = 64 * 1024 * 1024
 _FIX = (
     "move the file away and start again: with its guard the node signs nothing until the height that the "

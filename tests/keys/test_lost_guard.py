@@ -86,6 +86,25 @@ def test_a_later_epoch_does_not_move_the_first_one_that_is_signed_in(path: Path)
     guard.close()
 
 
+def test_a_full_disk_delays_no_epoch(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not written down is told again after a restart."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    guard = lost(path)
+    with monkeypatch.context() as broken:
+        broken.setattr("os.write", full)
+        guard.begin_epoch(5, LOST_MS + SKEW_MS + 1)
+    assert guard.sign(DOMAIN, Prepare(5, 91, 0, A))
+    guard = again(guard, path)
+    with pytest.raises(Refused):
+        guard.sign(DOMAIN, Prepare(5, 91, 0, A))
+    guard.begin_epoch(5, LOST_MS + SKEW_MS + 1)
+    assert guard.sign(DOMAIN, Prepare(5, 91, 0, A))
+    guard.close()
+
+
 def test_a_guard_that_was_never_lost_signs_in_every_epoch_and_needs_no_word_of_it(path: Path) -> None:
     guard = Guard(path, KEY, new_key=True)
     size = path.stat().st_size

@@ -36,10 +36,9 @@ DISK_WORDS = "the disk is full"
 # Cables.
 
 
-@fault("the larger side goes on, the others catch up", needs=Switch.why_not)
+@fault("the larger side goes on, the others catch up")
 async def cut_off(network: Network, chance: Random, form: Form) -> None:
     """f members, the current Ci among them, are cut off for 30 s (short: 5 s), then the network is whole."""
-    assert isinstance(network.cable, Switch)
     await a_moment(network, chance)
     apart = victims(network, chance, network.faulty_max, leader=True)
     network.cable.cut_off(apart)
@@ -49,10 +48,9 @@ async def cut_off(network: Network, chance: Random, form: Form) -> None:
     network.cable.heal()
 
 
-@fault("nothing is decided meanwhile, and the chain goes on afterwards", needs=Switch.why_not)
+@fault("nothing is decided meanwhile, and the chain goes on afterwards")
 async def cut_in_two(network: Network, chance: Random, form: Form) -> None:
     """Neither side has a quorum for 30 s (short: 5 s), then the network is whole."""
-    assert isinstance(network.cable, Switch)
     await a_moment(network, chance)
     network.cable.cut_off(victims(network, chance, network.members // 2, leader=False))
     await trio.sleep(WORKED_OFF_S * network.members / 4)

@@ -5,12 +5,15 @@
     sent       what left each node, whatever it forgot later: no pair is an offence, and each signature that
                left was in the signer's guard first
     files      guards, WALs and certificates, of folders that were wiped too: no pair is an offence
+    logs       each WAL is what an honest node writes (p2pfl wal verify)
 
 Knows no process and no fault.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -18,7 +21,8 @@ from pathlib import Path
 
 from consensus.signing import block_id, separator
 from p2pfl.audit.verify import verify
-from p2pfl.errors import UserError
+from p2pfl.cli import main as p2pfl
+from p2pfl.errors import EXIT_OK, UserError
 from p2pfl.genesis import COUNCIL, Genesis, load
 from p2pfl.store import BlockFile, Folder, node_folders
 from testnet import signatures
@@ -63,7 +67,13 @@ def left_in(directory: Path) -> Left:
 
 def judge(left: Left) -> list[str]:
     """A sentence for whatever does not hold."""
-    return [*audited(left), *identical(left), *without_offence(left), *guarded_first(left)]
+    return [
+        *audited(left),
+        *identical(left),
+        *without_offence(left),
+        *guarded_first(left),
+        *logs_sound(left),
+    ]
 
 
 def audited(left: Left) -> list[str]:
@@ -123,4 +133,18 @@ def guarded_first(left: Left) -> list[str]:
             place = separator(left.genesis.domain(one.group))
             if own and one.digest not in kept and one.height >= oldest.get(place, 0):
                 found.append(f"{name} sent a {one.kind} of height {one.height} that its guard does not hold")
+    return found
+
+
+def logs_sound(left: Left) -> list[str]:
+    """`p2pfl wal verify` finds nothing wrong with any log, of wiped folders too."""
+    found: list[str] = []
+    for name, folder in (*left.folders.items(), *left.copies):
+        if not any((folder.path / "wal").glob("*.wal")):
+            continue  # Wiped, and killed again before it had written anything.
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            code = p2pfl(["wal", "verify", str(folder.path), "--json"])
+        if code != EXIT_OK:
+            found.append(f"p2pfl wal verify of {name}, exit code {code}: {said.getvalue().strip()}")
     return found

@@ -11,10 +11,12 @@ import os
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from p2pfl.cli import failures
+from p2pfl.parts import Parts
 from testnet import member
 from tests.live import sent
 
@@ -31,7 +33,13 @@ def main(spec: dict[str, Any], events: socket.socket) -> int:
 
 
 def _live(spec: dict[str, Any], events: socket.socket) -> int:
-    return member.live(spec, events, lambda parts: sent.put_on(parts, Path(spec["sent"]), spec["life"]))
+    def put_on(parts: Parts) -> None:
+        sent.put_on(parts, Path(spec["sent"]), spec["life"])
+        for called, address in spec["calls"].items():  # Through relays: see `proxies`.
+            peer = parts.network._peers[bytes.fromhex(called)]
+            peer.address = replace(peer.address, address=address)
+
+    return member.live(spec, events, put_on)
 
 
 def _enter(space: Path) -> None:

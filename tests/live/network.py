@@ -26,7 +26,8 @@ from testnet import plan
 from testnet.launch import IMPORTS
 from testnet.scenarios import Limits, Scenario, Shape
 from testnet.zygote import GRACE_S, Child, Zygote, open_zygote
-from tests.live.switch import Loopback, Switch
+from tests.live.proxies import Proxies
+from tests.live.switch import Switch
 
 GROUP = "g0"
 SEAT = "seat0"
@@ -75,12 +76,13 @@ class Network:
     directory: Path
     members: int
     plan: plan.Plan
-    cable: Loopback | Switch
+    cable: Proxies | Switch
     zygote: Zygote
     nursery: trio.Nursery
     nodes: dict[str, Node]
     decided: dict[tuple[str, int], set[str]] = field(default_factory=dict)
     rounds_changed: int = 0
+    silent: set[str] = field(default_factory=set)  # Whose guard was lost in this epoch.
     turn: tuple[int, int] = (0, 0)  # The newest (height, round) that somebody told of.
     steps: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # Heights, by step.
     height_s: float = 1.0  # How long the last height took.
@@ -143,6 +145,10 @@ class Network:
             "sent": str(self.directory / "sent" / f"{name}.jsonl"),
             "clock": str(self.clock_file(name)),
             "space": self.cable.space(name),
+            "calls": {
+                self.nodes[called].seat.entry.member_id.hex(): address
+                for called, address in self.cable.calls(name).items()
+            },
             "life": node.life,
             "explorer": None,
             "rpc": None,
@@ -318,18 +324,21 @@ class Network:
 
 
 @asynccontextmanager
-async def open_network(directory: Path, members: int, seed: int) -> AsyncIterator[Network]:
-    """The network with everybody up; in the end nobody is left."""
+async def open_network(
+    directory: Path, members: int, seed: int, *, namespaces: bool
+) -> AsyncIterator[Network]:
+    """The network with everybody up; in the end nobody is left. namespaces: or relays on loopback."""
     scenario = scenario_for(members, seed)
     for each in ("nodes", "logs", "sent", "clocks"):
         (directory / each).mkdir(parents=True, exist_ok=True)
     names = [*scenario.member_names, *scenario.seat_names]
-    cable = Loopback(names) if Switch.why_not() else Switch(names)
+    cable = Switch(names) if namespaces else Proxies(names)
     try:
         async with open_zygote((*IMPORTS, "tests.live.member"), directory / "zygote.txt") as zygote:
             made = await trio.to_thread.run_sync(partial(_plan, scenario, directory, cable))
             nodes = {seat.name: Node(seat) for seat in made.ground.seats}
             async with trio.open_nursery() as nursery:
+                await cable.open(nursery)
                 network = Network(directory, members, made, cable, zygote, nursery, nodes)
                 await network.start(*nodes)
                 yield network
@@ -367,7 +376,7 @@ def times_for(members: int) -> dict[str, int]:
     return {name: value * members // 4 for name, value in TIMES_MS.items()}
 
 
-def _plan(scenario: Scenario, directory: Path, cable: Loopback | Switch) -> plan.Plan:
+def _plan(scenario: Scenario, directory: Path, cable: Proxies | Switch) -> plan.Plan:
     ground = plan.break_ground(scenario, directory)
     seats = tuple(
         dataclasses.replace(seat, entry=dataclasses.replace(seat.entry, address=cable.address(seat.name)))

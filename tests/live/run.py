@@ -35,6 +35,7 @@ class Result:
 
     members: int
     seed: int
+    cable: str
     directory: str
     findings: list[str] = field(default_factory=list)
     faults: list[Done] = field(default_factory=list)
@@ -54,9 +55,11 @@ class Result:
         return {"held": self.held, **asdict(self)}
 
 
-async def run(faults: list[Fault], *, members: int, seed: int, form: Form, directory: Path) -> Result:
+async def run(
+    faults: list[Fault], *, members: int, seed: int, form: Form, directory: Path, namespaces: bool
+) -> Result:
     """All these faults. A finding ends its network; the next fault gets a new one."""
-    result = Result(members, seed, str(directory))
+    result = Result(members, seed, "namespaces" if namespaces else "relays", str(directory))
     begun_s = time.monotonic()
     left = []
     for each in faults:
@@ -76,7 +79,9 @@ async def run(faults: list[Fault], *, members: int, seed: int, form: Form, direc
 async def _one_network(left: list[Fault], result: Result, form: Form, place: Path) -> list[Fault]:
     """Faults until one finds something; returns those that are left."""
     tried: list[str] = []
-    async with open_network(place, result.members, result.seed) as network:
+    async with open_network(
+        place, result.members, result.seed, namespaces=result.cable == "namespaces"
+    ) as network:
         await _say(f"{result.members} members are up in {place}")
         sound = True
         try:

@@ -5,7 +5,7 @@
 
 A node is cut off by moving its port to the other bridge: packets vanish, nobody is told, as in a real
 partition. A namespace lives as long as a descriptor of it, so nothing is left when the launcher ends.
-Needs root and iproute2; without them `Loopback` is the cable: one loopback interface, which cannot be cut.
+Needs root and iproute2; without them the cable is that of `proxies`.
 """
 
 from __future__ import annotations
@@ -17,29 +17,11 @@ import subprocess
 import threading
 from collections.abc import Iterable, Sequence
 
-from testnet import plan
+import trio
 
 _CLONE_NEWNET = 0x40000000
 # Nobody outside of the namespaces sees it.
 SUBNET = "10.213.0"
-
-
-class Loopback:
-    """All nodes on 127.0.0.1, one port each."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._ports = dict(zip(names, plan.free_ports(len(names)), strict=True))
-
-    def address(self, name: str) -> str:
-        """Where this node listens."""
-        return f"/ip4/{plan.HOST}/tcp/{self._ports[name]}"
-
-    def space(self, name: str) -> str | None:
-        """The namespace that this node enters: none."""
-        return None
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 class Switch:
@@ -78,6 +60,13 @@ class Switch:
     def address(self, name: str) -> str:
         """Where this node listens."""
         return f"/ip4/{SUBNET}.{self._ports[name] + 1}/tcp/{self.PORT}"
+
+    async def open(self, nursery: trio.Nursery) -> None:
+        """All is there."""
+
+    def calls(self, name: str) -> dict[str, str]:
+        """Where this node calls the others, if not where they listen."""
+        return {}
 
     def space(self, name: str) -> str | None:
         """The namespace that this node enters."""

@@ -62,10 +62,13 @@ def fault(holds: str, *, needs: Callable[[], str | None] = lambda: None) -> Call
 
 
 async def after(network: Network) -> None:
-    """After every fault: each member decides and votes again, at heights that began after the fault."""
+    """After every fault: each member decides and votes again, at heights that began after the fault.
+
+    Whom its lost guard keeps silent until the next epoch decides only.
+    """
     above = network.height + 1
     await network.progress(2)
-    await network.everybody_votes(above)
+    await network.everybody_votes(above, of=rest(network, sorted(network.silent)))
 
 
 # The steps of a round at which a fault is most likely to find something half done.

@@ -7,11 +7,13 @@ import dataclasses
 import errno
 import io
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +25,9 @@ from p2pfl import telemetry
 from p2pfl.errors import UserError
 from p2pfl.guard_file import struct_of
 from p2pfl.rounds import patience
+from p2pfl.rounds.collect import DoubleSigned
+from p2pfl.rounds.prosecutor import Prosecutor
+from p2pfl.store import Notes
 from testnet import plan
 from tests.rounds.alone import Alone, network_of_one
 
@@ -91,15 +96,17 @@ class Disk:
 
 
 class Told(io.StringIO):
-    """What the log says. full: it has said that the disk is."""
+    """What the log says. full: it has said that the disk is; room: that there is some again."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.full = trio.Event()
+        self.full, self.room = trio.Event(), trio.Event()
 
     def write(self, text: str) -> int:
         if "the disk is full" in text:
             self.full.set()
+        if "there is room" in text and "again" in text:
+            self.room.set()
         return super().write(text)
 
 
@@ -189,6 +196,36 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a file system needs root")
     yield place
     subprocess.run(["umount", str(place)], check=True)
+
+
+async def test_a_proof_that_finds_no_room_is_kept_when_there_is_some(tmp_path: Path, told: Told) -> None:
+    """Beside it stands a note for pages, which is left out."""
+    a, b = (ct.Prepare(0, 3, 0, ct.Digest(bytes([each]) * 32)) for each in (1, 2))
+    double = DoubleSigned(ct.MemberId(b"x" * 20), "ParamTx", a, b"1" * 65, b, b"2" * 65)
+    nothing = SimpleNamespace(chain=SimpleNamespace(blocks=[]))
+    context = SimpleNamespace(
+        group_id=bytes(32), name_of=lambda member: "x", observe=lambda kind, fields: None, council=nothing
+    )
+    notes = Notes(tmp_path)
+    prosecutor = Prosecutor(context, notes, None)  # type: ignore[arg-type]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(prosecutor.run)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+        try:
+            prosecutor.double_signed(double)
+            notes.add("faults", {"reason": "x" * 100})
+            await trio.sleep(0.05)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert notes.read("evidence") == []
+        with trio.fail_after(5):
+            await told.room.wait()
+        nursery.cancel_scope.cancel()
+    assert [note["culprit"] for note in notes.read("evidence")] == ["0x" + (b"x" * 20).hex()]
+    assert notes.read("faults") == []
+    assert "a proof waits for room on the disk" in told.getvalue()
+    assert "a note was not kept" in told.getvalue()
 
 
 def fill(path: Path) -> None:
