@@ -28,6 +28,7 @@ from p2pfl.keys import Guard, load_peer_key, load_signing_key
 from p2pfl.net import wire
 from p2pfl.net.host import Network
 from p2pfl.net.interface import BlobSource, PeerAddress
+from p2pfl.roster import Roster
 from p2pfl.rounds.driver import Driver
 from p2pfl.rounds.follow import Chain
 from p2pfl.store import Store
@@ -63,7 +64,7 @@ class Idle:
 
     def started(self) -> ct.Started:
         """After the tip."""
-        return self.chain.started()
+        return self.chain.started(0)
 
     async def build(self, effect: ct.Build) -> ct.Block:
         """A block that follows the tip; not by who is to die."""
@@ -159,7 +160,7 @@ async def _run(spec: dict[str, Any], events: socket.socket) -> None:
         listen=entries[key.member_id].address,
         peers=peers,
     )
-    chain = Chain(genesis, GROUP, store.chain(GROUP))
+    chain = Chain(genesis, GROUP, store.chain(GROUP), lambda: Roster.of(genesis))
     exchange = Exchange(network, key.member_id, committee, Path(spec["dir"]))
     idle = Idle(chain, key.member_id, genesis, exchange, spec)
     driver = Driver(

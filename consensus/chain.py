@@ -59,15 +59,19 @@ def objection(
     log_root: Digest,
     committee: Committee,
     group_id: Digest,
+    closed: bool = False,
 ) -> str | None:
-    """Why this header cannot follow its parent (None: it is the first) under this committee, if so."""
+    """Why this header cannot follow its parent (None: it is the first) under this committee, if so.
+
+    closed: the parent's epoch was ended there from outside, so the committee that the parent names is void.
+    """
     if header.version != HEADER_VERSION:
         return f"header version {header.version}"
     if header.group_id != group_id:
         return "a block of another group"
     if header.epoch != committee.epoch:
         return f"epoch {header.epoch}, the committee is of {committee.epoch}"
-    if parent is not None and parent.next_committee_root != committee.root():
+    if parent is not None and not closed and parent.next_committee_root != committee.root():
         return "the parent names another committee"
     if header.height != (FIRST_HEIGHT if parent is None else parent.height + 1):
         return f"height {header.height} does not come next"
@@ -98,15 +102,23 @@ class History:
         self.log = Log()
 
     def append(
-        self, header: Header, certificate: Certificate, *, committee: Committee | None = None
+        self,
+        header: Header,
+        certificate: Certificate,
+        *,
+        committee: Committee | None = None,
+        closed: bool = False,
     ) -> tuple[MemberId, ...]:
         """Check the next block and take it; returns who signed. `committee`: that of a new epoch.
 
+        closed: the epochs between were closed by a record of the council, which the caller has checked.
         Raises BadBlock or BadCertificate, and is then as before.
         """
         committee = committee or self.committee
-        if committee != self.committee and (self.tip is None or committee.epoch != self.committee.epoch + 1):
-            raise BadBlock("a committee changes at the end of its epoch only")
+        if committee != self.committee:
+            next_epoch = self.tip is not None and committee.epoch == self.committee.epoch + 1
+            if not next_epoch and not (closed and committee.epoch > self.committee.epoch):
+                raise BadBlock("a committee changes at the end of its epoch only")
         if header.network_id != self._network_id:
             raise BadBlock("a block of another network")
         reason = objection(
@@ -116,6 +128,7 @@ class History:
             log_root=self.log.root(),
             committee=committee,
             group_id=self._group_id,
+            closed=closed and committee != self.committee,
         )
         if reason is not None:
             raise BadBlock(reason)

@@ -165,6 +165,7 @@ class Height:
             log_root=self._started.log_root,
             committee=self._committee,
             group_id=self._group_id,
+            closed=self._started.closed,
         )
 
     def proposal_objection(self, proposal: t.Proposal) -> str | None:

@@ -247,11 +247,12 @@ Message: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Begin the height after `parent` (None: the chain's first), or take it up after a restart."""
+    """Begin the height after `parent` (None: the chain's first). closed: see `chain.objection`."""
 
     parent: Header | None
     parent_id: Digest
     log_root: Digest
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

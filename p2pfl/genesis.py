@@ -35,10 +35,14 @@ class MemberEntry:
 
 @dataclass(frozen=True)
 class GroupEntry:
-    """A group (or the council) and its committee of epoch 0, in the order of their turns."""
+    """A group (or the council) and its committee of epoch 0, in the order of their turns.
+
+    location: members are shuffled among the groups of one location only.
+    """
 
     name: str
     members: tuple[MemberEntry, ...]
+    location: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,18 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class Epochs:
+    """When committees change. blocks: council blocks of an epoch (0: the first one never ends).
+
+    stall_ms: a group of which the council counted nothing for so long is closed, and its living members are
+    given other seats at once. It is far above what a round may take, round changes included.
+    """
+
+    blocks: int = 0
+    stall_ms: int = 600_000
+
+
+@dataclass(frozen=True)
 class ChainEntry:
     """The EVM chain and contracts; chain_id 0 and zero addresses: a network without stake."""
 
@@ -142,6 +158,7 @@ class Genesis:
     initial_base_id: Digest
     initial_exponents: tuple[int, ...]
     start_time_ms: int
+    epochs: Epochs = Epochs()
 
     def __post_init__(self) -> None:
         names = [group.name for group in self.groups]
@@ -174,16 +191,16 @@ class Genesis:
                 return group
         raise KeyError(name)
 
-    def committee(self, name: str, epoch: int = 0) -> Committee:
-        """The committee of a group in epoch 0."""
-        return Committee(epoch, tuple(entry.member_id for entry in self.entry(name).members))
+    def committee(self, name: str) -> Committee:
+        """The committee of a group in epoch 0; of later epochs the roster knows."""
+        return Committee(0, tuple(entry.member_id for entry in self.entry(name).members))
 
     def domain(self, name: str) -> Domain:
         """Where the signatures of this group count."""
         return Domain(self.chain.chain_id, self.chain.slashing, self.group_id(name))
 
     def group_of(self, member: MemberId) -> str:
-        """The name of the group (or "council") in which this member sits. KeyError for a stranger."""
+        """The group (or "council") in which this member sits in epoch 0. KeyError for a stranger."""
         for group in (*self.groups, self.council):
             if any(entry.member_id == member for entry in group.members):
                 return group.name

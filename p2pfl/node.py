@@ -1,44 +1,48 @@
 """One node: its rooms wired and working in one nursery, until it is cancelled.
 
+    parts (opened once) -> node: network, chains, followers, the way to the EVM chain
+                           epoch after epoch: a Term, the work in the group where the node sits then
+
 `assemble` opens the parts (`parts`); `run` lets them work, and closes them in the end.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import trio
 
-from consensus.replica import Replica
-from consensus.types import DecidedBlock, DecidedMessage, Fault, MemberId
+from consensus.types import DecidedBlock, DecidedMessage, Digest, Fault, MemberId
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.genesis import COUNCIL
+from p2pfl.keys import Refused
+from p2pfl.membership import Leave, SignedLeave
+from p2pfl.net import wire
+from p2pfl.net.interface import PeerAddress
 from p2pfl.params import blob_id
 from p2pfl.parts import NodeSettings, Parts, assemble, initial_base
+from p2pfl.records import CouncilBody
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.council import CouncilApp
 from p2pfl.rounds.council_view import CouncilView
-from p2pfl.rounds.court import Court
-from p2pfl.rounds.defence import Defence
 from p2pfl.rounds.desk import holders_of
-from p2pfl.rounds.driver import Application, Driver
 from p2pfl.rounds.follow import Chain, Follower
-from p2pfl.rounds.group import GroupApp
-from p2pfl.rounds.pace import Pace, council_parts, group_parts
+from p2pfl.rounds.gauges import report_wire, watch_lag
 from p2pfl.rounds.prosecutor import Prosecutor
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.shelf import Shelf
 from p2pfl.telemetry import counters, logger
+from p2pfl.term import Term
 
 log = logger("node")
 
-# How often a watcher is told of bytes sent and of the event loop's lag.
-REPORT_S = 2.0
-LAG_PROBE_S = 0.01
 # What a follower waits for consensus to decide a block that it handed over.
 HANDED_OVER_S = 5.0
+# How often the operator's wish to leave is looked for, and repeated until the council's chain has it.
+NOTICE_S = 5.0
+# In a node's folder: its operator wants out.
+LEAVE = "leave"
 
 
 async def run(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -57,19 +61,191 @@ class Node:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         genesis = parts.genesis
-        self.council_chain = Chain(genesis, COUNCIL, parts.store.chain(COUNCIL))
-        self.own_chain = (
-            self.council_chain
-            if parts.group == COUNCIL
-            else Chain(genesis, parts.group, parts.store.chain(parts.group))
+        self.council = CouncilView(genesis, parts.store.chain(COUNCIL))
+        self.council.on_block = self._after_council
+        self._chains = {self.council.chain.group_id: self.council.chain}
+        self._grown = Pulse()  # A chain has a new block, or an epoch of it was closed.
+        self._term: Term | None = None
+        self._term_seat: tuple[str, int] | None = None
+        self.context = self._first_context()
+        self.desk = parts.desk
+        self.desk.context = self.context
+        self.desk.chains = self._chains
+        self.prosecutor = Prosecutor(self.context, parts.store.notes, parts.chain)
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See `run` above."""
+        parts = self.parts
+        await self._keep_initial_base()
+        await parts.trainer.worker.warm()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._meet()
+            self._follow(COUNCIL)
+            parts.network.on_connect.append(self._connected)
+            parts.network.on_announce.append(self.desk.announced)
+            await self._cut_what_is_void()
+            await self._begin_term()
+            await nursery.start(parts.network.run)
+            explorer = await self._open_explorer(nursery)
+            self._tell_started(explorer)
+            nursery.start_soon(self.prosecutor.run)
+            nursery.start_soon(watch_lag, parts.observe)
+            nursery.start_soon(report_wire, parts.network, parts.observe)
+            nursery.start_soon(self._give_notice)
+            task_status.started()
+            while True:
+                await self._until_term_ends()
+                await self._begin_term()
+
+    # -- epochs ----------------------------------------------------------------
+
+    def _seat(self) -> tuple[str, int] | None:
+        """The group and the epoch that this node works in next: the earliest that is not over."""
+        roster = self.council.tip.roster
+        for epoch in range(roster.epoch + 1):
+            name = roster.group_of(self.parts.me, epoch)
+            if name is not None and not self._is_over(name, epoch):
+                return name, epoch
+        return None
+
+    def _is_over(self, name: str, epoch: int) -> bool:
+        roster = self.council.tip.roster
+        tip = self.chain(name).tip
+        if (name, epoch) in roster.closings or (tip is not None and tip.epoch > epoch):
+            return True
+        return tip is not None and tip.epoch == epoch and not self.chain(name).opens(epoch)
+
+    async def _begin_term(self) -> None:
+        """Start the work of the epoch in which this node has a seat now, if its group has got there."""
+        seat = self._seat()
+        self._term_seat = seat
+        self._call_neighbours()
+        if seat is None:
+            now = self.council.tip.roster.epoch
+            log.info("no seat in this epoch: following the council's chain", epoch=now)
+            return
+        name, epoch = seat
+        self._follow(name)
+        if name == COUNCIL:
+            for entry in self.parts.genesis.groups:
+                self._follow(entry.name)
+        self.parts.store.wal(name).forget_before(epoch)
+        if not self.chain(name).opens(epoch):
+            log.info("waiting for the epoch of the own group to begin", group=name, epoch=epoch)
+            return
+        self.parts.guard.begin_epoch(epoch, self.council.tip.roster.seatings[epoch].began_ms)
+        self.context = self.prosecutor.context = self._context_of(name, epoch)
+        self._term = Term(
+            self.parts,
+            self.context,
+            self.chain_of,
+            on_fault=self._fault,
+            on_behind=self._behind,
+            on_decided=self._on_decided,
+            certified=self.prosecutor.certified,
         )
-        self.context = Context(
-            genesis=genesis,
-            name=parts.group,
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+        await self._nursery.start(self._live, self._term)
+        names = [self.context.name_of(member) for member in self.context.committee.members]
+        self.parts.observe("epoch", {"group": name, "epoch": epoch, "members": names})
+
+    async def _live(self, term: Term, *, task_status: trio.TaskStatus[None]) -> None:
+        with self._scope:
+            await term.run(task_status=task_status)
+        self._ended.set()
+
+    async def _until_term_ends(self) -> None:
+        """Until there is other work: the epoch's last block is done, it was closed, or a seat came."""
+        term = self._term
+        if term is None:
+            before = self._term_seat
+            await self._grown.until(lambda: self._seat() != before or self._is_open())
+            return
+        name, epoch = self.context.name, self.context.committee.epoch
+        await self._grown.until(lambda: self._is_over(name, epoch))
+        closed = (name, epoch) in self.council.tip.roster.closings
+        with trio.move_on_after(0 if closed else HANDED_OVER_S):
+            await term.driver.ended.wait()
+        self._scope.cancel()
+        await self._ended.wait()
+        self._term = None
+        self.desk.leave_rooms()
+        if not closed:
+            self.prosecutor.epoch_ended(self.chain(name), epoch)
+        log.info("an epoch is over", group=name, epoch=epoch, height=self.chain(name).height, closed=closed)
+
+    def _is_open(self) -> bool:
+        seat = self._seat()
+        return seat is not None and self.chain(seat[0]).opens(seat[1])
+
+    async def _after_council(self, body: CouncilBody) -> None:
+        """A council block: who is new, and which epochs it closed."""
+        if body.joins:
+            self._meet()
+        if body.assignment is not None:
+            self._call_neighbours()
+        if body.closings:
+            await self._cut_what_is_void()
+        self._grown.beat()
+
+    async def _cut_what_is_void(self) -> None:
+        for (name, epoch), closing in self.council.tip.roster.closings.items():
+            chain = self._chains.get(closing.group_id)
+            if chain is None or chain.height <= closing.height:
+                continue
+            above = chain.get(closing.height + 1)
+            if above is not None and above.block.header.epoch == epoch:
+                log.warning(
+                    "the council closed an epoch below the own tip", group=name, height=closing.height
+                )
+                await chain.cut(closing.height)
+
+    def _meet(self) -> None:
+        """Everybody who was ever admitted may speak to this node."""
+        entries = self.council.tip.roster.entries
+        self.parts.network.meet(
+            {member: PeerAddress(each.peer_id, each.address) for member, each in entries.items()}
+        )
+
+    def _call_neighbours(self) -> None:
+        """A seat calls everybody, a member its groups of now and next, and the seats."""
+        roster, seat = self.council.tip.roster, self._seat()
+        near = set(roster.newest(COUNCIL).members)
+        if seat is not None:
+            keeps = holders_of(roster, seat[0], self.parts.me)
+            near |= set(roster.entries) if seat[0] == COUNCIL else set(keeps)
+        name = roster.group_of(self.parts.me, roster.epoch)
+        if name is not None:
+            near |= set(holders_of(roster, name, self.parts.me))
+        self.parts.network.stay_near(near)
+
+    # -- wiring ----------------------------------------------------------------
+
+    def chain(self, name: str) -> Chain:
+        """A chain by its group's name, opened when it is first wanted."""
+        group_id = self.parts.genesis.group_id(name)
+        if group_id not in self._chains:
+            blocks = self.parts.store.chain(name)
+            self._chains[group_id] = Chain(self.parts.genesis, name, blocks, lambda: self.council.tip.roster)
+        return self._chains[group_id]
+
+    def chain_of(self, group_id: Digest) -> Chain:
+        """A chain by its group's id."""
+        return self.chain(self.parts.genesis.group_names[group_id])
+
+    def _first_context(self) -> Context:
+        """Of a node that only follows the council's chain."""
+        parts = self.parts
+        return Context(
+            genesis=parts.genesis,
+            name=COUNCIL,
+            committee=self.council.tip.roster.newest(COUNCIL),
             me=parts.me,
             directory=parts.settings.dir,
-            chain=self.own_chain,
-            council=CouncilView(genesis, self.council_chain),
+            chain=self.council.chain,
+            council=self.council,
             shelf=Shelf(parts.store.blobs, parts.network),
             network=parts.network,
             guard=parts.guard,
@@ -78,116 +254,48 @@ class Node:
             evaluates=parts.settings.explorer is not None,
             on_double=self._double_signed,
         )
-        self.desk = parts.desk
-        self.desk.context = self.context
-        self.prosecutor = Prosecutor(self.context, parts.store.notes, parts.chain)
-        self._advanced = Pulse()
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """See `run` above."""
-        parts = self.parts
-        await self._keep_initial_base()
-        await parts.trainer.worker.warm()
-        async with trio.open_nursery() as nursery:
-            self.driver, app = self._open_consensus(nursery)
-            self._open_followers(nursery, app)
-            parts.network.on_connect.append(self._connected)
-            parts.network.on_announce.append(self.desk.announced)
-            await nursery.start(parts.network.run)
-            explorer = await self._open_explorer(nursery)
-            self._tell_started(explorer)
-            nursery.start_soon(self.prosecutor.run)
-            nursery.start_soon(self._watch_lag)
-            nursery.start_soon(self._report_wire)
-            task_status.started()
-            rounds = parts.genesis.rounds
-            if parts.group == COUNCIL or not rounds or self.own_chain.height + 1 < rounds:
-                nursery.start_soon(lambda: self.driver.run(self.own_chain.started(), resume=True))
+    def _context_of(self, name: str, epoch: int) -> Context:
+        committee = self.council.tip.roster.committee(name, epoch)
+        return replace(self.context, name=name, committee=committee, chain=self.chain(name))
 
-    # -- wiring ----------------------------------------------------------------
+    def _follow(self, name: str) -> None:
+        """Fetch this chain's blocks from now on."""
+        chain = self.chain(name)
+        if chain.group_id in self.desk.followers:
+            return
 
-    def _open_consensus(self, nursery: trio.Nursery) -> tuple[Driver, GroupApp | CouncilApp]:
-        parts, context = self.parts, self.context
-        times = parts.genesis.times
-        pace = Pace(
-            council_parts(times) if parts.group == COUNCIL else group_parts(times),
-            times.double_max,
-            context.name,
-            context.committee.quorum,
-            context.name_of,
-            self._set_deadline,
-            parts.observe,
+        async def take(decided: DecidedBlock) -> None:
+            await self._take(chain, decided)
+
+        follower = self.desk.followers[chain.group_id] = Follower(
+            chain,
+            self.parts.network,
+            lambda: holders_of(self.council.tip.roster, name, self.parts.me),
+            take,
+            self._peer_fault,
         )
-        app: GroupApp | CouncilApp
-        if parts.group == COUNCIL:
-            groups = {
-                parts.genesis.group_id(entry.name): Chain(
-                    parts.genesis, entry.name, parts.store.chain(entry.name)
-                )
-                for entry in parts.genesis.groups
-            }
-            app = CouncilApp(context, pace, groups, nursery, self.prosecutor.certified)
-            self.desk.court = app.court = Court(context, nursery, groups, app.changed)
-            self.desk.chains.update(groups)
+        self._nursery.start_soon(follower.run)
+
+    async def _take(self, chain: Chain, decided: DecidedBlock) -> None:
+        """The next block of a chain that somebody sent."""
+        term = self._term
+        mine = term is not None and chain is self.context.chain and chain.opens(self.context.committee.epoch)
+        if term is not None and mine:
+            # Consensus checks a block of the own height, and decides it too.
+            height = decided.block.header.height
+            term.driver.deliver(self.parts.me, DecidedMessage(decided))
+            await self._grown.until(lambda: chain.height >= height, timeout_s=HANDED_OVER_S)
+        elif chain is self.council.chain:
+            await self.council.take(decided)
+        elif term is not None and isinstance(term.app, CouncilApp):
+            await term.app.take_group_block(decided)
         else:
-            app = GroupApp(context, pace, nursery)
-            self.desk.group = app
-            self.desk.defence = Defence(context, app.own)
-        replica = Replica(
-            context.committee,
-            parts.me,
-            context.domain,
-            decided_at=self.own_chain.get,
-            context=app.context_digest,
-        )
-        driver = Driver(
-            replica=replica,
-            app=_Advancing(app, self._on_decided),
-            domain=context.domain,
-            wal=parts.store.wal(context.name),
-            guard=parts.guard,
-            network=parts.network,
-            me=parts.me,
-            members=context.committee.members,
-            on_fault=self._fault,
-            on_behind=self._behind,
-            on_vote=pace.voted,
-        )
-        self.desk.driver = driver
-        return driver, app
-
-    def _set_deadline(self, at: float) -> None:
-        self.driver.set_deadline(at)
-
-    def _open_followers(self, nursery: trio.Nursery, app: GroupApp | CouncilApp) -> None:
-        context, desk = self.context, self.desk
-        desk.chains[context.group_id] = self.own_chain
-        desk.chains[self.council_chain.group_id] = self.council_chain
-        for group_id, chain in list(desk.chains.items()):
-            if chain is self.own_chain:
-                take = self._hand_over
-            elif chain is self.council_chain:
-                take = self._take_council
-            else:
-                assert isinstance(app, CouncilApp)
-                take = app.take_group_block
-            follower = Follower(
-                chain, self.parts.network, holders_of(context, chain.name), take, self._peer_fault
-            )
-            desk.followers[group_id] = follower
-            nursery.start_soon(follower.run)
-
-    async def _take_council(self, decided: DecidedBlock) -> None:
-        await self.context.council.take(decided)
-
-    async def _hand_over(self, decided: DecidedBlock) -> None:
-        """A block of the own chain that others decided: consensus checks it and decides it too."""
-        height = decided.block.header.height
-        self.driver.deliver(self.parts.me, DecidedMessage(decided))
-        await self._advanced.until(lambda: self.own_chain.height >= height, timeout_s=HANDED_OVER_S)
+            await chain.append(decided)
+        self._grown.beat()
 
     def _on_decided(self) -> None:
-        self._advanced.beat()
+        self._grown.beat()
         counters.count("blocks_decided")
 
     async def _keep_initial_base(self) -> None:
@@ -240,8 +348,8 @@ class Node:
     # -- the network ------------------------------------------------------------------
 
     def _connected(self, peer: MemberId) -> None:
-        if peer in self.context.committee:
-            self.driver.resend_to(peer)
+        if self._term is not None and peer in self.context.committee:
+            self._term.driver.resend_to(peer)
 
     def _behind(self, peer: MemberId, height: int) -> None:
         # Who votes on height h has decided h - 1.
@@ -254,10 +362,29 @@ class Node:
             self.parts.store.notes.add("metrics", {**note, "loss": fields["loss"]})
         self.parts.observe(kind, fields)
 
+    async def _give_notice(self) -> None:
+        """As long as the operator wants out and the council's chain does not say so: tell the seats."""
+        me, wish = self.parts.me, self.parts.settings.dir / LEAVE
+        while True:
+            await trio.sleep(NOTICE_S)
+            state = self.council.tip
+            seated = state.roster.now.group_of(me) is not None
+            if seated and me not in state.leaving and wish.exists():
+                leave = Leave(state.roster.epoch, me)
+                domain = self.parts.genesis.domain(COUNCIL)
+                try:
+                    signed = SignedLeave(leave, self.parts.guard.sign_plain(domain, leave))
+                except Refused as refused:
+                    log.warning("the notice could not be signed", why=str(refused))
+                    continue
+                self.parts.network.broadcast(self.context.seats, wire.LeaveMessage(signed))
+                if self.desk.comings is not None:
+                    self.desk.comings.leave(signed)
+
     # -- what watchers see -----------------------------------------------------------------
 
     def _tell_started(self, explorer: str | None) -> None:
-        entry = self.parts.genesis.member(self.parts.me)
+        entry = self.parts.entry
         fields = {
             "name": entry.name,
             "group": self.parts.group,
@@ -266,41 +393,6 @@ class Node:
         }
         self.parts.observe("started", fields)
         log.info("the node is up", **{key: value for key, value in fields.items() if value})
-
-    async def _watch_lag(self) -> None:
-        """How late the event loop wakes, p99 of each period: votes wait at least so long."""
-        late_ms: list[float] = []
-        while True:
-            due = trio.current_time() + LAG_PROBE_S
-            await trio.sleep_until(due)
-            late_ms.append((trio.current_time() - due) * 1000)
-            if len(late_ms) * LAG_PROBE_S >= REPORT_S:
-                late_ms.sort()
-                p99 = late_ms[math.ceil(len(late_ms) * 0.99) - 1]
-                self.parts.observe("lag", {"p99_ms": round(p99, 3), "max_ms": round(late_ms[-1], 3)})
-                late_ms.clear()
-
-    async def _report_wire(self) -> None:
-        while True:
-            await trio.sleep(REPORT_S)
-            self.parts.observe("wire", {"sent": dict(self.parts.network.sent_bytes)})
-
-
-class _Advancing:
-    """The application, with a word to the node after each decision."""
-
-    def __init__(self, app: Application, then: Callable[[], None]) -> None:
-        self._app = app
-        self._then = then
-        self.entered = app.entered
-        self.build = app.build
-        self.validate = app.validate
-        self.started = app.started
-
-    async def decided(self, decided: DecidedBlock) -> bool:
-        goes_on = await self._app.decided(decided)
-        self._then()
-        return goes_on
 
 
 __all__ = ["Node", "NodeSettings", "Parts", "assemble", "initial_base", "run"]

@@ -16,7 +16,7 @@ import numpy as np
 from consensus.types import MemberId
 from p2pfl import genesis as genesis_file
 from p2pfl.errors import UserError
-from p2pfl.genesis import COUNCIL, Genesis
+from p2pfl.genesis import COUNCIL, Genesis, MemberEntry
 from p2pfl.keys import Guard, SigningKey, load_peer_key, load_signing_key
 from p2pfl.learn.models import initial_parameters
 from p2pfl.net.interface import Handlers, NetworkLike, PeerAddress
@@ -24,8 +24,12 @@ from p2pfl.params import Base
 from p2pfl.rounds.context import Observe, wall_clock_ms
 from p2pfl.rounds.desk import Desk
 from p2pfl.rounds.trainer import Trainer
+from p2pfl.rounds.turnover import read_join
 from p2pfl.rules.limits import check_genesis
 from p2pfl.store import Folder, Store
+
+# A newcomer's own request, in its folder.
+OWN_JOIN = "join.json"
 
 # Makes the node's network: of the genesis, the own id, the peer key and the handlers.
 MakeNetwork = Callable[[Genesis, MemberId, bytes, Handlers], NetworkLike]
@@ -56,12 +60,16 @@ class NodeSettings:
 
 @dataclass
 class Parts:
-    """What a node is made of. desk: the network's handlers. chain: opens the chain when it is needed."""
+    """What a node is made of. desk: the network's handlers. chain: opens the chain when it is needed.
+
+    entry: the own one. group: where the genesis seats it, empty for a newcomer.
+    """
 
     settings: NodeSettings
     genesis: Genesis
     me: MemberId
     name: str
+    entry: MemberEntry
     group: str
     key: SigningKey
     store: Store
@@ -87,7 +95,7 @@ def assemble(
     check_genesis(genesis)
     folder = Folder(settings.dir)
     key = load_signing_key(folder.signing_key)
-    group = _seat_of(genesis, key.member_id, settings.name)
+    group, entry = _seat_of(genesis, key.member_id, settings)
     store = Store(settings.dir, genesis)
     guard = Guard(
         folder.guard,
@@ -107,6 +115,7 @@ def assemble(
         genesis=genesis,
         me=key.member_id,
         name=settings.name,
+        entry=entry,
         group=group,
         key=key,
         store=store,
@@ -134,23 +143,41 @@ def _nobody_watches(kind: str, fields: dict[str, Any]) -> None:
     del kind, fields
 
 
-def _seat_of(genesis: Genesis, me: MemberId, name: str) -> str:
-    """The group in which this key sits under this name."""
+def _seat_of(genesis: Genesis, me: MemberId, settings: NodeSettings) -> tuple[str, MemberEntry]:
+    """The group in which this key sits under this name in epoch 0 (none: it asked to join), and its entry."""
+    name, asked = settings.name, settings.dir / OWN_JOIN
     try:
         group, entry = genesis.group_of(me), genesis.member(me)
     except KeyError:
-        raise UserError(
-            f"the signing key of {name} has no seat in this network",
-            because=f"the genesis names no member 0x{me.hex()}",
-            fix="use the genesis file that was made with this key, or the key that the genesis names",
-        ) from None
+        if not asked.exists():
+            raise UserError(
+                f"the signing key of {name} has no seat in this network",
+                because=f"the genesis names no member 0x{me.hex()}, and it has not asked to join",
+                fix=f"p2pfl node join --dir {settings.dir}, or use the key that the genesis names",
+            ) from None
+        group, entry = "", _own_join(asked, me)
     if entry.name != name:
         raise UserError(
             f"the signing key is that of {entry.name}, not of {name}",
-            because="the genesis file says so",
+            because="the genesis file, or its request to join, says so",
             fix=f"start it as {entry.name}, or in the folder of {name}",
         )
-    return group
+    return group, entry
+
+
+def _own_join(path: Path, me: MemberId) -> MemberEntry:
+    try:
+        entry = read_join(path).entry
+    except (OSError, ValueError) as error:
+        fix = "make it again: p2pfl node join"
+        raise UserError(f"the request {path} cannot be read", because=str(error), fix=fix) from error
+    if entry.member_id != me:
+        raise UserError(
+            f"the request {path} is another key's",
+            because=f"it names 0x{entry.member_id.hex()}, the signing key is 0x{me.hex()}",
+            fix="make it again: p2pfl node join",
+        )
+    return entry
 
 
 def _read_data(path: Path, genesis: Genesis) -> tuple[Any, Any]:
@@ -181,18 +208,15 @@ def _libp2p(settings: NodeSettings) -> MakeNetwork:
             for entry in entries
             if entry.member_id != me
         }
-        group = genesis.group_of(me)
-        near = None  # A seat speaks with everybody, a member with its group and the seats.
-        if group != COUNCIL:
-            near = [*genesis.committee(group).members, *genesis.committee(COUNCIL).members]
+        _, own = _seat_of(genesis, me, settings)
         return Network(
             me=me,
             peer_key=peer_key,
-            listen=settings.listen or genesis.member(me).address,
+            listen=settings.listen or own.address,
             peers=peers,
             handlers=handlers,
             network_id=genesis.network_id,
-            neighbours=near,
+            neighbours=genesis.committee(COUNCIL).members,  # The node says more when it knows its seat.
         )
 
     return make

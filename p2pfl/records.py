@@ -1,7 +1,7 @@
 """Everything a block may hold, and everything a member signs besides its votes.
 
-Shapes only. What makes a body valid is in `rules/`, who sends what when is in `rounds/`. All numbers are
-integers: ratios and losses in millionths (`_micro`, `_ppm`), so that every replica has the same bits.
+Shapes only: validity is in `rules/`, who sends what when in `rounds/`. All numbers are integers, ratios and
+losses in millionths (`_micro`, `_ppm`), so that every replica has the same bits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, get_type_hints
 
 from consensus import codec, merkle
 from consensus.types import Certificate, Digest, Header, MemberId, SignedRoundChange
+from p2pfl.membership import Assignment, Closing, SignedJoin, SignedLeave
 
 MICRO = 1_000_000
 
@@ -89,8 +90,8 @@ class Ballot:
 class Measurement:
     """What one council seat measured when it replayed an opened round.
 
-    status: 0 = the opening matches the commitments and was replayed, 1 = no valid opening came in time.
-    worst_ppm: the largest relative distance of a segment, in millionths (capped at 2^63 - 1).
+    status: 0 = the opening matches the commitments and was replayed, 1 = none came in time. worst_ppm: the
+    largest relative distance of a segment, in millionths (capped at 2^63 - 1).
     """
 
     TYPE: ClassVar[str] = (
@@ -107,10 +108,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the council certifies and the contract checks (domain of the council's group).
-
-    epoch, height: of the accused's round in `group`. offence: see OFFENCES.
-    """
+    """What the council certifies (in its domain). epoch, height: of the accused's round."""
 
     TYPE: ClassVar[str] = (
         "Verdict(bytes32 group,uint64 epoch,uint64 height,address accused,uint8 offence,bytes32 caseId)"
@@ -174,8 +172,8 @@ class SignedMeasurement:
 class BaseRef:
     """The base a height was trained from.
 
-    council_height -1 and zero id: the genesis. own_blocks: heights of the group's own blocks, not yet
-    counted by that council block, whose aggregates are added to its base (empty: the council's base itself).
+    council_height -1 and zero id: the genesis. own_heights: of the group's own blocks that this council block
+    has not counted, whose aggregates are added to its base.
     """
 
     base_id: Digest
@@ -237,9 +235,8 @@ class Standing:
 class GroupBody:
     """What a group's block says. One Merkle leaf a field (`body_root`).
 
-    txs: in committee order. weights: one a tx, 0 for one that is left out or unrevealed. gram: a tensor
-    each, the upper triangle row by row of the integer matrix over the revealed updates in tx order, then
-    the previous aggregate, then the root update (zero rows where there is none).
+    txs: in committee order. weights: one a tx, 0 for one left out or unrevealed. gram: a tensor each, upper
+    triangle row by row over the revealed updates, the previous aggregate, the root update (zero if none).
     """
 
     txs: tuple[SignedParamTx, ...]
@@ -292,8 +289,8 @@ class GroupRow:
 class Candidate:
     """A member the warnings filter named. score: how many of the deviating chunks; cosines as measured.
 
-    with_cos_micro, without_cos_micro: cosine of the group's delta with and without this member to the other
-    groups' delta. own_cos_micro: of the member's update alone.
+    with_cos_micro, without_cos_micro: cosine to the other groups' delta of the group's, with and without this
+    member. own_cos_micro: of its update alone.
     """
 
     member: MemberId
@@ -308,9 +305,8 @@ class Candidate:
 class Case:
     """A suspicion with its whole reasoning. case_id = SHA-256 of its canonical bytes with case_id zero.
 
-    cause: "group_apart"; "member_apart" where the group as a whole does not stand apart but the warnings name
-    a member that does; "hard_rule" for a member left out by triage. accused: zero when nobody's absence
-    explains why the group stands apart.
+    cause: "group_apart"; "member_apart" where only a member that the warnings name does; "hard_rule" for a
+    member left out by triage. accused: zero when nobody's absence explains why the group stands apart.
     chunks: the (tensor, chunk) pairs in which the group deviated most.
     """
 
@@ -347,8 +343,8 @@ class VerdictCertificate:
 class CouncilBody:
     """What a council block says. One Merkle leaf a field.
 
-    gram: as in GroupBody, rows: the groups' deltas in the order of `rows`, then the root update.
-    exponents, base_id, root_update_id: in force from this block on.
+    gram: as in GroupBody, of the groups' deltas in the order of `rows`, then the root update. exponents,
+    base_id, root_update_id: in force from this block on. assignment: in an epoch's last block.
     """
 
     counted: tuple[CountedBlock, ...]
@@ -362,10 +358,13 @@ class CouncilBody:
     base_id: Digest
     root_update_id: Digest
     filters: tuple[BloomFilter, ...]
+    joins: tuple[SignedJoin, ...]
+    leaves: tuple[SignedLeave, ...]
+    closings: tuple[Closing, ...]
+    assignment: Assignment | None
 
 
-# A 16-member group of a model of a hundred tensors stays far below.
-BODY_BYTES_MAX = 4 * 1024 * 1024
+BODY_BYTES_MAX = 4 * 1024 * 1024  # 16 members with a model of a hundred tensors stay far below.
 
 
 def field_leaves(body: GroupBody | CouncilBody) -> list[bytes]:

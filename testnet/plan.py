@@ -27,7 +27,7 @@ from p2pfl import genesis as genesis_file
 from p2pfl import keys
 from p2pfl.durable import disk_error
 from p2pfl.errors import UserError
-from p2pfl.genesis import COUNCIL, ChainEntry, Genesis, GroupEntry, MemberEntry, Rules, Task, Times
+from p2pfl.genesis import COUNCIL, ChainEntry, Epochs, Genesis, GroupEntry, MemberEntry, Rules, Task, Times
 from p2pfl.learn import models
 from p2pfl.learn.datasets import Dataset, load_dataset, partition, root_set
 from p2pfl.net.identity import peer_id_of
@@ -190,6 +190,7 @@ def genesis_of(ground: Ground, task: Task, chain: ChainEntry) -> Genesis:
         initial_base_id=Digest(bytes(32)),
         initial_exponents=(INITIAL_EXPONENT,) * len(task.tensors),
         start_time_ms=time.time_ns() // 1_000_000,
+        epochs=Epochs(**scenario.epochs),
     )
     return dataclasses.replace(made, initial_base_id=blob_id(initial_base(made).to_bytes()))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from p2pfl.errors import UserError
-from p2pfl.genesis import Rules, Times
+from p2pfl.genesis import Epochs, Rules, Times
 from testnet import attacks, judge
 
 FOLDER = Path(__file__).with_name("scenarios")
@@ -90,6 +90,7 @@ class Scenario:
     task: dict[str, int] = field(default_factory=dict)
     times: dict[str, int] = field(default_factory=dict)
     rules: dict[str, Any] = field(default_factory=dict)
+    epochs: dict[str, int] = field(default_factory=dict)
     challenge_window_s: int = 2
 
     @property
@@ -187,7 +188,8 @@ def _check_holds(scenario: Scenario) -> None:
             because=f"there is no condition {', '.join(unknown)}" if unknown else "it names no condition",
             fix=f"the conditions are {', '.join(sorted(judge.CONDITIONS))}",
         )
-    for name, fields in (("task", TRAINING), ("times", _fields(Times)), ("rules", _fields(Rules))):
+    tables = {"task": TRAINING, "times": _fields(Times), "rules": _fields(Rules), "epochs": _fields(Epochs)}
+    for name, fields in tables.items():
         wrong = sorted(set(getattr(scenario, name)) - fields)
         if wrong:
             raise UserError(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from consensus import codec, merkle
+from consensus.committee import Committee
 from consensus.signing import block_id
 from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, Header
 from p2pfl.audit.group_check import Problem, epoch_salts
@@ -19,7 +20,7 @@ from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.params import Base
 from p2pfl.records import Case, CouncilBody, CountedBlock, GroupBody, GroupRow
-from p2pfl.rules import cases, filters
+from p2pfl.rules import cases
 from p2pfl.rules.aggregate import zero_update
 from p2pfl.rules.cases import GroupBlock, Suspicion
 from p2pfl.rules.compare import standing_apart
@@ -44,7 +45,11 @@ class CouncilBlock:
     body: CouncilBody
     state: CouncilState
     groups: Mapping[str, Chain]
-    salts: Mapping[str, bytes]
+    salts: Mapping[str, Mapping[int, bytes]]
+
+    def salt(self, name: str, epoch: int) -> bytes:
+        """Of a chain's filters in an epoch; a useless one where that chain is not here."""
+        return self.salts.get(name, {}).get(epoch, b"")
 
     def counted_body(self, counted: CountedBlock) -> GroupBody | None:
         """The body of a counted block, if its group's chain is here and holds this very block."""
@@ -66,7 +71,7 @@ class CouncilBlock:
         nothing = Base(genesis.task.layout, zero_update(genesis.task.layout, ()).values.astype("float32"))
         return CouncilInputs(
             state=self.state,
-            committee=genesis.committee(COUNCIL, self.header.epoch),
+            committee=self.state.roster.committee(COUNCIL, self.header.epoch),
             epoch=self.header.epoch,
             height=self.header.height,
             counted=self.body.counted,
@@ -74,8 +79,12 @@ class CouncilBlock:
             aggregates=known.get("aggregates", {}),  # type: ignore[arg-type]
             base_values=known.get("base_values", nothing),  # type: ignore[arg-type]
             root_update=known.get("root_update"),  # type: ignore[arg-type]
-            salt=self.salts[COUNCIL],
-            group_salts={genesis.group_id(group.name): self.salts[group.name] for group in genesis.groups},
+            salt=self.salt(COUNCIL, self.header.epoch),
+            group_salts={
+                each.header.group_id: self.salt(genesis.group_names[each.header.group_id], each.header.epoch)
+                for each in self.body.counted
+                if each.header.group_id in genesis.group_names
+            },
         )
 
 
@@ -100,12 +109,7 @@ def fold(genesis: Genesis, chains: Mapping[str, Chain]) -> Fold:
         if body is None:
             break
         header = decided.block.header
-        salts = {
-            name: every.get(name, {}).get(header.epoch)
-            or filters.epoch_salt(genesis.network_id, header.epoch, ZERO_DIGEST)
-            for name in (*(group.name for group in genesis.groups), COUNCIL)
-        }
-        found.blocks.append(CouncilBlock(genesis, header, body, state, groups, salts))
+        found.blocks.append(CouncilBlock(genesis, header, body, state, groups, every))
         try:
             state = state.apply(header, body)
         except BAD:
@@ -128,9 +132,18 @@ def check(block: CouncilBlock) -> Iterator[Problem]:
         body.gram, body.rows, (), nothing, taken.base_values, body.base_id, body.exponents
     )
     try:
-        check_council_body(body, taken, comparison, body.cases)
+        derived = check_council_body(body, taken, comparison, body.cases, block.header.time_ms).body
+        if block.header.next_committee_root != _next_root(block, derived):
+            yield "bad_council", "next committee: not that of its assignment"
     except BAD as error:
         yield "bad_council", str(error) or repr(error)
+
+
+def _next_root(block: CouncilBlock, body: CouncilBody) -> Digest:
+    if body.assignment is None:
+        return block.state.roster.committee(COUNCIL, block.header.epoch).root()
+    seats = next(group.members for group in body.assignment.groups if group.name == COUNCIL)
+    return Committee(body.assignment.epoch, seats).root()
 
 
 def _counted(block: CouncilBlock) -> Iterator[Problem]:
@@ -153,7 +166,7 @@ def _counted(block: CouncilBlock) -> Iterator[Problem]:
         last[header.group_id] = (header.height, block_id(header))
         if header.height != height + 1 or (height >= 0 and header.parent_id != parent_id):
             yield "bad_council", f"counted block {header.height} of {name} does not follow {height}"
-        why = certificate_objection(block.genesis, name, header, counted.certificate)
+        why = certificate_objection(block.state.roster, name, header, counted.certificate)
         if why is not None:
             yield "bad_council", f"counted block {header.height} of {name}: {why}"
         if not _is_under(counted):
@@ -247,8 +260,8 @@ def _apart(block: CouncilBlock, case: Case, about: GroupBlock) -> str | None:
     suspicion = Suspicion(
         block=about,
         apart=apart,
-        committee=genesis.committee(name, about.header.epoch),
-        salt=block.salts[name],
+        committee=block.state.roster.committee(name, about.header.epoch),
+        salt=block.salt(name, about.header.epoch),
         aggregate=zero_update(genesis.task.layout, about.body.exponents),
         others=(),
         deadline_height=case.deadline_height,

@@ -25,11 +25,14 @@ from p2pfl import telemetry
 from p2pfl.audit import chain_pages, member_pages, question_pages  # noqa: F401
 from p2pfl.audit.asked import PAGES, Asked, NotFound, PageMaker
 from p2pfl.audit.chain_pages import find_block
+from p2pfl.audit.history import fold_roster
 from p2pfl.audit.page import Page, content_policy, html, path
 from p2pfl.audit.proofs import prove_block, prove_field
 from p2pfl.audit.view import FolderView, StoreView, View
 from p2pfl.errors import UserError
+from p2pfl.genesis import COUNCIL
 from p2pfl.jsonform import to_json
+from p2pfl.roster import Roster
 
 __all__ = ["FolderView", "StoreView", "View", "build_app", "serve_explorer"]
 
@@ -185,16 +188,20 @@ def _genesis(asked: Asked) -> str:
     return json.dumps(to_json(asked.view.genesis), indent=1) + "\n"
 
 
+def _roster(asked: Asked) -> Roster:
+    return fold_roster(asked.view.genesis, asked.view.chains().get(COUNCIL))
+
+
 def _block_proof(asked: Asked) -> str:
     chain = asked.parts["chain"]
     height = find_block(asked.view, chain, asked.parts["height"]).block.header.height
-    return prove_block(asked.view.genesis, chain, asked.view.chains()[chain], height)
+    return prove_block(_roster(asked), chain, asked.view.chains()[chain], height)
 
 
 def _field_proof(asked: Asked) -> str:
     chain = asked.parts["chain"]
     height = find_block(asked.view, chain, asked.parts["height"]).block.header.height
-    return prove_field(asked.view.genesis, chain, asked.view.chains()[chain], height, asked.parts["field"])
+    return prove_field(_roster(asked), chain, asked.view.chains()[chain], height, asked.parts["field"])
 
 
 class _Headers:

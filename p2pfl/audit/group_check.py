@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from consensus.types import ZERO_DIGEST, Digest, Header, MemberId
+from consensus.committee import Committee
+from consensus.types import Digest, Header, MemberId
 from p2pfl.audit.history import Blobs, Chain, MissingBlob
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
 from p2pfl.params import Update
 from p2pfl.records import BloomFilter, GroupBody
+from p2pfl.roster import Roster
 from p2pfl.rules import filters
 from p2pfl.rules.gram import view
 from p2pfl.rules.state import CouncilState
@@ -30,6 +32,7 @@ class GroupBlock:
     """One block to judge, and what it stands on.
 
     states: the council's states by block id (the genesis' under the zero id). parent: the body before it.
+    begins: it is the first block of its epoch.
     """
 
     genesis: Genesis
@@ -39,6 +42,13 @@ class GroupBlock:
     parent: GroupBody | None
     states: Mapping[Digest, CouncilState]
     salt: bytes
+    committee: Committee
+    begins: bool = False
+
+    @property
+    def previous(self) -> GroupBody | None:
+        """The body whose aggregate this block's updates are compared with: the parent's, in one epoch."""
+        return None if self.begins else self.parent
 
     @property
     def revealed(self) -> tuple[MemberId, ...]:
@@ -72,7 +82,7 @@ def _signatures(block: GroupBlock) -> Iterator[Problem]:
     if body.close is None:
         yield "bad_signature", "a round without a Close"
         return
-    committee = block.genesis.committee(block.name, header.epoch)
+    committee = block.committee
     try:
         check_txs(
             block.genesis,
@@ -109,6 +119,8 @@ def _base(block: GroupBlock) -> Iterator[Problem]:
     counted = state.counted[block.header.group_id][0]
     if base.council_height != state.height or base.own_heights != tuple(range(counted + 1, height)):
         yield "wrong_field", "base: not what that council block and the own blocks since make"
+    elif block.begins and base.own_heights:
+        yield "wrong_field", "base: an epoch begins with a council block that counts all before it"
     elif not base.own_heights and base.base_id != state.base_id:
         yield "wrong_field", "base: not the council's"
     elif base.own_heights and block.parent is not None:
@@ -118,8 +130,12 @@ def _base(block: GroupBlock) -> Iterator[Problem]:
             yield "wrong_field", "base: not the parent's next base"
     if body.exponents != state.exponents:
         yield "wrong_field", "exponents: not those of the council block"
-    if body.standings != state.standings(block.header.group_id):
+    if body.standings != state.standings(block.header.group_id, block.header.epoch):
         yield "wrong_field", "standings: not those of the council block"
+    goes_on = state.roster.epoch == block.header.epoch
+    root = block.committee.root() if goes_on else state.roster.next_root(block.name, block.header.epoch)
+    if block.header.next_committee_root != root:
+        yield "wrong_field", "next committee: not that of the council block"
 
 
 def _judgement(block: GroupBlock) -> Iterator[Problem]:
@@ -130,8 +146,8 @@ def _judgement(block: GroupBlock) -> Iterator[Problem]:
     if [len(each) for each in body.gram] != [rows * (rows + 1) // 2] * len(genesis.task.tensors):
         yield "wrong_field", "gram: another shape"
         return
-    previous = block.parent.exponents if block.parent is not None else body.exponents
-    committee = genesis.committee(block.name, block.header.epoch)
+    previous = block.previous.exponents if block.previous is not None else body.exponents
+    committee = block.committee
     try:
         whole = view(body.gram, [*[body.exponents] * len(revealed), previous, body.exponents])
         if body.triage != triage(revealed, whole, committee.faulty_max, genesis.rules):
@@ -174,7 +190,7 @@ def from_body(block: GroupBlock) -> list[BloomFilter]:
     body, genesis = block.body, block.genesis
     actors: list[bytes] = []
     if body.close is not None:
-        committee = genesis.committee(block.name, block.header.epoch)
+        committee = block.committee
         ci = committee.proposer(block.header.height, body.close.close.round)
         actors.append(filters.actor_key(ci, "aggregator"))
     for signed, weight in zip(body.txs, body.weights, strict=False):
@@ -227,19 +243,26 @@ def blocks_of(
     genesis: Genesis, chain: Chain, states: Mapping[Digest, CouncilState]
 ) -> Iterator[tuple[int, GroupBlock]]:
     """The blocks of a group's chain that have a body, each with what it stands on."""
-    salts = epoch_salts(genesis, chain)
+    salts, roster = epoch_salts(genesis, chain), chain.roster or Roster.of(genesis)
+    last = 0
     for height, (decided, body) in enumerate(zip(chain.blocks, chain.bodies, strict=True)):
         if body is not None:
             header = decided.block.header
             parent = chain.bodies[height - 1] if height else None
             salt = salts[header.epoch]
-            yield height, GroupBlock(genesis, chain.name, header, body, parent, states, salt)
+            committee = roster.committee(chain.name, header.epoch)
+            begins, last = header.epoch != last, header.epoch
+            yield (
+                height,
+                GroupBlock(genesis, chain.name, header, body, parent, states, salt, committee, begins),
+            )
 
 
 def epoch_salts(genesis: Genesis, chain: Chain) -> dict[int, bytes]:
-    """The salt of this chain's filters in each epoch: of the last block of the epoch before (none: zeros)."""
-    salts = {0: filters.epoch_salt(genesis.network_id, 0, ZERO_DIGEST)}
-    for decided, each in zip(chain.blocks, chain.ids, strict=True):
-        epoch = decided.block.header.epoch
-        salts[epoch + 1] = filters.epoch_salt(genesis.network_id, epoch + 1, each)
+    """The salt of this chain's filters in each epoch: of the last block before it (none: zeros)."""
+    salts: dict[int, bytes] = {}
+    for decided in chain.blocks:
+        header = decided.block.header
+        if header.epoch not in salts:
+            salts[header.epoch] = filters.epoch_salt(genesis.network_id, header.epoch, header.parent_id)
     return salts

@@ -7,7 +7,7 @@ Headers, certificates and roots are checked here, against the genesis file alone
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,8 +25,10 @@ from p2pfl.errors import PeerFault, UserError
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.params import Base, Update
 from p2pfl.records import CouncilBody, GroupBody, body_root, decode_body
+from p2pfl.roster import Roster, UnknownEpoch
 from p2pfl.store import BlockFile, Folder, node_folders
 from p2pfl.store.blocks import identity
+from p2pfl.store.index import Blocks
 
 # Parsed blobs kept for the blocks around: a round of 16 updates and what it is compared with.
 _PARSED_MAX = 48
@@ -42,13 +44,15 @@ class MissingBlob(Exception):
 class Chain:
     """The agreed history of one chain: blocks whose headers and certificates hold, and their bodies.
 
-    bodies: None where no copy has a body that matches the header.
+    bodies: None where no copy has a body that matches the header. roster: the epochs that the council's chain
+    tells of (of a group's chain: as it was judged by).
     """
 
     name: str
     blocks: list[DecidedBlock] = field(default_factory=list[DecidedBlock])
     ids: list[Digest] = field(default_factory=list[Digest])
     bodies: list[Any] = field(default_factory=list[Any])
+    roster: Roster | None = None
 
     @property
     def height(self) -> int:
@@ -115,18 +119,25 @@ def read(path: Path, report: Report, genesis: Genesis | None) -> tuple[Genesis, 
         if folder.genesis.exists() and genesis_file.load(folder.genesis).network_id != trusted.network_id:
             report.add("other_network", "genesis", -1, "its genesis file names another network", node)
     chains: dict[str, Chain] = {}
-    for name in (*(group.name for group in trusted.groups), COUNCIL):
+    # The council's chain says who decides the others' blocks.
+    for name in (COUNCIL, *(group.name for group in trusted.groups)):
         copies: dict[str, BlockFile] = {}
         for node, folder in folders.items():
             if folder.chain(name).exists():
                 copies[node] = _open(trusted, name, node, folder, report)
         if copies:
             report.copies += len(copies)
-            chains[name] = _agree(trusted, name, copies, report)
+            chains[name] = _agree(trusted, name, copies, report, roster_of(trusted, chains))
             report.chains[name] = chains[name].height
     blobs = Blobs(folders, report)
     blobs.layout = trusted.task.layout
     return trusted, chains, blobs
+
+
+def roster_of(genesis: Genesis, chains: Mapping[str, Chain]) -> Roster:
+    """The epochs as far as the council's chain is here."""
+    council = chains.get(COUNCIL)
+    return Roster.of(genesis) if council is None or council.roster is None else council.roster
 
 
 def _open(genesis: Genesis, name: str, node: str, folder: Folder, report: Report) -> BlockFile:
@@ -147,16 +158,18 @@ def _open(genesis: Genesis, name: str, node: str, folder: Folder, report: Report
     return file
 
 
-def _agree(genesis: Genesis, name: str, copies: dict[str, BlockFile], report: Report) -> Chain:
+def _agree(
+    genesis: Genesis, name: str, copies: dict[str, BlockFile], report: Report, roster: Roster
+) -> Chain:
     """The longest copy whose headers and certificates hold, and every other copy against it."""
-    agreed = Chain(name)
+    agreed = Chain(name, roster=roster)
     for node in sorted(copies, key=lambda each: -len(copies[each])):
         ids = [block_id(decided.block.header) for decided in copies[node]]
         same = len(ids) <= len(agreed.ids) and ids == agreed.ids[: len(ids)]
         if same:
-            _other_certificates(genesis, agreed, node, copies[node], report)
+            _other_certificates(agreed, node, copies[node], report)
             continue
-        found = _verified(genesis, name, node, copies[node], ids, report)
+        found = _verified(genesis, name, node, copies[node], ids, report, roster)
         for height, (one, two) in enumerate(zip(agreed.ids, found.ids, strict=False)):
             if one != two:
                 detail = f"certified are 0x{one.hex()} and 0x{two.hex()}"
@@ -170,44 +183,71 @@ def _agree(genesis: Genesis, name: str, copies: dict[str, BlockFile], report: Re
 
 
 def _verified(
-    genesis: Genesis, name: str, node: str, file: BlockFile, ids: list[Digest], report: Report
+    genesis: Genesis,
+    name: str,
+    node: str,
+    file: BlockFile,
+    ids: list[Digest],
+    report: Report,
+    roster: Roster,
 ) -> Chain:
     """The part of a copy whose headers and certificates hold, from the genesis committee on."""
     history = History(genesis.domain(name), genesis.network_id, genesis.committee(name))
-    found = Chain(name)
+    found = Chain(name, roster=roster)
     for decided, each in zip(file, ids, strict=True):
         header = decided.block.header
         try:
-            history.append(header, decided.certificate)
-        except ValueError as error:
+            committee, closed = roster.decides(name, header, tip=history.tip, tip_id=history.tip_id)
+            history.append(header, decided.certificate, committee=committee, closed=closed)
+        except (ValueError, UnknownEpoch) as error:
             reason = "bad_certificate" if isinstance(error, BadCertificate) else "bad_block"
             report.add(reason, name, header.height, str(error), node)
             break
         report.certificates += 1
         found.blocks.append(decided)
         found.ids.append(each)
+        if name == COUNCIL:
+            roster = found.roster = _told(roster, decided)
     return found
 
 
-def _other_certificates(genesis: Genesis, agreed: Chain, node: str, file: BlockFile, report: Report) -> None:
+def fold_roster(genesis: Genesis, council: Blocks | None) -> Roster:
+    """The epochs that these blocks of the council tell of, taken as they are."""
+    roster = Roster.of(genesis)
+    for decided in council.iterate() if council is not None else ():
+        roster = _told(roster, decided)
+    return roster
+
+
+def _told(roster: Roster, decided: DecidedBlock) -> Roster:
+    """What this council block says of the epochs, if its body is the header's."""
+    try:
+        body: CouncilBody = decode_body(decided.block.body, CouncilBody)
+        if body_root(body) != decided.block.header.app_root:
+            return roster
+        return roster.after(body.joins, body.closings, body.assignment, decided.block.header.time_ms)
+    except (codec.DecodeError, ValueError, KeyError):
+        return roster  # `_body` and `council_check` say what is wrong with it.
+
+
+def _other_certificates(agreed: Chain, node: str, file: BlockFile, report: Report) -> None:
     """A copy of the same blocks: its certificates may be others, and must hold too."""
     for mine, theirs in zip(agreed.blocks, file, strict=False):
         if mine.certificate != theirs.certificate:
             header = theirs.block.header
-            why = certificate_objection(genesis, agreed.name, header, theirs.certificate)
+            assert agreed.roster is not None
+            why = certificate_objection(agreed.roster, agreed.name, header, theirs.certificate)
             report.certificates += 1
             if why is not None:
                 report.add("bad_certificate", agreed.name, header.height, why, node)
 
 
-def certificate_objection(
-    genesis: Genesis, name: str, header: Header, certificate: Certificate
-) -> str | None:
+def certificate_objection(roster: Roster, name: str, header: Header, certificate: Certificate) -> str | None:
     """Why this certificate does not decide this header; None if it does."""
     try:
-        committee = genesis.committee(name, header.epoch)
-        verify_certificate(genesis.domain(name), committee, header, certificate)
-    except BadCertificate as error:
+        committee = roster.committee(name, header.epoch)
+        verify_certificate(roster.genesis.domain(name), committee, header, certificate)
+    except (BadCertificate, UnknownEpoch) as error:
         return str(error)
     return None
 

@@ -24,10 +24,10 @@ from consensus.types import (
     SignedVote,
 )
 from p2pfl.audit.report import Report
-from p2pfl.genesis import Genesis
 from p2pfl.jsonform import from_json
 from p2pfl.offences import OFFENCES
 from p2pfl.records import Close, ParamTx, ShareRequest
+from p2pfl.roster import Roster
 from p2pfl.store import Folder, Notes
 
 _SIGNED: dict[str, tuple[type[Any], type[Any]]] = {
@@ -44,12 +44,12 @@ _SLOTS: dict[str, tuple[type[Any], tuple[str, ...]]] = {
 }
 
 
-def check(genesis: Genesis, folders: Mapping[str, Folder], report: Report) -> None:
+def check(roster: Roster, folders: Mapping[str, Folder], report: Report) -> None:
     """Put every offence that some node's evidence proves into the report, each once."""
     seen: set[tuple[str, int, bytes, int]] = set()
     for node, folder in folders.items():
         for note in Notes(folder.notes).read("evidence"):
-            proved = next(_proved(genesis, note), None)
+            proved = next(_proved(roster, note), None)
             if proved is None:
                 report.skip(
                     "evidence that proves nothing", node or "this node", -1, str(note.get("kinds"))[:80]
@@ -61,14 +61,15 @@ def check(genesis: Genesis, folders: Mapping[str, Folder], report: Report) -> No
                     {
                         "chain": chain,
                         "height": height,
-                        "culprit": genesis.member(MemberId(culprit)).name,
+                        "culprit": roster.entry(MemberId(culprit)).name,
                         "offence": OFFENCES[kind],
                     }
                 )
 
 
-def _proved(genesis: Genesis, note: Mapping[str, Any]) -> Iterator[tuple[str, int, bytes, int]]:
+def _proved(roster: Roster, note: Mapping[str, Any]) -> Iterator[tuple[str, int, bytes, int]]:
     """(chain, height, culprit, offence) if the note proves one; at most one."""
+    genesis = roster.genesis
     try:
         chain = genesis.group_names[from_json(note["group"], Digest)]
         first_kind, second_kind = (str(kind) for kind in note["kinds"])
@@ -81,7 +82,7 @@ def _proved(genesis: Genesis, note: Mapping[str, Any]) -> Iterator[tuple[str, in
                 genesis.domain(chain), one, signatures[0], two, signatures[1], slot=slot
             )
             offence = OffenceKind.TWO_OF_ONE_SLOT
-            height = one.height
+            height, epoch = one.height, one.epoch
         else:
             votes = [
                 _signed(name, each, signature)
@@ -90,8 +91,9 @@ def _proved(genesis: Genesis, note: Mapping[str, Any]) -> Iterator[tuple[str, in
             found = evidence.offence(genesis.domain(chain), *votes)
             if found is None:
                 return
-            culprit, offence, height = found.signer, found.kind, votes[0].vote.height
-        if culprit is not None and culprit in genesis.committee(chain):
+            culprit, offence = found.signer, found.kind
+            height, epoch = votes[0].vote.height, votes[0].vote.epoch
+        if culprit is not None and culprit in roster.committee(chain, epoch):
             yield chain, height, culprit, int(offence)
     except (KeyError, ValueError, TypeError):
         return

@@ -18,13 +18,15 @@ from typing import Any, Protocol, get_type_hints
 
 from consensus import codec, merkle
 from consensus.chain import FIRST_HEIGHT
+from consensus.committee import Committee
 from consensus.signing import block_id
-from consensus.types import Certificate, DecidedBlock, Digest, Header
+from consensus.types import Certificate, DecidedBlock, Digest, Header, MemberId
 from consensus.votes import BadCertificate, verify_certificate
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.jsonform import from_json, to_json
 from p2pfl.records import BODY_BYTES_MAX, CouncilBody, GroupBody, decode_body, field_proof
+from p2pfl.roster import Roster
 
 FORMAT = "p2pfl proof 1"
 # The largest field is a Gram matrix or a filter; a path has at most 64 nodes.
@@ -54,7 +56,7 @@ class Blocks(Protocol):
     def get(self, height: int) -> DecidedBlock | None: ...
 
 
-def prove_block(genesis: Genesis, chain: str, blocks: Blocks, height: int, head: int | None = None) -> str:
+def prove_block(roster: Roster, chain: str, blocks: Blocks, height: int, head: int | None = None) -> str:
     """That block `height` lies below the certified header `head` (default: the newest). Raises UserError."""
     head = blocks.tip_height if head is None else head
     wanted, top = _block(chain, blocks, height), _block(chain, blocks, head)
@@ -64,19 +66,19 @@ def prove_block(genesis: Genesis, chain: str, blocks: Blocks, height: int, head:
         )
     path = merkle.inclusion_proof(_leaves(chain, blocks, head), height - FIRST_HEIGHT)
     return _text(
-        genesis,
+        roster.genesis,
         chain,
         "block",
         {
             "height": height,
             "block_id": to_json(block_id(wanted.block.header)),
             "path": to_json(path),
-            "head": _certified(top),
+            "head": _certified(roster, blocks, top),
         },
     )
 
 
-def prove_field(genesis: Genesis, chain: str, blocks: Blocks, height: int, field: str) -> str:
+def prove_field(roster: Roster, chain: str, blocks: Blocks, height: int, field: str) -> str:
     """What one field of block `height` says. Raises UserError."""
     decided = _block(chain, blocks, height)
     body = decode_body(decided.block.body, _kind(chain))
@@ -90,11 +92,15 @@ def prove_field(genesis: Genesis, chain: str, blocks: Blocks, height: int, field
             fix=f"one of: {names}",
         ) from error
     parts = {"height": height, "field": field, "index": index, "size": size, "leaf": "0x" + leaf.hex()}
-    shown = {"value": to_json(getattr(body, field)), "path": to_json(path), "head": _certified(decided)}
-    return _text(genesis, chain, "field", {**parts, **shown})
+    shown = {
+        "value": to_json(getattr(body, field)),
+        "path": to_json(path),
+        "head": _certified(roster, blocks, decided),
+    }
+    return _text(roster.genesis, chain, "field", {**parts, **shown})
 
 
-def prove_consistency(genesis: Genesis, chain: str, blocks: Blocks, old: int, new: int) -> str:
+def prove_consistency(roster: Roster, chain: str, blocks: Blocks, old: int, new: int) -> str:
     """That the history below header `new` extends the one below header `old`. Raises UserError."""
     if not FIRST_HEIGHT < old <= new:
         raise _cannot(
@@ -102,8 +108,9 @@ def prove_consistency(genesis: Genesis, chain: str, blocks: Blocks, old: int, ne
         )
     first, second = _block(chain, blocks, old), _block(chain, blocks, new)
     path = merkle.consistency_proof(_leaves(chain, blocks, new), old - FIRST_HEIGHT)
-    content = {"path": to_json(path), "old": _certified(first), "head": _certified(second)}
-    return _text(genesis, chain, "consistency", content)
+    heads = {"old": _certified(roster, blocks, first), "head": _certified(roster, blocks, second)}
+    content = {"path": to_json(path), **heads}
+    return _text(roster.genesis, chain, "consistency", content)
 
 
 def check(text: str, genesis: Genesis) -> Proven:
@@ -177,18 +184,55 @@ def _text(genesis: Genesis, chain: str, kind: str, content: dict[str, Any]) -> s
     return json.dumps({**head, **content}, indent=1) + "\n"
 
 
-def _certified(decided: DecidedBlock) -> dict[str, Any]:
+def _certified(roster: Roster, blocks: Blocks, decided: DecidedBlock) -> dict[str, Any]:
+    """A header with its certificate, and the way from the genesis committee to the one that signed it.
+
+    epochs: for each earlier epoch its last header with its certificate, and the members that it names.
+    """
+    header = decided.block.header
+    name = roster.genesis.group_names[header.group_id]
+    epochs: list[dict[str, Any]] = []
+    lasts = _last_of_epochs(blocks, header.height)
+    for epoch in range(header.epoch):
+        if epoch not in lasts or lasts[epoch].block.header.next_committee_root != roster.next_root(
+            name, epoch
+        ):
+            raise _cannot(
+                f"block {header.height} of {name} cannot be proved from the genesis alone",
+                f"the council closed epoch {epoch} of this group; prove that record of the council instead",
+            )
+        members = roster.committee(name, epoch + 1).members
+        epochs.append({**_signed(lasts[epoch]), "members": to_json(members)})
+    return {**_signed(decided), "epochs": epochs}
+
+
+def _signed(decided: DecidedBlock) -> dict[str, Any]:
     return {"header": to_json(decided.block.header), "certificate": to_json(decided.certificate)}
 
 
+def _last_of_epochs(blocks: Blocks, before: int) -> dict[int, DecidedBlock]:
+    found = (blocks.get(height) for height in range(FIRST_HEIGHT, before))
+    return {each.block.header.epoch: each for each in found if each is not None}
+
+
 def _checked(genesis: Genesis, chain: str, raw: dict[str, Any]) -> Header:
-    """The header, if a quorum of this chain's committee certified it."""
+    """The header, if it is certified by the committee to which certified headers lead from the genesis."""
+    committee = genesis.committee(chain)
+    for each in raw["epochs"]:
+        last = _decided(genesis, chain, committee, each)
+        committee = Committee(committee.epoch + 1, from_json(each["members"], tuple[MemberId, ...]))
+        if last.next_committee_root != committee.root():
+            raise BadProof(f"the last header of epoch {last.epoch} names another committee")
+    return _decided(genesis, chain, committee, raw)
+
+
+def _decided(genesis: Genesis, chain: str, committee: Committee, raw: dict[str, Any]) -> Header:
     header: Header = from_json(raw["header"], Header)
     certificate: Certificate = from_json(raw["certificate"], Certificate)
     if header.network_id != genesis.network_id or header.group_id != genesis.group_id(chain):
         raise BadProof("a header of another chain")
     try:
-        verify_certificate(genesis.domain(chain), genesis.committee(chain, header.epoch), header, certificate)
+        verify_certificate(genesis.domain(chain), committee, header, certificate)
     except BadCertificate as error:
         raise BadProof(f"the header is not certified: {error}") from error
     return header

@@ -47,11 +47,11 @@ def group(block: GroupBlock, chain: Chain, blobs: Blobs) -> Recomputed:
     state = block.state
     if state is None or body.close is None:
         raise PeerFault("bad_base", "its council block is unknown, or it has no Close")
-    previous = block.parent
+    previous = block.previous
     inputs = GroupInputs(
         genesis=block.genesis,
         group=block.name,
-        committee=block.genesis.committee(block.name, block.header.epoch),
+        committee=block.committee,
         epoch=block.header.epoch,
         height=block.header.height,
         txs=body.txs,

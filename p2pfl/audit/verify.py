@@ -42,7 +42,7 @@ def verify(path: Path, *, recompute: bool = False, genesis: Genesis | None = Non
         _check_group(block, blobs, report, has_council=COUNCIL in chains)
     for each in folded.blocks:
         _check_council(each, report)
-    offences.check(trusted, node_folders(path), report)
+    offences.check(history.roster_of(trusted, chains), node_folders(path), report)
     if recompute:
         _recompute(groups, folded, blobs, report)
     report.findings.sort(key=lambda each: (each.chain, each.height, each.reason, each.node, each.detail))

@@ -14,10 +14,11 @@ from typing import Any
 
 from p2pfl import genesis as genesis_file
 from p2pfl.audit import proofs, queries, verify
+from p2pfl.audit.history import fold_roster
 from p2pfl.audit.view import FolderView
 from p2pfl.durable import disk_error
 from p2pfl.errors import EXIT_CLAIM_FAILED, EXIT_OK, UserError
-from p2pfl.genesis import Genesis
+from p2pfl.genesis import COUNCIL, Genesis
 
 
 def add_parser(commands: Any) -> None:
@@ -184,7 +185,8 @@ def _prove(arguments: argparse.Namespace) -> int:
             because=f"it holds {', '.join(chains)}",
             fix="name one of these, or another folder",
         )
-    where = (view.genesis, arguments.chain, chains[arguments.chain], arguments.height)
+    roster = fold_roster(view.genesis, chains.get(COUNCIL))
+    where = (roster, arguments.chain, chains[arguments.chain], arguments.height)
     if arguments.kind == "block":
         text = proofs.prove_block(*where, arguments.head)
     elif arguments.kind == "field":

@@ -83,6 +83,7 @@ class Network:
         self._resumed_s = 0.0
         self._bug: Exception | None = None
         self._bug_found = trio.Event()
+        self._nursery: trio.Nursery | None = None
         self._sockets = Sockets(
             peer_key=peer_key,
             listen=listen,
@@ -110,6 +111,7 @@ class Network:
             self._sockets.service(self._gossip.run)
         with one_error():
             async with self._sockets.running(), trio.open_nursery() as nursery:
+                self._nursery = nursery
                 for peer in self._peers.values():
                     nursery.start_soon(self._hear, peer)
                     nursery.start_soon(self._keep, peer)
@@ -117,6 +119,29 @@ class Network:
                 task_status.started()
                 await self._bug_found.wait()
                 raise self._bug or AssertionError
+
+    # -- who is who --------------------------------------------------------
+
+    def meet(self, peers: Mapping[MemberId, PeerAddress]) -> None:
+        """These may speak from now on. A known one with another address has moved; its peer id stays."""
+        for member, address in peers.items():
+            if member == self.me:
+                continue
+            if member in self._peers:
+                self._peers[member].address = address
+                self._by_peer_id[address.peer_id] = self._peers[member]
+                continue
+            peer = self._peers[member] = self._new_peer(member, address)
+            self._by_peer_id[address.peer_id] = peer
+            if self._nursery is not None:
+                self._nursery.start_soon(self._hear, peer)
+                self._nursery.start_soon(self._keep, peer)
+
+    def stay_near(self, members: Iterable[MemberId]) -> None:
+        """Call these from now on; the others may still call us."""
+        self._neighbours = set(members) & set(self._peers)
+        for peer in self._peers.values():
+            peer.look_again()
 
     # -- messages ----------------------------------------------------------
 

@@ -5,7 +5,7 @@ Knows members by their ids. Imports no libp2p, so that whoever writes against it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -111,6 +111,14 @@ class NetworkLike(Protocol):
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Until cancelled; started once it listens."""
+        ...
+
+    def meet(self, peers: Mapping[MemberId, PeerAddress]) -> None:
+        """These may speak from now on."""
+        ...
+
+    def stay_near(self, members: Iterable[MemberId]) -> None:
+        """Stay connected to these from now on."""
         ...
 
     def send(self, to: MemberId, message: wire.Message) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import cast
@@ -20,7 +20,7 @@ from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net import ask, wire
 from p2pfl.net.blobs import Fetch, PieceServer, RunTree
-from p2pfl.net.interface import Handlers, Unreachable
+from p2pfl.net.interface import Handlers, PeerAddress, Unreachable
 from p2pfl.net.queues import INBOX_MESSAGES_MAX, OUTBOX_MESSAGES_MAX
 
 
@@ -42,22 +42,22 @@ class MemoryHub:
     def cut(self, a: MemberId, b: MemberId) -> None:
         """Break the link between two members; what is on its way comes after it is mended."""
         self._cut.add(frozenset((a, b)))
-        self._refresh()
+        self.refresh()
 
     def mend(self, a: MemberId, b: MemberId) -> None:
         """Bring the link back."""
         self._cut.discard(frozenset((a, b)))
-        self._refresh()
+        self.refresh()
 
     def isolate(self, member: MemberId) -> None:
         """Break all links of a member."""
         self._cut.update(frozenset((member, other)) for other in self._running if other != member)
-        self._refresh()
+        self.refresh()
 
     def rejoin(self, member: MemberId) -> None:
         """Bring all links of a member back."""
         self._cut = {link for link in self._cut if member not in link}
-        self._refresh()
+        self.refresh()
 
     def draw_delay_s(self) -> float:
         """The delay of the next message."""
@@ -75,15 +75,16 @@ class MemoryHub:
         if network.me in self._running:
             raise RuntimeError("this member runs already")
         self._running[network.me] = network
-        self._refresh()
+        self.refresh()
 
     def leave(self, network: MemoryNetwork) -> None:
         """A network stopped."""
         del self._running[network.me]
         network.set_connected(set())
-        self._refresh()
+        self.refresh()
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Tell everybody who can be reached now."""
         for network in list(self._running.values()):
             network.set_connected({peer for peer in network.peers if self.reach(network.me, peer)})
 
@@ -95,7 +96,7 @@ class MemoryNetwork:
         self, hub: MemoryHub, me: MemberId, peers: Iterable[MemberId], handlers: Handlers | None = None
     ) -> None:
         self.me = me
-        self.peers = frozenset(peers) - {me}
+        self.peers: set[MemberId] = set(peers) - {me}
         self.handlers = handlers
         self.connected: set[MemberId] = set()
         self.on_connect: list[Callable[[MemberId], None]] = []
@@ -128,6 +129,21 @@ class MemoryNetwork:
             finally:
                 self._nursery = None
                 self._hub.leave(self)
+
+    def meet(self, peers: Mapping[MemberId, PeerAddress]) -> None:
+        """These may speak from now on."""
+        for peer in peers.keys() - self.peers - {self.me}:
+            self.peers.add(peer)
+            self._out[peer], self._in[peer] = deque(), deque()
+            self._work[peer], self._arrived[peer] = trio.Event(), trio.Event()
+            if self._nursery is not None:
+                self._nursery.start_soon(self._carry, peer)
+                self._nursery.start_soon(self._hear, peer)
+        self._hub.refresh()
+
+    def stay_near(self, members: Iterable[MemberId]) -> None:
+        """Here everybody is connected to everybody."""
+        del members
 
     # -- messages ----------------------------------------------------------
 

@@ -68,6 +68,10 @@ class Peer:
         """The first connection came, or the last one went: what waited on the old one is void."""
         self.since_s = trio.current_time()
         self.idle = defaultdict(list)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Wake who waits for a change."""
         self.changed.set()
         self.changed = trio.Event()
 

@@ -14,6 +14,7 @@ import consensus.types as ct
 from consensus import codec
 from consensus.types import DecidedBlock, Digest
 from p2pfl.errors import PeerFault
+from p2pfl.membership import SignedLeave
 from p2pfl.params import BLOB_BYTES_MAX, LEAF_BYTES
 from p2pfl.records import (
     BODY_BYTES_MAX,
@@ -25,7 +26,6 @@ from p2pfl.records import (
 )
 
 VERSION = 1
-
 # A run of leaves in one answer: long enough that a request costs little beside it, short enough that a liar
 # costs little, and that a peer of 1 Mbit/s still delivers one within two seconds if it is the smallest.
 PIECE_LEAVES_MIN = 64
@@ -34,7 +34,6 @@ PIECE_BYTES_MAX = PIECE_LEAVES_MAX * LEAF_BYTES
 _LEAVES_MAX = -(-BLOB_BYTES_MAX // LEAF_BYTES)
 # The audit path in the largest blob.
 PROOF_DIGESTS_MAX = (_LEAVES_MAX - 1).bit_length()
-
 
 # ---------------------------------------------------------------------------
 # One-way messages: acknowledged, sent again after a reconnect, delivered once.
@@ -149,6 +148,13 @@ class VerdictShare:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaveMessage:
+    """A member gives notice to the council."""
+
+    leave: SignedLeave
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """Says that the sender is alive, and carries its acknowledgement. Never reaches the handlers.
 
@@ -169,6 +175,7 @@ Message: TypeAlias = (
     | OpeningOffer
     | MeasurementMessage
     | VerdictShare
+    | LeaveMessage
     | Heartbeat
 )
 
@@ -315,7 +322,7 @@ _BLOCK_BYTES_MAX = BODY_BYTES_MAX + 64 * KIB
 
 # A burst covers what an honest peer has in its outbox (`stream.OUTBOX_MESSAGES_MAX`) after an outage.
 TABLE: tuple[Row, ...] = (
-    # Three votes a decision, and a decision needs three disk writes: not more than a thousand a second.
+    # Votes: a decision needs three disk writes. Heartbeats: ten a second, and one for every 64 messages.
     Row(1, ConsensusMessage, size_max=_BLOCK_BYTES_MAX, rate_per_s=1000, burst=8192),
     Row(2, ShareRequestMessage, size_max=32 * KIB, rate_per_s=20, burst=512),
     Row(3, ParamTxMessage, size_max=2 * KIB, rate_per_s=100, burst=2048),
@@ -326,8 +333,8 @@ TABLE: tuple[Row, ...] = (
     Row(8, OpeningOffer, size_max=128, rate_per_s=10, burst=256),
     Row(9, MeasurementMessage, size_max=KIB, rate_per_s=20, burst=512),
     Row(10, VerdictShare, size_max=KIB, rate_per_s=20, burst=512),
-    # Acknowledgements travel in these: ten a second, and one for every 64 messages.
     Row(11, Heartbeat, size_max=16, rate_per_s=50, burst=1024),
+    Row(12, LeaveMessage, size_max=KIB, rate_per_s=1, burst=16),
     Row(32, GetStatus, size_max=64, rate_per_s=20, burst=128),
     Row(33, GetBlocks, size_max=64, rate_per_s=20, burst=128),
     Row(34, GetPiece, size_max=64, rate_per_s=4000, burst=8192),

@@ -75,6 +75,10 @@ class Bases:
         context = self._context
         layout = context.genesis.task.layout
         own_heights = tuple(range(state.counted[context.group_id][0] + 1, height))
+        tip = context.chain.tip
+        if own_heights and tip is not None and tip.epoch != context.committee.epoch:
+            # What the old committee learnt comes to the new one by the council only.
+            raise PeerFault("old_base", "an epoch begins with a council block that counts all before it")
         base = await self._council_base(state)
         for own in own_heights:
             base = await context.aside(apply_update, base, await self.aggregate(own))

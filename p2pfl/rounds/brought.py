@@ -36,12 +36,12 @@ class Brought:
         await self._groups[header.group_id].append(decided)
         return body
 
-    async def fetch_aggregate(self, group_id: ct.Digest, body: GroupBody) -> None:
+    async def fetch_aggregate(self, header: ct.Header, body: GroupBody) -> None:
         """Bring a block's aggregate before it is asked for."""
         try:
-            await self._aggregate(group_id, body)
+            await self._aggregate(header, body)
         except PeerFault as fault:
-            name = self._groups[group_id].name
+            name = self._groups[header.group_id].name
             log.warning("a group's aggregate is not to be had", group=name, why=str(fault))
 
     def uncounted(self, state: CouncilState, group_id: ct.Digest) -> range:
@@ -78,7 +78,7 @@ class Brought:
         layout, epoch = genesis.task.layout, self._context.committee.epoch
         bodies = {block_id(each.header): self._body(each) for each in counted}
         aggregates = {
-            each.aggregate_id: await self._aggregate(each.header.group_id, bodies[block_id(each.header)])
+            each.aggregate_id: await self._aggregate(each.header, bodies[block_id(each.header)])
             for each in counted
         }
         base = await context.shelf.need(state.base_id, byte_length("base", layout), context.others)
@@ -87,7 +87,6 @@ class Brought:
             length = byte_length("update", layout, state.exponents)
             data = await context.shelf.need(state.root_update_id, length, context.others)
             root_update = parse_update(data, layout, state.exponents)
-        salt = epoch_salt(genesis.network_id, epoch, ct.ZERO_DIGEST)
         return CouncilInputs(
             state=state,
             committee=context.committee,
@@ -98,18 +97,22 @@ class Brought:
             aggregates=aggregates,
             base_values=await context.aside(parse_base, base, layout),
             root_update=root_update,
-            salt=salt,
-            group_salts=dict.fromkeys(self._groups, salt),
+            salt=context.salt,
+            group_salts={each.header.group_id: self._salt(each.header) for each in counted},
         )
+
+    def _salt(self, header: ct.Header) -> bytes:
+        before = self._groups[header.group_id].before(header.epoch)
+        return epoch_salt(self._context.genesis.network_id, header.epoch, before)
 
     def _body(self, counted: CountedBlock) -> GroupBody:
         decided = self._groups[counted.header.group_id].get(counted.header.height)
         assert decided is not None, "the copy was checked"
         return decode_body(decided.block.body, GroupBody)
 
-    async def _aggregate(self, group_id: ct.Digest, body: GroupBody) -> Update:
+    async def _aggregate(self, header: ct.Header, body: GroupBody) -> Update:
         context, layout = self._context, self._context.genesis.task.layout
-        members = context.genesis.committee(self._groups[group_id].name).members
+        members = context.roster.committee(self._groups[header.group_id].name, header.epoch).members
         length = byte_length("update", layout, body.exponents)
         data = await context.shelf.need(body.aggregate_id, length, members, context.others)
         context.shelf.show(body.aggregate_id)

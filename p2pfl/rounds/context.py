@@ -16,12 +16,14 @@ from consensus.signing import Domain
 from consensus.types import Digest, MemberId
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.keys import Guard
+from p2pfl.roster import Roster
 from p2pfl.rounds.clocks import Clocks
 from p2pfl.rounds.council_view import CouncilView
 from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.rounds.shelf import Shelf
 from p2pfl.rounds.trainer import Trainer
+from p2pfl.rules.filters import epoch_salt
 
 T = TypeVar("T")
 
@@ -35,10 +37,14 @@ def wall_clock_ms() -> int:
 
 @dataclass
 class Context:
-    """One node's rooms, as the applications see them. `name` is the own group's, or "council"."""
+    """One node's rooms in one epoch, as the applications see them. `name` is the own group's, or "council".
+
+    committee: the own group's in this epoch.
+    """
 
     genesis: Genesis
     name: str
+    committee: Committee
     me: MemberId
     directory: Path
     chain: Chain
@@ -64,20 +70,26 @@ class Context:
         """Where the own signatures count."""
         return self.genesis.domain(self.name)
 
-    @cached_property
-    def committee(self) -> Committee:
-        """The own group's committee."""
-        return self.genesis.committee(self.name)
+    @property
+    def roster(self) -> Roster:
+        """All epochs, as far as the council's chain is known here."""
+        return self.council.tip.roster
 
     @cached_property
     def others(self) -> tuple[MemberId, ...]:
         """The other members of the own group."""
         return tuple(member for member in self.committee.members if member != self.me)
 
-    @cached_property
+    @property
     def seats(self) -> tuple[MemberId, ...]:
         """The council's seats."""
-        return self.genesis.committee(COUNCIL).members
+        return self.roster.newest(COUNCIL).members
+
+    @cached_property
+    def salt(self) -> bytes:
+        """Of the filters of the own chain in this epoch."""
+        epoch = self.committee.epoch
+        return epoch_salt(self.genesis.network_id, epoch, self.chain.before(epoch))
 
     @cached_property
     def clocks(self) -> Clocks:
@@ -91,7 +103,7 @@ class Context:
 
     def name_of(self, member: MemberId) -> str:
         """A member's name for people."""
-        return self.genesis.member(member).name
+        return self.roster.entry(member).name
 
     async def aside(self, work: Callable[..., T], *args: Any, **options: Any) -> T:
         """Heavy work in a thread."""

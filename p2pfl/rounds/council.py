@@ -12,8 +12,10 @@ import trio
 
 from consensus import codec
 from consensus import types as ct
+from consensus.committee import Committee
 from consensus.signing import block_id
 from p2pfl.errors import PeerFault, UserError
+from p2pfl.genesis import COUNCIL
 from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
 from p2pfl.params import (
@@ -34,6 +36,7 @@ from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.pace import Pace
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.tell import tell_council_block
+from p2pfl.rounds.turnover import Comings
 from p2pfl.rules.council import (
     Comparison,
     CouncilDerived,
@@ -41,6 +44,7 @@ from p2pfl.rules.council import (
     compare,
     derive_council,
 )
+from p2pfl.rules.epochs import Turnover
 from p2pfl.rules.state import OPEN, CouncilState
 from p2pfl.telemetry import logger
 
@@ -73,6 +77,7 @@ class CouncilApp:
         self.groups = groups
         self.brought = Brought(context, groups)
         self.backtrack = Backtrack(context, groups)
+        self.comings = Comings(context, groups)
         self._nursery = nursery
         self._certified = certified
         self._pulse = Pulse()
@@ -90,7 +95,7 @@ class CouncilApp:
 
     def started(self) -> ct.Started:
         """Where the next height begins."""
-        return self.context.chain.started()
+        return self.context.chain.started(self.context.committee.epoch)
 
     def entered(self, effect: ct.EnteredRound) -> None:
         """A round began; its clock runs only while there is something to decide."""
@@ -120,6 +125,7 @@ class CouncilApp:
                 raise PeerFault("bad_body", "its root is not the header's")
             if effect.fresh:
                 self.context.clocks.judge(header)
+                self.comings.judge(Turnover(header.time_ms, body.joins, body.leaves, body.closings))
             await self._check(header, body)
         except (PeerFault, codec.DecodeError, UserError, WorkerDied, TaskFailed) as fault:
             log.warning(
@@ -129,7 +135,7 @@ class CouncilApp:
         return True
 
     async def decided(self, decided: ct.DecidedBlock) -> bool:
-        """Keep the block, show its blobs, tell the members, begin what it asks for."""
+        """Keep the block, show its blobs, tell the members, begin what it asks for. False: an epoch ends."""
         context, header = self.context, decided.block.header
         await context.council.take(decided)
         body: CouncilBody = decode_body(decided.block.body, CouncilBody)
@@ -147,7 +153,7 @@ class CouncilApp:
         mine = header.proposer == context.me or context.evaluates
         if derived is not None and mine and body.counted:
             self._nursery.start_soon(self._evaluate, header.height, derived.base)
-        return True
+        return body.assignment is None
 
     # -- what grows outside -------------------------------------------------------
 
@@ -161,8 +167,9 @@ class CouncilApp:
     async def take_group_block(self, decided: ct.DecidedBlock) -> None:
         """The next decided block of a group: checked, kept, its aggregate fetched."""
         body = await self.brought.take(decided)
+        self.comings.moved(decided.block.header.group_id)
         self.changed()
-        self._nursery.start_soon(self.brought.fetch_aggregate, decided.block.header.group_id, body)
+        self._nursery.start_soon(self.brought.fetch_aggregate, decided.block.header, body)
 
     # -- when there is something to decide ------------------------------------------
 
@@ -172,6 +179,8 @@ class CouncilApp:
             return True
         if self.court.measurements(state) or self.court.certificates(state):
             return True
+        if self.comings.waits(state, self._time_ms()):
+            return True
         waiting = any(entry.outcome == OPEN for entry in state.cases.values())
         return waiting and trio.current_time() - self._decided_s >= HEARTBEAT_S
 
@@ -179,9 +188,16 @@ class CouncilApp:
         """Whether every group that still runs has brought a block."""
         state, rounds = self.context.council.tip, self.context.genesis.rounds
         return all(
-            self.brought.uncounted(state, group_id) or (rounds and state.counted[group_id][0] + 1 >= rounds)
-            for group_id in self.groups
+            self.brought.uncounted(state, group_id)
+            or (rounds and state.counted[group_id][0] + 1 >= rounds)
+            or not state.roster.goes_on(chain.name, state.open_epochs[group_id])
+            for group_id, chain in self.groups.items()
         )
+
+    def _time_ms(self) -> int:
+        """The header time of a block that is made now."""
+        tip = self.context.chain.tip
+        return max(self.context.clock_ms(), tip.time_ms + 1 if tip else 0)
 
     def _patience_s(self) -> float:
         return self.context.genesis.times.gather_ms / 1000
@@ -189,6 +205,7 @@ class CouncilApp:
     async def _beat(self) -> None:
         while True:
             await trio.sleep(HEARTBEAT_S / 4)
+            await self.comings.look()
             if self._since_s is None:
                 self.changed()
 
@@ -197,6 +214,8 @@ class CouncilApp:
     async def _block(self, effect: ct.Build) -> ct.Block:
         context, state = self.context, self.context.council.tip
         counted = self.brought.counted(state)
+        time_ms = self._time_ms()
+        groups = frozenset(each.header.group_id for each in counted)
         inputs = await self.brought.inputs(state, effect.height, counted)
         comparison = await context.aside(compare, inputs)
         root_id = state.root_update_id
@@ -215,6 +234,7 @@ class CouncilApp:
             cases=cases,
             measurements=self.court.measurements(state),
             certificates=self.court.certificates(state),
+            turnover=self.comings.records(state, time_ms, groups),
         )
         await self._keep(derived)
         header = ct.Header(
@@ -225,10 +245,10 @@ class CouncilApp:
             height=effect.height,
             parent_id=effect.parent_id,
             proposer=context.me,
-            time_ms=max(context.clock_ms(), effect.parent.time_ms + 1 if effect.parent else 0),
+            time_ms=time_ms,
             app_root=body_root(derived.body),
             log_root=effect.log_root,
-            next_committee_root=context.committee.root(),
+            next_committee_root=self._next_root(derived.body),
         )
         self._derived[block_id(header)] = derived
         self.pace.step("propose")
@@ -246,9 +266,17 @@ class CouncilApp:
         comparison = await context.aside(compare, inputs)
         await self._judge_root(body, state, comparison, header.height)
         cases: tuple[Case, ...] = await self.backtrack.cases(inputs, comparison)
-        derived = await context.aside(check_council_body, body, inputs, comparison, cases)
+        derived = await context.aside(check_council_body, body, inputs, comparison, cases, header.time_ms)
+        if header.next_committee_root != self._next_root(derived.body):
+            raise PeerFault("wrong_committee", "its assignment says who decides the next height")
         await self._keep(derived)
         self._derived[block_id(header)] = derived
+
+    def _next_root(self, body: CouncilBody) -> ct.Digest:
+        if body.assignment is None:
+            return self.context.committee.root()
+        seats = next(group.members for group in body.assignment.groups if group.name == COUNCIL)
+        return Committee(body.assignment.epoch, seats).root()
 
     async def _judge_root(
         self, body: CouncilBody, state: CouncilState, comparison: Comparison, height: int
@@ -290,9 +318,9 @@ class CouncilApp:
 
     def _listeners(self) -> list[ct.MemberId]:
         """Each seat tells a part of the members, so that everybody hears from two seats."""
-        seats, genesis = self.context.committee, self.context.genesis
+        seats = self.context.committee
         mine = seats.members.index(self.context.me)
-        everybody = [entry.member_id for group in genesis.groups for entry in group.members]
+        everybody = sorted(member for member in self.context.roster.entries if member not in seats)
         near = {mine, (mine + 1) % seats.size}
         return [member for index, member in enumerate(everybody) if index % seats.size in near]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 
 from consensus.chain import BadBlock
 from consensus.signing import block_id
 from consensus.types import DecidedBlock, Digest
-from p2pfl.genesis import Genesis
+from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.records import CouncilBody, body_root, decode_body
 from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rules.state import CouncilState
+from p2pfl.store.blocks import BlockStore
 
 # A group names a council block that is at most a few old; each state is some kilobytes.
 STATES_MAX = 64
@@ -20,14 +22,14 @@ STATES_MAX = 64
 class CouncilView:
     """Council states by block id, the newest last. `pulse` beats when a block was added."""
 
-    def __init__(self, genesis: Genesis, chain: Chain) -> None:
-        self.chain = chain
+    def __init__(self, genesis: Genesis, blocks: BlockStore) -> None:
         self.pulse = Pulse()
+        self.on_block: Callable[[CouncilBody], Awaitable[None]] | None = None  # What the node does with each.
         self._states: OrderedDict[Digest, CouncilState] = OrderedDict()
         self._tip = CouncilState.genesis(genesis)
         self._states[self._tip.block_id] = self._tip
-        for decided in chain.blocks:
-            self._fold(decided)
+        # Each block is folded before the next is checked: it may name the committee that decides the next.
+        self.chain = Chain(genesis, COUNCIL, blocks, lambda: self._tip.roster, self._fold)
 
     @property
     def tip(self) -> CouncilState:
@@ -48,7 +50,8 @@ class CouncilView:
         if body_root(body) != decided.block.header.app_root:
             raise BadBlock("the body is not the header's")
         await self.chain.append(decided)
-        self._fold(decided)
+        if self.on_block is not None:
+            await self.on_block(body)
         self.pulse.beat()
 
     def _fold(self, decided: DecidedBlock) -> None:

@@ -15,6 +15,7 @@ import trio
 from consensus.signing import BadSignature, recover, signing_digest
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault, UserError
+from p2pfl.genesis import COUNCIL
 from p2pfl.keys import Refused
 from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
@@ -88,12 +89,12 @@ class Court:
 
     def certificates(self, state: CouncilState) -> tuple[VerdictCertificate, ...]:
         """Verdicts that a quorum of seats has signed and no block holds yet."""
-        quorum = self._context.committee.quorum
         found: list[VerdictCertificate] = []
         for verdict in state.due_verdicts():
-            shares = self._shares.get(verdict, {})
-            if len(shares) >= quorum:
-                signatures = tuple(shares[seat] for seat in sorted(shares)[:quorum])
+            committee = state.roster.committee(COUNCIL, state.cases[verdict.case_id].opened_epoch)
+            shares = {k: v for k, v in self._shares.get(verdict, {}).items() if k in committee}
+            if len(shares) >= committee.quorum:
+                signatures = tuple(shares[seat] for seat in sorted(shares)[: committee.quorum])
                 found.append(VerdictCertificate(verdict, signatures))
         return tuple(found)
 
@@ -180,7 +181,7 @@ class Court:
             seat = recover(signing_digest(self._context.domain, struct), signature)
         except BadSignature as error:
             raise PeerFault("bad_signature", str(error)) from error
-        if seat not in self._context.committee:
+        if seat not in self._context.committee and seat not in self._context.seats:
             raise PeerFault("not_a_seat", "signed by somebody who is no seat")
         return seat
 
@@ -236,7 +237,8 @@ class Court:
         data = await context.shelf.need(opening_id, length, [sender], context.others, timeout_s=30.0)
         members = self._members(case)
         base = await base_of_block(context, self._groups[case.group_id], self._body(case).base, members)
-        opening, job = await context.aside(read_opening, data, tx.tx, base, context.genesis)
+        read = (data, tx.tx, base, context.genesis, case.group_id)
+        opening, job = await context.aside(read_opening, *read)
         # What this seat holds it can hand on: an accused cannot show its round to some seats only.
         context.shelf.show(opening_id, context.seats)
         offer = wire.OpeningOffer(case.case_id, opening_id, length)
@@ -250,9 +252,8 @@ class Court:
     def _signed(self, case: Case, status: int, opening_id: Digest, worst_ppm: int) -> SignedMeasurement:
         """The own measurement, signed, kept for the next block and told to the other seats."""
         context = self._context
-        measurement = Measurement(
-            context.committee.epoch, case.case_id, case.accused, status, opening_id, worst_ppm
-        )
+        epoch = self._state.cases[case.case_id].opened_epoch  # Its seats finish it, signing in that epoch.
+        measurement = Measurement(epoch, case.case_id, case.accused, status, opening_id, worst_ppm)
         signed = SignedMeasurement(measurement, context.guard.sign_plain(context.domain, measurement))
         self._take_measurement(signed)
         context.network.broadcast(context.others, wire.MeasurementMessage(signed))
@@ -277,4 +278,4 @@ class Court:
 
     def _members(self, case: Case) -> tuple[MemberId, ...]:
         name = self._context.genesis.group_names[case.group_id]
-        return self._context.genesis.committee(name).members
+        return self._context.roster.committee(name, case.epoch).members

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from consensus.types import Digest, MemberId
@@ -13,6 +15,7 @@ from p2pfl.records import Case, GroupBody, decode_body
 from p2pfl.rounds.bases import base_of_block
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.court import open_cases
+from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.own import OwnRounds
 from p2pfl.rounds.replay import make_opening
 from p2pfl.telemetry import logger
@@ -23,9 +26,9 @@ log = logger("rounds.defence")
 class Defence:
     """Answers OpenRequests for the cases that the council's chain names."""
 
-    def __init__(self, context: Context, own: OwnRounds) -> None:
+    def __init__(self, context: Context, chain_of: Callable[[Digest], Chain]) -> None:
         self._context = context
-        self._own = own
+        self._chain_of = chain_of
         self._openings: dict[Digest, tuple[Digest, int]] = {}
         self._turn = trio.Lock()  # All seats ask at once; the work is done once.
 
@@ -65,16 +68,20 @@ class Defence:
 
     async def _states(self, case: Case) -> list[bytes]:
         """The training states of the round, kept or trained again. Raises PeerFault when they are lost."""
-        context = self._context
-        kept = await context.aside(self._own.states, case.height)
+        context, chain = self._context, self._chain_of(case.group_id)
+        rounds = OwnRounds.of(context.directory, chain.name, case.epoch)
+        kept = await context.aside(rounds.states, case.height)
         if kept:
             return kept
-        decided, own = context.chain.get(case.height), self._own.commitment(case.height)
+        decided, own = chain.get(case.height), rounds.commitment(case.height)
         if decided is None or own is None:
             raise PeerFault("no_trace", "the own commitment of this height is gone")
         body: GroupBody = decode_body(decided.block.body, GroupBody)
-        base = await base_of_block(context, context.chain, body.base, context.others)
-        seed = context.genesis.round_seed(context.group_id, case.epoch, case.height)
+        members = context.roster.committee(chain.name, case.epoch).members
+        base = await base_of_block(
+            context, chain, body.base, [each for each in members if each != context.me]
+        )
+        seed = context.genesis.round_seed(case.group_id, case.epoch, case.height)
         result = await context.trainer.train(base.values, seed, context.me, keep_states=True)
         if result.trace_root != own.tx.trace_root:
             raise PeerFault("no_trace", "training again gave other states: another machine or another torch")

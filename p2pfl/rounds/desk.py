@@ -6,24 +6,34 @@ from typing import Any
 
 import trio
 
+from consensus import types as ct
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
 from p2pfl.net import wire
+from p2pfl.roster import Roster
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.court import Court
 from p2pfl.rounds.defence import Defence
 from p2pfl.rounds.driver import Driver
 from p2pfl.rounds.follow import Chain, Follower
 from p2pfl.rounds.group import GroupApp
+from p2pfl.rounds.turnover import Comings
+
+# Members that are so many epochs apart have nothing to say to each other.
+EPOCHS_APART_MAX = 3
 
 
 class Desk:
-    """The handlers of one node (`net.interface.Handlers`): made before the network, opened with the node."""
+    """The handlers of one node (`net.interface.Handlers`): made before the network, opened with the node.
+
+    context: of the epoch in which the node works now, or did last.
+    """
 
     context: Context
 
     def __init__(self) -> None:
+        self.comings: Comings | None = None
         self.driver: Driver | None = None
         self.group: GroupApp | None = None
         self.court: Court | None = None
@@ -31,22 +41,35 @@ class Desk:
         self.chains: dict[Digest, Chain] = {}
         self.followers: dict[Digest, Follower] = {}
 
+    def leave_rooms(self) -> None:
+        """An epoch is over: nobody works here until the next one begins."""
+        self.driver = self.group = self.court = self.defence = self.comings = None
+
     async def received(self, sender: MemberId, message: wire.Message) -> None:
         """A message of an authenticated peer. Raises PeerFault for what this peer may not say here."""
         context = self.context
         match message:
             case wire.ConsensusMessage(group_id, inner):
-                self._own_group(sender, group_id)
-                if self.driver is not None:
-                    self.driver.deliver(sender, inner)
+                if group_id == context.group_id and sender in context.committee:
+                    if self.driver is not None:
+                        self.driver.deliver(sender, inner)
+                elif self.comings is not None and isinstance(inner, ct.RoundChangeMessage):
+                    self._alive(sender, group_id, inner)
+                else:
+                    self._member(sender, group_id)
             case (
                 wire.ShareRequestMessage(group_id)
                 | wire.ParamTxMessage(group_id)
                 | wire.CloseMessage(group_id)
             ):
-                self._own_group(sender, group_id)
-                if self.group is not None:
-                    self.group.received(sender, message)
+                if group_id == context.group_id and sender in context.committee:
+                    if self.group is not None:
+                        self.group.received(sender, message)
+                else:
+                    self._member(sender, group_id)
+            case wire.LeaveMessage(signed):
+                if self.comings is not None:
+                    self.comings.leave(signed)
             case wire.Tip(group_id, height, _):
                 if (follower := self.followers.get(group_id)) is not None:
                     follower.tip_seen(sender, height)
@@ -81,13 +104,37 @@ class Desk:
         if (follower := self.followers.get(tip.group_id)) is not None:
             follower.tip_seen(sender, tip.height)
 
-    def _own_group(self, sender: MemberId, group_id: Digest) -> None:
-        if group_id != self.context.group_id or sender not in self.context.committee:
-            raise PeerFault("not_a_member", "a message for a group in which you or I do not sit")
+    def _member(self, sender: MemberId, group_id: Digest) -> None:
+        """Raises PeerFault unless both sat there once, or will: they are ahead of us, or behind."""
+        context = self.context
+        name = context.genesis.group_names.get(group_id)
+        both = {sender, context.me}
+        for seating in context.roster.seatings[-EPOCHS_APART_MAX:]:
+            if (
+                name is not None
+                and name in seating.committees
+                and both <= set(seating.committees[name].members)
+            ):
+                return
+        raise PeerFault("not_a_member", "a message for a group in which you or I do not sit")
+
+    def _alive(self, sender: MemberId, group_id: Digest, message: ct.RoundChangeMessage) -> None:
+        """A member of a group that hangs tells the council that it lives."""
+        context, epoch = self.context, message.round_change.vote.epoch
+        name = context.genesis.group_names.get(group_id)
+        if name is None or context.roster.group_of(sender, epoch) != name:
+            raise PeerFault("not_a_member", "a message for a group in which you do not sit")
+        assert self.comings is not None
+        self.comings.round_change(sender, group_id, message.round_change)
 
 
-def holders_of(context: Context, name: str) -> tuple[MemberId, ...]:
-    """Who keeps a chain: its own members first, then (for a group's) the council's seats."""
-    members = context.genesis.committee(name).members
-    rest = () if name == COUNCIL else context.seats
-    return tuple(member for member in (*members, *rest) if member != context.me)
+def holders_of(roster: Roster, name: str, me: MemberId) -> tuple[MemberId, ...]:
+    """Who keeps a chain: its last members first, then (for a group's) the council's seats."""
+    members = roster.newest(name).members
+    if name != COUNCIL:
+        earlier = roster.seatings[-2:-1]
+        members += tuple(
+            m for each in earlier if name in each.committees for m in each.committees[name].members
+        )
+        members += roster.newest(COUNCIL).members
+    return tuple(dict.fromkeys(member for member in members if member != me))

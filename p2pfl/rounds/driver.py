@@ -7,7 +7,7 @@ core, the WAL, the guarded signer and the network; what a block means is the app
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -80,7 +80,9 @@ class Driver:
         on_fault: Callable[[ct.Fault], None],
         on_behind: Callable[[ct.MemberId, int], None],
         on_vote: Callable[[str], None],
+        listeners: Callable[[], Sequence[ct.MemberId]] = tuple,
     ) -> None:
+        """listeners: who hears of ROUND-CHANGEs besides the members, to know that they live."""
         self.replica = replica
         self.app = app
         self.domain = domain
@@ -92,6 +94,8 @@ class Driver:
         self.on_fault = on_fault
         self.on_behind = on_behind
         self.on_vote = on_vote
+        self.listeners = listeners
+        self.ended = trio.Event()  # No height follows, and what belongs to the last one is done.
         self.height = 0
         self.round = 0
         self.active = False
@@ -169,8 +173,8 @@ class Driver:
     def _mute(self) -> None:
         """Votes were signed of which the log knows nothing: sign none until the guard's height is decided."""
         newest = self.guard.newest(self.domain)
-        if newest is None or newest[1] < self.height:
-            return
+        if newest is None or newest[1] < self.height or newest[0] < self.replica.committee.epoch:
+            return  # Votes of an earlier epoch contradict none of this one.
         if newest[1] > self.height or self.guard.has_voted(self.domain, *newest):
             self._muted_height = newest[1]
             log.warning("the log of the open height is lost: no votes until it ends", height=newest[1])
@@ -243,6 +247,9 @@ class Driver:
         packed = wire.ConsensusMessage(self.domain.group_id, message)
         if to is None:
             self.network.broadcast(self.others, packed)
+            if isinstance(message, ct.RoundChangeMessage):
+                alive = ct.RoundChangeMessage(message.round_change)
+                self.network.broadcast(self.listeners(), wire.ConsensusMessage(self.domain.group_id, alive))
         elif to != self.me:
             self.network.send(to, packed)
 
@@ -288,6 +295,8 @@ class Driver:
         self._unwritten = []  # The block is durable: nobody needs to know how it came about.
         if goes_on:
             await self._start(self.app.started(), resume=False)
+        else:
+            self.ended.set()
 
     async def _timer(self) -> None:
         while True:

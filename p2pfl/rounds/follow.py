@@ -12,13 +12,14 @@ from typing import Any
 
 import trio
 
-from consensus.chain import BadBlock, History
+from consensus.chain import FIRST_PARENT_ID, BadBlock, History
 from consensus.codec import DecodeError
 from consensus.types import DecidedBlock, Digest, Header, MemberId, Started
 from consensus.votes import BadCertificate
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
 from p2pfl.net import wire
+from p2pfl.roster import Roster, UnknownEpoch
 from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.store.blocks import BlockStore
@@ -34,16 +35,61 @@ POLL_S = 5.0
 
 
 class Chain:
-    """One chain on disk with its verified tip."""
+    """One chain on disk with its verified tip.
 
-    def __init__(self, genesis: Genesis, name: str, blocks: BlockStore) -> None:
+    roster: the epochs as far as the council's chain is known here. kept: told of each block, those on disk
+    too.
+    """
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        name: str,
+        blocks: BlockStore,
+        roster: Callable[[], Roster],
+        kept: Callable[[DecidedBlock], None] = lambda _: None,
+    ) -> None:
         self.name = name
         self.group_id = genesis.group_id(name)
         self.blocks = blocks
-        self.history = History(genesis.domain(name), genesis.network_id, genesis.committee(name))
+        self._genesis, self._roster, self._kept = genesis, roster, kept
         self._newest: DecidedBlock | None = None  # Checked, and perhaps still on its way to the disk.
-        for decided in blocks:
-            self.history.append(decided.block.header, decided.certificate)
+        self._read()
+
+    def _read(self) -> None:
+        genesis = self._genesis
+        self.history = History(genesis.domain(self.name), genesis.network_id, genesis.committee(self.name))
+        self._before: dict[int, Digest] = {0: FIRST_PARENT_ID}
+        for decided in self.blocks:
+            closing = self._roster().closings.get((self.name, decided.block.header.epoch))
+            if closing is not None and decided.block.header.height > closing.height:
+                self.blocks.cut(closing.height)  # A crash came between the closing and the cut.
+                break
+            self._check(decided)
+            self._kept(decided)
+
+    def _check(self, decided: DecidedBlock) -> None:
+        """Raises UnknownEpoch, BadBlock or BadCertificate."""
+        header, history = decided.block.header, self.history
+        tip, tip_id = history.tip, history.tip_id
+        committee, closed = self._roster().decides(self.name, header, tip=tip, tip_id=tip_id)
+        history.append(header, decided.certificate, committee=committee, closed=closed)
+        self._before.setdefault(header.epoch, tip_id)
+
+    def before(self, epoch: int) -> Digest:
+        """The id of the last block before this epoch, zero if there is none: the salt of its filters."""
+        return self._before.get(epoch, self.tip_id)
+
+    def last_of_epochs(self, newest: int) -> list[DecidedBlock]:
+        """The last block of each epoch up to this one, the oldest first. Reads the whole chain."""
+        lasts = {each.block.header.epoch: each for each in self.blocks if each.block.header.epoch <= newest}
+        return [lasts[epoch] for epoch in sorted(lasts)]
+
+    async def cut(self, height: int) -> None:
+        """Forget the blocks above this height: the council closed the epoch there."""
+        await trio.to_thread.run_sync(self.blocks.cut, height)
+        self._newest = None
+        self._read()
 
     @property
     def height(self) -> int:
@@ -60,9 +106,24 @@ class Chain:
         """The last block's id, zero when there is none."""
         return self.history.tip_id
 
-    def started(self) -> Started:
-        """Where the next height begins."""
-        return Started(self.history.tip, self.history.tip_id, self.history.log.root())
+    def started(self, epoch: int) -> Started:
+        """Where the next height begins, under the committee of this epoch."""
+        tip, tip_id = self.history.tip, self.history.tip_id
+        closed = self._roster().closed_at(self.name, epoch, tip, tip_id)
+        return Started(tip, tip_id, self.history.log.root(), closed)
+
+    def opens(self, epoch: int) -> bool:
+        """Whether the next block is one of this epoch: the epoch before has ended, this one has not."""
+        tip, roster = self.history.tip, self._roster()
+        if tip is not None and tip.epoch == epoch:
+            own = roster.committee(self.name, epoch).root()
+            return tip.next_committee_root == own and (self.name, epoch) not in roster.closings
+        if (self.name, epoch) in roster.closings or not roster.goes_on(self.name, epoch):
+            return False
+        if tip is None and epoch == 0:
+            return True
+        ended = tip is not None and tip.next_committee_root == roster.committee(self.name, epoch).root()
+        return ended or roster.closed_at(self.name, epoch, tip, self.history.tip_id)
 
     def get(self, height: int) -> DecidedBlock | None:
         """The block at this height, if this chain has reached it."""
@@ -72,10 +133,14 @@ class Chain:
         return self.blocks.get(height)
 
     async def append(self, decided: DecidedBlock) -> None:
-        """Check the next block and keep it (durable). Raises BadBlock or BadCertificate and keeps nothing."""
-        self.history.append(decided.block.header, decided.certificate)
+        """Check the next block and keep it (durable).
+
+        Raises UnknownEpoch, BadBlock or BadCertificate, and keeps nothing.
+        """
+        self._check(decided)
         self._newest = decided
         await when_there_is_room(partial(self.blocks.append, decided))
+        self._kept(decided)
 
     def slice(self, start: int, count: int) -> tuple[DecidedBlock, ...]:
         """At most `count` blocks from `start` on."""
@@ -95,7 +160,7 @@ class Follower:
         self,
         chain: Chain,
         network: Any,
-        holders: tuple[MemberId, ...],
+        holders: Callable[[], tuple[MemberId, ...]],
         take: Callable[[DecidedBlock], Awaitable[None]],
         on_fault: Callable[[MemberId, PeerFault], None],
     ) -> None:
@@ -109,7 +174,7 @@ class Follower:
 
     def tip_seen(self, peer: MemberId, height: int) -> None:
         """A peer says that its chain has this height."""
-        if peer in self._holders and height > self._ahead.get(peer, -1):
+        if peer in self._holders() and height > self._ahead.get(peer, -1):
             self._ahead[peer] = height
             self._pulse.beat()
 
@@ -139,6 +204,8 @@ class Follower:
                     await self._take(decided)
         except (BadBlock, BadCertificate, DecodeError) as error:
             self._on_fault(peer, PeerFault("bad_block", f"{self.chain.name}: {error}"))
+        except UnknownEpoch:
+            pass  # The council's chain has to come first; this peer may be asked again.
         except PeerFault as fault:
             self._on_fault(peer, fault)
         if self.chain.height == before:
@@ -148,11 +215,12 @@ class Follower:
 
     async def _poll(self) -> None:
         turn = 0
-        while self._holders:
+        while True:
             await trio.sleep(POLL_S)
             turn += 1
-            peer = self._holders[turn % len(self._holders)]
-            if peer not in self._network.connected:
+            holders = self._holders()
+            peer = holders[turn % len(holders)] if holders else None
+            if peer is None or peer not in self._network.connected:
                 continue
             try:
                 request = wire.GetStatus(self.chain.group_id)

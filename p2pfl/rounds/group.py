@@ -56,7 +56,7 @@ class GroupApp:
         self.context = context
         self.pace = pace
         self.bases = Bases(context)
-        self.own = OwnRounds(context.directory / "own")
+        self.own = OwnRounds.of(context.directory, context.name, context.committee.epoch)
         self.proposals = Proposals(context, self.bases)
         self._committer = Committer(context, self.bases, self.own)
         self._nursery = nursery
@@ -76,7 +76,7 @@ class GroupApp:
 
     def started(self) -> ct.Started:
         """Where the next height begins."""
-        return self.context.chain.started()
+        return self.context.chain.started(self.context.committee.epoch)
 
     def entered(self, effect: ct.EnteredRound) -> None:
         """A round began: its clock starts at the part that is still to be done."""
@@ -161,6 +161,9 @@ class GroupApp:
         if rounds and header.height + 1 >= rounds:
             self.pace.stop("finished")
             context.observe("finished", {"group": context.name, "height": header.height})
+            return False
+        if header.next_committee_root != context.committee.root():
+            self.pace.stop("epoch_ended")
             return False
         self.heard = self._listen()
         early, self._early = self._early, []
@@ -284,13 +287,21 @@ class GroupApp:
         view = context.council
         await view.pulse.until(
             lambda: view.tip.counted[context.group_id][0] >= heard.height - 1,
-            timeout_s=context.genesis.times.council_ms / 1000 if heard.height else 0,
+            timeout_s=self._council_s(),
         )
         resolved = await self.bases.resolve(view.tip.block_id, heard.height)
         request = ShareRequest(
             heard.epoch, heard.height, effect.round, resolved.ref.base_id, resolved.ref.council_block_id
         )
         return SignedShareRequest(request, await context.sign(request), effect.justification)
+
+    def _council_s(self) -> float:
+        """How long Ci waits for the council's next block. An epoch begins with one: then it has no choice."""
+        tip = self.context.chain.tip
+        if tip is None:
+            return 0
+        wait_s = self.context.genesis.times.council_ms / 1000
+        return wait_s if tip.epoch == self.context.committee.epoch else float("inf")
 
     def _send_close(self, close: SignedClose) -> None:
         txs = self.heard.closed_txs(close)

@@ -1,11 +1,12 @@
 """What a member must not lose between signing and deciding, and what it needs to open a round later.
 
-own/<height>.tx       the exact bytes of its SignedParamTx, durable before it is sent
-own/<height>.states   the training states under its trace root
+own/<group>.<epoch>/<height>.tx       the exact bytes of its SignedParamTx, durable before it is sent
+own/<group>.<epoch>/<height>.states   the training states under its trace root
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from consensus import codec
@@ -15,15 +16,24 @@ from p2pfl.records import SignedParamTx
 
 # Rounds that may still be asked for: a case opens at most a few council blocks after its round.
 KEEP_ROUNDS = 32
+KEEP_EPOCHS = 3
 TX_BYTES_MAX = 4096
 
 
 class OwnRounds:
-    """The own commitments and training states of the last rounds."""
+    """The own commitments and training states of the last rounds in one group and epoch."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def of(cls, node: Path, group: str, epoch: int) -> OwnRounds:
+        """Those of a node's folder. Those of epochs that nobody asks for any more are taken away."""
+        for old in (node / "own").glob("*.*"):
+            if old.suffix[1:].isdigit() and int(old.suffix[1:]) + KEEP_EPOCHS <= epoch:
+                shutil.rmtree(old, ignore_errors=True)
+        return cls(node / "own" / f"{group}.{epoch}")
 
     def save(self, signed: SignedParamTx, states: list[bytes]) -> None:
         """Keep a round; the commitment is durable when this returns. The states (if any) are only written."""

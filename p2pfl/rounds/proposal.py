@@ -17,7 +17,6 @@ from p2pfl.records import GroupBody, SignedClose, SignedParamTx, body_root, deco
 from p2pfl.rounds.bases import Bases, Resolved
 from p2pfl.rounds.collect import Collected
 from p2pfl.rounds.context import Context
-from p2pfl.rules.filters import epoch_salt
 from p2pfl.rules.validate import Derived, GroupInputs, check_group_body, derive_group_body
 from p2pfl.telemetry import logger
 
@@ -64,7 +63,7 @@ class Proposals:
             time_ms=max(context.clock_ms(), effect.parent.time_ms + 1 if effect.parent else 0),
             app_root=body_root(derived.body),
             log_root=effect.log_root,
-            next_committee_root=context.committee.root(),
+            next_committee_root=self._next_root(resolved),
         )
         self.derived[block_id(header)] = derived
         return ct.Block(header, codec.encode(derived.body))
@@ -94,6 +93,8 @@ class Proposals:
             raise PeerFault("wrong_close", "a round without a Close")
         await self.fetch([signed for signed in body.txs if signed.tx.member not in body.unrevealed])
         resolved = await self._bases.resolve(body.base.council_block_id, header.height)
+        if header.next_committee_root != self._next_root(resolved):
+            raise PeerFault("wrong_committee", "its council block says who decides the next height")
         inputs = await self._inputs(heard, body.txs, body.close, body.unrevealed, resolved)
         derived = await context.aside(check_group_body, body, inputs)
         await self._keep(derived)
@@ -123,6 +124,20 @@ class Proposals:
         return all([await self._context.shelf.has(signed.tx.blob_id) for signed in txs])
 
     # -- what both need --------------------------------------------------------
+
+    def _next_root(self, resolved: Resolved) -> ct.Digest:
+        """A block on a council block that has begun a later epoch is the last of its own."""
+        committee, roster = self._context.committee, resolved.state.roster
+        if roster.epoch == committee.epoch:
+            return committee.root()
+        return roster.next_root(self._context.name, committee.epoch)
+
+    async def _previous_aggregate(self, height: int) -> Update | None:
+        """Of the block before, in this epoch: other members' directions say nothing about these."""
+        tip = self._context.chain.tip
+        if tip is None or tip.epoch != self._context.committee.epoch:
+            return None
+        return await self._bases.aggregate(height - 1)
 
     async def _base_of(self, heard: Collected, base_id: ct.Digest) -> Resolved:
         """The base that the commitments name: by a request for it, else by a council block that gives it."""
@@ -160,12 +175,12 @@ class Proposals:
             unrevealed=unrevealed,
             updates=updates,
             exponents=resolved.exponents,
-            previous_aggregate=await self._bases.aggregate(heard.height - 1) if heard.height else None,
+            previous_aggregate=await self._previous_aggregate(heard.height),
             root_update=resolved.root_update,
-            standings=resolved.state.standings(context.group_id),
+            standings=resolved.state.standings(context.group_id, heard.epoch),
             base=resolved.ref,
             base_values=resolved.base,
-            salt=epoch_salt(context.genesis.network_id, heard.epoch, ct.ZERO_DIGEST),
+            salt=context.salt,
         )
 
     async def _update(self, signed: SignedParamTx, resolved: Resolved) -> Update | None:

@@ -21,6 +21,7 @@ from p2pfl.genesis import COUNCIL
 from p2pfl.records import CouncilBody, VerdictCertificate, decode_body
 from p2pfl.rounds.collect import DoubleSigned
 from p2pfl.rounds.context import Context
+from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.store import Notes
 from p2pfl.telemetry import logger
@@ -42,8 +43,10 @@ class Prosecutor:
     """One node's proofs on their way to the contract."""
 
     def __init__(self, context: Context, notes: Notes, connect: Callable[[], StakingWorker] | None) -> None:
-        """connect: opens the chain and checks the contracts (blocking, in a thread); None: no chain."""
-        self._context = context
+        """context: of the epoch in which the node works; it follows. connect: opens the chain and checks the
+        contracts (blocking, in a thread); None: no chain.
+        """
+        self.context = context
         self._notes = notes
         self._connect = connect
         self._connected: StakingWorker | None = None
@@ -58,7 +61,7 @@ class Prosecutor:
 
         Raises UserError when the chain answers and is not the one that the genesis names.
         """
-        for decided in self._context.council.chain.blocks:
+        for decided in self.context.council.chain.blocks:
             self.certified(decode_body(decided.block.body, CouncilBody))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._check_chain)
@@ -80,7 +83,7 @@ class Prosecutor:
 
     def equivocation(self, culprit: MemberId, pair: tuple[SignedVote, SignedVote]) -> None:
         """E1 to E5: two votes of one signer that contradict each other."""
-        proven = offence(self._context.domain, *pair)
+        proven = offence(self.context.domain, *pair)
         assert proven is not None
         first, second = proven.first, proven.second
         self._evidence(culprit, proven.kind, first.vote, first.signature, second.vote, second.signature)
@@ -92,21 +95,25 @@ class Prosecutor:
 
     def certified(self, body: CouncilBody) -> None:
         """A council block holds verdict certificates: a seat takes them to the contract."""
-        if self._context.name != COUNCIL:
+        if self.context.name != COUNCIL:
             return
         for certificate in body.certificates:
-            key = signing_digest(self._context.domain, certificate.verdict)
+            key = signing_digest(self.context.domain, certificate.verdict)
             if key not in self._verdicts:
                 self._verdicts.add(key)
                 self._keep("certificates", certificate)
                 self._queue(lambda certificate=certificate: self._verdict(certificate))
+
+    def epoch_ended(self, chain: Chain, epoch: int) -> None:
+        """The own group's epoch has its last block: it goes to the contract, those before it first."""
+        self._queue(lambda: self._anchor(chain, epoch))
 
     def _evidence(self, culprit: MemberId, kind: OffenceKind, *proof: Any) -> None:
         height = proof[0].height
         if (culprit, height) in self._accused:
             return
         self._accused.add((culprit, height))
-        context = self._context
+        context = self.context
         log.warning(
             "two signatures contradict each other", member=context.name_of(culprit), offence=kind.name
         )
@@ -124,7 +131,8 @@ class Prosecutor:
         self._keep("evidence", note)
         fields = {"accused": context.name_of(culprit), "offence": int(kind), "height": height}
         context.observe("evidence", fields)
-        self._queue(lambda: self._equivocation(culprit, int(kind), proof))
+        group_id = context.group_id  # By the time of the transaction this node may sit elsewhere.
+        self._queue(lambda: self._equivocation(group_id, culprit, int(kind), proof))
 
     def _keep(self, name: str, proof: Any) -> None:
         """Durable on return; a proof that finds the disk full waits in memory until there is room."""
@@ -145,20 +153,36 @@ class Prosecutor:
 
     # -- on the chain -------------------------------------------------------------------
 
-    async def _equivocation(self, culprit: MemberId, code: int, proof: tuple[Any, ...]) -> None:
+    async def _equivocation(
+        self, group_id: Digest, culprit: MemberId, code: int, proof: tuple[Any, ...]
+    ) -> None:
         from p2pfl.evm import offence_key
 
-        chain, group_id = await self._chain(), self._context.group_id
+        chain = await self._chain()
         done = await chain.submit_equivocation(group_id, *proof)
         self._tell("equivocation", culprit, code, done)
         key = offence_key(group_id, proof[0].epoch, proof[0].height, culprit, code)
         await self._tell_slashed(chain, key, culprit, code)
 
+    async def _anchor(self, chain: Chain, newest: int) -> None:
+        contract, roster = await self._chain(), self.context.roster
+        for decided in chain.last_of_epochs(newest):
+            header = decided.block.header
+            if header.next_committee_root != roster.next_root(chain.name, header.epoch):
+                return  # Closed by the council, or the group has ended: the contract hears nothing of that.
+            if await contract.anchor_of(header.group_id, header.epoch) is None:
+                members = roster.committee(chain.name, header.epoch + 1).members
+                done = await contract.anchor(header, decided.certificate, members)
+                tx = "0x" + done.transaction.hex()
+                fields = {"group": chain.name, "epoch": header.epoch, "height": header.height}
+                self._notes.add("transactions", {"kind": "anchor", **fields, "tx_hash": tx})
+                self.context.observe("anchored", {**fields, "tx": tx})
+
     async def _verdict(self, certificate: VerdictCertificate) -> None:
         from p2pfl.evm import verdict_key
 
         chain, verdict = await self._chain(), certificate.verdict
-        epoch = self._context.committee.epoch
+        epoch = self.context.council.tip.cases[verdict.case_id].opened_epoch
         done = await chain.submit_verdict(verdict, certificate.signatures, council_epoch=epoch)
         self._tell("verdict", verdict.accused, verdict.offence, done)
         key = verdict_key(verdict)
@@ -170,17 +194,15 @@ class Prosecutor:
         tx = "0x" + done.transaction.hex()
         note = {"kind": what, "accused": accused, "offence": code, "tx_hash": tx, "block": done.block}
         self._notes.add("transactions", {**note, "new": done.new, "gas_used": done.gas_used})
-        self._context.observe(
-            "submitted", {"what": what, "accused": self._context.name_of(accused), "tx": tx}
-        )
+        self.context.observe("submitted", {"what": what, "accused": self.context.name_of(accused), "tx": tx})
 
     async def _tell_slashed(self, chain: StakingWorker, key: Digest, accused: MemberId, code: int) -> None:
         for taken in await chain.slashed():
             if taken.key == key:
                 tx = "0x" + taken.transaction.hex()
-                fields = {"accused": self._context.name_of(accused), "offence": code, "tx": tx}
+                fields = {"accused": self.context.name_of(accused), "offence": code, "tx": tx}
                 self._notes.add("transactions", {"kind": "slashed", **fields, "amount_wei": taken.amount_wei})
-                self._context.observe("slashed", {**fields, "amount_wei": taken.amount_wei})
+                self.context.observe("slashed", {**fields, "amount_wei": taken.amount_wei})
                 log.info("stake was slashed", **fields)
 
     async def _chain(self) -> StakingWorker:
@@ -207,8 +229,8 @@ class Prosecutor:
         """In this node's turn, and again while the chain cannot be reached."""
         from p2pfl.evm import Reverted
 
-        members = self._context.committee.members
-        await trio.sleep(members.index(self._context.me) * TURN_S)
+        members, me = self.context.committee.members, self.context.me
+        await trio.sleep((members.index(me) if me in members else len(members)) * TURN_S)
         tries = 0
         while True:
             try:

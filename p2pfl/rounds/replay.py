@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consensus import codec, merkle
+from consensus.types import Digest
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
 from p2pfl.learn.datasets import data_leaves, parse_leaves
@@ -46,8 +47,10 @@ def make_opening(x: NDArray[np.float32], y: NDArray[np.int64], states: list[byte
     return data
 
 
-def read_opening(data: bytes, tx: ParamTx, base: Base, genesis: Genesis) -> tuple[Opening, TrainJob]:
-    """The opening in these bytes, checked against what the member committed to.
+def read_opening(
+    data: bytes, tx: ParamTx, base: Base, genesis: Genesis, group_id: Digest
+) -> tuple[Opening, TrainJob]:
+    """The opening in these bytes, checked against what the member committed to in its group.
 
     Raises PeerFault when it does not match: such bytes are no opening at all.
     """
@@ -61,8 +64,7 @@ def read_opening(data: bytes, tx: ParamTx, base: Base, genesis: Genesis) -> tupl
         raise PeerFault("bad_opening", "the states are not those under the trace root")
     task = genesis.task
     x, y = parse_leaves(opening.samples, task.input_shape, task.classes)
-    group = genesis.group_id(genesis.group_of(tx.member))
-    seed = genesis.round_seed(group, tx.epoch, tx.height)
+    seed = genesis.round_seed(group_id, tx.epoch, tx.height)
     job = job_of(task, base.values, x, y, seed=seed, member=tx.member, keep_states=False)
     if len(opening.states) != job.segments + 1:
         raise PeerFault(

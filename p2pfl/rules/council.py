@@ -37,6 +37,7 @@ from p2pfl.rules import filters
 from p2pfl.rules.aggregate import combine, zero_update
 from p2pfl.rules.cases import GroupBlock, Suspicion
 from p2pfl.rules.compare import compare_groups, least_alike
+from p2pfl.rules.epochs import Turnover, check_turnover, derive_assignment
 from p2pfl.rules.gram import Triangle
 from p2pfl.rules.limits import EXPONENT_LAG_MAX
 from p2pfl.rules.state import CouncilState
@@ -50,6 +51,7 @@ from p2pfl.rules.verdicts import (
 
 # A group that was cut off catches up with this many blocks at a time.
 COUNTED_PER_GROUP_MAX = 8
+NO_TURNOVER = Turnover()
 ROLE_MEASURED = "measured"
 ROLE_CERTIFIED = "certified"
 ROLE_ACCUSED = "accused"
@@ -175,7 +177,7 @@ def suspicions(inputs: CouncilInputs, comparison: Comparison) -> tuple[Suspicion
             Suspicion(
                 block=GroupBlock(header, inputs.bodies[block_id(header)]),
                 apart=bool(row.flagged),
-                committee=genesis.committee(name, header.epoch),
+                committee=inputs.state.roster.committee(name, header.epoch),
                 salt=inputs.group_salts[row.group_id],
                 aggregate=aggregates[index],
                 others=others,
@@ -193,15 +195,18 @@ def derive_council(
     cases: Sequence[Case] = (),
     measurements: Sequence[SignedMeasurement] = (),
     certificates: Sequence[VerdictCertificate] = (),
+    turnover: Turnover = NO_TURNOVER,
 ) -> CouncilDerived:
     """The one body that follows. Raises PeerFault when a part cannot stand in it.
 
     comparison: what `compare(inputs)` gave. cases: as `cases.derive_case` and `hard_rule_cases` gave them.
+    turnover: who came, left or fell silent.
     """
     state = inputs.state
+    check_turnover(state, turnover, frozenset(block.header.group_id for block in inputs.counted))
     taken = admissible_cases(state, cases, inputs.height)
     measured = check_measurements(measurements, state, inputs.height)
-    outcomes = derive_outcomes(state, measured, inputs.height, inputs.committee.quorum)
+    outcomes = derive_outcomes(state, measured, inputs.height)
     certified = check_verdict_certificates(certificates, state)
     body = CouncilBody(
         counted=inputs.counted,
@@ -215,16 +220,21 @@ def derive_council(
         base_id=comparison.base_id,
         root_update_id=root_update_id,
         filters=_filters(inputs, taken, measured, outcomes, certified),
+        joins=turnover.joins,
+        leaves=turnover.leaves,
+        closings=turnover.closings,
+        assignment=derive_assignment(state, inputs.height, turnover, outcomes),
     )
     return CouncilDerived(body, comparison.base)
 
 
 def check_council_body(
-    body: CouncilBody, inputs: CouncilInputs, comparison: Comparison, cases: Sequence[Case]
+    body: CouncilBody, inputs: CouncilInputs, comparison: Comparison, cases: Sequence[Case], time_ms: int
 ) -> CouncilDerived:
     """Derive the body again; PeerFault "wrong_<field>" names the first field that differs.
 
     inputs: with the proposal's `counted`. cases: derived by this seat itself, where it holds what they need.
+    time_ms: of the header.
     """
     derived = derive_council(
         inputs,
@@ -233,6 +243,7 @@ def check_council_body(
         cases=cases,
         measurements=body.measurements,
         certificates=body.certificates,
+        turnover=Turnover(time_ms, body.joins, body.leaves, body.closings),
     )
     for field in dataclasses.fields(CouncilBody):
         if getattr(body, field.name) != getattr(derived.body, field.name):
@@ -266,7 +277,7 @@ def check_counted(inputs: CouncilInputs) -> None:
     seats = [(place.get(b.header.group_id, -1), b.header.height) for b in inputs.counted]
     if any(seat[0] < 0 for seat in seats) or seats != sorted(seats):
         raise PeerFault("bad_counted", "an unknown group, or not in order")
-    last = dict(state.counted)
+    last, epochs = dict(state.counted), dict(state.open_epochs)
     for group_id in last:
         if sum(b.header.group_id == group_id for b in inputs.counted) > COUNTED_PER_GROUP_MAX:
             raise PeerFault("bad_counted", f"more than {COUNTED_PER_GROUP_MAX} blocks of one group")
@@ -275,13 +286,20 @@ def check_counted(inputs: CouncilInputs) -> None:
         height, parent_id = last[header.group_id]
         if header.height != height + 1 or (height >= FIRST_HEIGHT and header.parent_id != parent_id):
             raise PeerFault("bad_counted", f"block {header.height} does not follow the counted {height}")
-        name = genesis.group_names[header.group_id]
+        name, epoch = genesis.group_names[header.group_id], epochs[header.group_id]
+        if header.epoch != epoch or not state.roster.goes_on(name, epoch):
+            raise PeerFault("bad_counted", f"block {header.height} of {name} is of epoch {header.epoch}")
+        committee = state.roster.committee(name, epoch)
         try:
-            verify_certificate(
-                genesis.domain(name), genesis.committee(name, header.epoch), header, block.certificate
-            )
+            verify_certificate(genesis.domain(name), committee, header, block.certificate)
         except BadCertificate as error:
             raise PeerFault("bad_counted", str(error)) from error
+        if header.next_committee_root != committee.root():
+            if epoch >= state.roster.epoch or header.next_committee_root != state.roster.next_root(
+                name, epoch
+            ):
+                raise PeerFault("bad_counted", f"block {header.height} of {name} names a wrong committee")
+            epochs[header.group_id] = epoch + 1
         body = inputs.bodies[block_id(header)]
         if header.app_root != body_root(body) or block != count_block(header, block.certificate, body):
             raise PeerFault("bad_counted", f"block {header.height} of {name} says something else")

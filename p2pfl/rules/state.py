@@ -15,9 +15,11 @@ from consensus.chain import FIRST_HEIGHT, FIRST_PARENT_ID
 from consensus.signing import block_id, recover, signing_digest
 from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, Header, MemberId
 from p2pfl.genesis import COUNCIL, Genesis
+from p2pfl.membership import Closing
 from p2pfl.offences import NO_OPENING as NO_OPENING_OFFENCE
 from p2pfl.offences import REPLAY_MISMATCH
 from p2pfl.records import Case, CouncilBody, Measurement, SignedMeasurement, Standing, Verdict
+from p2pfl.roster import Roster
 
 OPEN, GUILTY, CLEARED, NO_OPENING = "open", "guilty", "cleared", "no_opening"
 # Outcomes with which a member is left out: while a case is open, and when it was lost or not answered.
@@ -75,6 +77,11 @@ class CouncilState:
     network: the genesis. height: -1 before the first block. base_id, exponents, root_update_id: in force for
     the groups that build on this block (root_update_id zero: none). counted: height and id of each group's
     last counted block. cases: by id, in the order in which they were opened.
+
+    roster: the epochs so far. epoch_height: first height of the newest one. open_epochs: of each group, the
+    epoch of the block that comes next. moved_ms: header time at which a group was last counted or closed.
+    leaving: who gave notice in this epoch. departed: who left or fell silent. seats_wanted: admitted for the
+    council.
     """
 
     network: Genesis
@@ -85,11 +92,19 @@ class CouncilState:
     root_update_id: Digest
     counted: Mapping[Digest, tuple[int, Digest]]
     cases: Mapping[Digest, CaseState]
+    roster: Roster
+    epoch_height: int
+    open_epochs: Mapping[Digest, int]
+    moved_ms: Mapping[Digest, int]
+    leaving: frozenset[MemberId] = frozenset()
+    departed: frozenset[MemberId] = frozenset()
+    seats_wanted: frozenset[MemberId] = frozenset()
 
     @classmethod
     def genesis(cls, genesis: Genesis) -> CouncilState:
         """Before the first block."""
         nothing = (FIRST_HEIGHT - 1, FIRST_PARENT_ID)
+        groups = [genesis.group_id(entry.name) for entry in genesis.groups]
         return cls(
             network=genesis,
             height=FIRST_HEIGHT - 1,
@@ -97,8 +112,12 @@ class CouncilState:
             base_id=genesis.initial_base_id,
             exponents=genesis.initial_exponents,
             root_update_id=ZERO_DIGEST,
-            counted=MappingProxyType({genesis.group_id(entry.name): nothing for entry in genesis.groups}),
+            counted=MappingProxyType(dict.fromkeys(groups, nothing)),
             cases=MappingProxyType({}),
+            roster=Roster.of(genesis),
+            epoch_height=FIRST_HEIGHT,
+            open_epochs=MappingProxyType(dict.fromkeys(groups, 0)),
+            moved_ms=MappingProxyType({}),
         )
 
     def apply(self, header: Header, body: CouncilBody) -> CouncilState:
@@ -121,7 +140,7 @@ class CouncilState:
             outcome = OPEN if case.accused != ZERO_MEMBER else CLEARED
             cases[case.case_id] = CaseState(case, header.epoch, header.height, outcome)
         return replace(
-            self,
+            self._turned_over(header, body),
             height=header.height,
             block_id=block_id(header),
             base_id=body.base_id,
@@ -130,6 +149,41 @@ class CouncilState:
             counted=MappingProxyType(counted),
             cases=MappingProxyType(cases),
         )
+
+    def _turned_over(self, header: Header, body: CouncilBody) -> CouncilState:
+        """Who came, went or fell silent with this block, and where each group stands."""
+        open_epochs, ends = dict(self.open_epochs), body.assignment is not None
+        # The clocks of all groups start with the council's first block: nobody is late before.
+        moved_ms = dict(self.moved_ms or dict.fromkeys(self.counted, header.time_ms))
+        for block in body.counted:
+            group_id, epoch = block.header.group_id, block.header.epoch
+            own = self.roster.committee(self.network.group_names[group_id], epoch).root()
+            open_epochs[group_id] = epoch + (block.header.next_committee_root != own)
+            moved_ms[group_id] = header.time_ms
+        for closing in body.closings:
+            open_epochs[closing.group_id] = closing.epoch + 1
+            moved_ms[closing.group_id] = header.time_ms
+        leaving = self.leaving | {each.leave.member for each in body.leaves}
+        departed = self.departed - {each.entry.member_id for each in body.joins}
+        departed = departed.union(*(self.silent(closing) for closing in body.closings))
+        return replace(
+            self,
+            roster=self.roster.after(body.joins, body.closings, body.assignment, header.time_ms),
+            epoch_height=header.height + 1 if ends else self.epoch_height,
+            open_epochs=MappingProxyType(open_epochs),
+            moved_ms=MappingProxyType(moved_ms),
+            leaving=frozenset() if ends else leaving,
+            departed=departed | leaving if ends else departed,
+            seats_wanted=self.seats_wanted
+            | {each.entry.member_id for each in body.joins if each.join.council},
+        )
+
+    def silent(self, closing: Closing) -> frozenset[MemberId]:
+        """The members of a closed group of whom nothing was heard. The closing was checked."""
+        name = self.network.group_names[closing.group_id]
+        domain = self.network.domain(name)
+        alive = {recover(signing_digest(domain, each.vote), each.signature) for each in closing.alive}
+        return frozenset(self.roster.committee(name, closing.epoch).members) - alive
 
     def with_measurements(self, measurements: Iterable[SignedMeasurement]) -> dict[Digest, CaseState]:
         """The cases with these measurements added."""
@@ -150,19 +204,23 @@ class CouncilState:
         """The cases against this member, in the order in which they were opened."""
         return [entry for entry in self.cases.values() if entry.case.accused == member]
 
-    def standings(self, group_id: Digest) -> tuple[Standing, ...]:
-        """One for each member of the group that was ever accused, in committee order.
+    def standings(self, group_id: Digest, epoch: int) -> tuple[Standing, ...]:
+        """One for each member of the group in this epoch that was ever accused, in committee order.
 
         "guilty" outlives everything; otherwise the member's latest case says it.
         """
-        name = self.network.group_names[group_id]
         found: list[Standing] = []
-        for entry in self.network.entry(name).members:
-            cases = self.cases_of(entry.member_id)
+        for member in self.roster.committee(self.network.group_names[group_id], epoch).members:
+            cases = self.cases_of(member)
             if cases:
                 said = next((case for case in cases if case.outcome == GUILTY), cases[-1])
-                found.append(Standing(entry.member_id, said.case.case_id, said.outcome))
+                found.append(Standing(member, said.case.case_id, said.outcome))
         return tuple(found)
+
+    def stands(self, member: MemberId, newer: Mapping[Digest, str] = MappingProxyType({})) -> str | None:
+        """How the member's cases ended, as in `standings`. newer: outcomes not in a block yet, by case."""
+        said = [newer.get(entry.case.case_id, entry.outcome) for entry in self.cases_of(member)]
+        return GUILTY if GUILTY in said else said[-1] if said else None
 
     def may_accuse(self, member: MemberId, height: int) -> bool:
         """Whether a case against this member may be opened at this height of the council's chain.

@@ -68,7 +68,7 @@ def check_measurement(signed: SignedMeasurement, state: CouncilState, height: in
         seat = state.measured(signed).seat
     except BadSignature as error:
         raise PeerFault("bad_measurement", str(error)) from error
-    if seat not in state.network.committee(COUNCIL, entry.opened_epoch):
+    if seat not in state.roster.committee(COUNCIL, entry.opened_epoch):
         raise PeerFault("bad_measurement", "not a seat's")
     if any((m.seat, m.measurement.status) == (seat, measurement.status) for m in entry.measured):
         raise PeerFault("bad_measurement", "this seat has measured already")
@@ -90,13 +90,14 @@ def check_measurements(
 
 
 def derive_outcomes(
-    state: CouncilState, measurements: Sequence[SignedMeasurement], height: int, quorum: int
+    state: CouncilState, measurements: Sequence[SignedMeasurement], height: int
 ) -> tuple[CaseOutcome, ...]:
     """How cases end in this block, in the order in which they were opened."""
     rules = state.network.rules
     found: list[CaseOutcome] = []
     for entry in state.with_measurements(measurements).values():
         if entry.awaits_measurements:
+            quorum = state.roster.committee(COUNCIL, entry.opened_epoch).quorum
             outcome = _outcome(entry, rules.replay_max_ppm, rules.case_blocks, height, quorum)
             if outcome is not None and outcome.outcome != entry.outcome:
                 found.append(outcome)
@@ -129,7 +130,7 @@ def check_verdict_certificate(certificate: VerdictCertificate, state: CouncilSta
     if entry is None or entry.due_verdict() != certificate.verdict:
         raise PeerFault("bad_verdict", "no case has this outcome")
     genesis = state.network
-    committee = genesis.committee(COUNCIL, entry.opened_epoch)
+    committee = state.roster.committee(COUNCIL, entry.opened_epoch)
     digest = signing_digest(genesis.domain(COUNCIL), certificate.verdict)
     try:
         seats = [recover(digest, signature) for signature in certificate.signatures]

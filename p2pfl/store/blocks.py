@@ -79,7 +79,7 @@ class BlockStore:
         self._chain = _Chain(path)
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, DecidedBlock] = OrderedDict()
-        own = identity(network_id, group_id)
+        own = self._identity = identity(network_id, group_id)
         if path.exists():
             self._journal = Journal.open(path, self._chain.take, identity=own, fix=_FIX)
         else:
@@ -102,6 +102,16 @@ class BlockStore:
             self._chain.add(offset, decided)
             self._remember(decided)
             telemetry.counters.gauge("height", decided.block.header.height, chain=self.path.stem)
+
+    def cut(self, height: int) -> None:
+        """Keep the blocks up to this height only: the council has declared those above it void. Durable."""
+        with self._lock:
+            kept = max(0, height - FIRST_HEIGHT + 1)
+            payloads = [self._journal.read(offset) for offset in self._chain.offsets[:kept]]
+            self._journal = self._journal.replace(self._identity, payloads)
+            self._chain = _Chain(self.path)
+            scan(self.path, lambda offset, payload: self._chain.take(offset, payload) if offset else None)
+            self._cache.clear()
 
     def get(self, height: int) -> DecidedBlock | None:
         """The block at this height, None if there is none yet."""

@@ -258,7 +258,7 @@ class _Builder:
             exponents=state.exponents,
             previous_aggregate=previous,
             root_update=self.updates.get(state.root_update_id),
-            standings=state.standings(genesis.group_id(name)),
+            standings=state.standings(genesis.group_id(name), 0),
             base=BaseRef(base_id, state.height, state.block_id, own),
             base_values=base,
             salt=self.salt,

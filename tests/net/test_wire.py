@@ -15,6 +15,7 @@ import consensus.types as ct
 from consensus import codec
 from p2pfl import records
 from p2pfl.errors import PeerFault
+from p2pfl.membership import Leave, SignedLeave
 from p2pfl.net import peer, wire
 from p2pfl.net.queues import OUTBOX_MESSAGES_MAX
 
@@ -237,6 +238,7 @@ def golden() -> dict[str, Any]:
         "Tip": wire.Tip(one, 5, two),
         "OpenRequest": wire.OpenRequest(one),
         "OpeningOffer": wire.OpeningOffer(one, two, 1000),
+        "LeaveMessage": wire.LeaveMessage(SignedLeave(Leave(3, one[:20]), SIGNATURE)),
         "Heartbeat": wire.Heartbeat(again=True),
         "GetStatus": wire.GetStatus(one),
         "GetBlocks": wire.GetBlocks(one, 6, 7),

@@ -95,12 +95,14 @@ async def small_network(
     befallen: dict[str, list[dict[str, Any]]] | None = None,
     wrap: Callable[[node.Parts], None] | None = None,
     times: dict[str, int] | None = None,
+    epochs: dict[str, int] | None = None,
     absent: Sequence[str] = (),
     **shape: Any,
 ) -> AsyncIterator[SmallNetwork]:
     """All nodes of an honest network of this shape, started. befallen: attacks by member."""
     scenario = scenarios.load("honest", **shape)
     scenario.times.update(times or {})
+    scenario.epochs.update(epochs or {})
     (directory / "nodes").mkdir(parents=True)
 
     def put_on(parts: node.Parts) -> None:

@@ -70,7 +70,7 @@ def test_what_is_derived_is_accepted_and_survives_its_bytes(there: World) -> Non
     decoded = codec.decode(codec.encode(body), CouncilBody, size_max=1 << 20)
     assert decoded == body
     own = dataclasses.replace(inputs, counted=decoded.counted)
-    assert check_council_body(decoded, own, compare(own), ()).body == body
+    assert check_council_body(decoded, own, compare(own), (), 0).body == body
 
 
 @pytest.mark.parametrize("name", ["gram", "rows", "outcomes", "exponents", "base_id", "filters"])
@@ -81,19 +81,19 @@ def test_every_changed_field_is_refused_by_its_name(there: World, name: str) -> 
     value = getattr(body, name)
     other = (value[:-1] if value else ("x",)) if isinstance(value, tuple) else ZERO_DIGEST
     with pytest.raises(PeerFault) as fault:
-        check_council_body(dataclasses.replace(body, **{name: other}), inputs, comparison, ())
+        check_council_body(dataclasses.replace(body, **{name: other}), inputs, comparison, (), 0)
     assert fault.value.reason == f"wrong_{name}"
 
 
 def test_a_case_that_this_seat_does_not_find_is_refused_and_so_is_one_left_out(there: World) -> None:
     inputs, comparison, case = a_case(there)
     body = derive_council(inputs, comparison, root_update_id=ROOT_ID, cases=[case]).body
-    assert check_council_body(body, inputs, comparison, [case]).body == body
+    assert check_council_body(body, inputs, comparison, [case], 0).body == body
     with pytest.raises(PeerFault, match="wrong_cases"):
-        check_council_body(body, inputs, comparison, [])
+        check_council_body(body, inputs, comparison, [], 0)
     silent = derive_council(inputs, comparison, root_update_id=ROOT_ID).body
     with pytest.raises(PeerFault, match="wrong_cases"):
-        check_council_body(silent, inputs, comparison, [case])
+        check_council_body(silent, inputs, comparison, [case], 0)
 
 
 def a_case(there: World):

@@ -225,12 +225,12 @@ def test_a_verdict_without_outcome_quorum_or_order_is_refused(there: World) -> N
 def test_standings_follow_the_case(there: World) -> None:
     accused = there.members("g1")[2]
     group_id = there.genesis.group_id("g1")
-    assert CouncilState.genesis(there.genesis).standings(group_id) == ()
+    assert CouncilState.genesis(there.genesis).standings(group_id, 0) == ()
     state, case = accuse(there, accused)
-    assert state.standings(group_id) == (Standing(accused, case.case_id, "open"),)
-    assert state.standings(there.genesis.group_id("g0")) == ()
+    assert state.standings(group_id, 0) == (Standing(accused, case.case_id, "open"),)
+    assert state.standings(there.genesis.group_id("g0"), 0) == ()
     state, _ = there.advance(state, measurements=measured(there, case, BELOW, BELOW, BELOW))
-    assert state.standings(group_id) == (Standing(accused, case.case_id, "cleared"),)
+    assert state.standings(group_id, 0) == (Standing(accused, case.case_id, "cleared"),)
 
 
 def test_the_latest_case_says_how_a_member_stands(there: World) -> None:
@@ -241,7 +241,7 @@ def test_the_latest_case_says_how_a_member_stands(there: World) -> None:
         state, _ = there.advance(state)
     second = case_of(there, accused, state.height + 1, height=5)
     state, _ = there.advance(state, cases=[second])
-    assert state.standings(second.group_id) == (Standing(accused, second.case_id, "open"),)
+    assert state.standings(second.group_id, 0) == (Standing(accused, second.case_id, "open"),)
 
 
 def test_nobody_is_asked_twice_at_once_and_a_cleared_member_has_a_pause(there: World) -> None:
@@ -261,7 +261,7 @@ def test_nobody_is_asked_twice_at_once_and_a_cleared_member_has_a_pause(there: W
 def test_the_guilty_are_not_accused_again(there: World) -> None:
     state, case = guilty(there)
     assert not state.may_accuse(case.accused, 1_000)
-    assert state.standings(case.group_id)[0].outcome == "guilty"
+    assert state.standings(case.group_id, 0)[0].outcome == "guilty"
 
 
 def test_one_block_opens_one_case_for_a_member_and_asks_once_about_a_block(there: World) -> None:

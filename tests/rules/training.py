@@ -139,7 +139,7 @@ class Learning:
                 base=BaseRef(base_id, self._state.height, self._state.block_id, ()),
                 previous_aggregate=self._previous.get(name),
                 root_update=self._root,
-                standings=self._state.standings(self.there.genesis.group_id(name)),
+                standings=self._state.standings(self.there.genesis.group_id(name), 0),
             )
         )
         self._previous[name] = derived.aggregate

@@ -1,0 +1,35 @@
+"""What a watcher is told of the process itself: how late the event loop is, how many bytes went out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import trio
+
+from p2pfl.rounds.context import Observe
+
+# How often a watcher is told of bytes sent and of the event loop's lag.
+REPORT_S = 2.0
+LAG_PROBE_S = 0.01
+
+
+async def watch_lag(observe: Observe) -> None:
+    """How late the event loop wakes, p99 of each period: votes wait at least so long."""
+    late_ms: list[float] = []
+    while True:
+        due = trio.current_time() + LAG_PROBE_S
+        await trio.sleep_until(due)
+        late_ms.append((trio.current_time() - due) * 1000)
+        if len(late_ms) * LAG_PROBE_S >= REPORT_S:
+            late_ms.sort()
+            p99 = late_ms[math.ceil(len(late_ms) * 0.99) - 1]
+            observe("lag", {"p99_ms": round(p99, 3), "max_ms": round(late_ms[-1], 3)})
+            late_ms.clear()
+
+
+async def report_wire(network: Any, observe: Observe) -> None:
+    """The bytes sent so far, by kind."""
+    while True:
+        await trio.sleep(REPORT_S)
+        observe("wire", {"sent": dict(network.sent_bytes)})

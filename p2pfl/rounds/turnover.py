@@ -1,0 +1,156 @@
+"""A seat's part in who comes, leaves or has fallen silent: what it heard, and what it agrees to.
+
+    joins/<name>.json in the seat's folder   its operator lets this newcomer in
+    leave.json in a member's folder          its operator wants out
+    ROUND-CHANGEs of a group that hangs      who is still alive in it
+
+What may stand in a block, and what follows, is in `rules.epochs`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import trio
+
+from consensus import types as ct
+from consensus.justification import well_formed
+from consensus.signing import BadSignature, recover, signing_digest
+from p2pfl.errors import PeerFault
+from p2pfl.jsonform import from_json
+from p2pfl.membership import Closing, SignedJoin, SignedLeave
+from p2pfl.rounds.context import Context
+from p2pfl.rounds.follow import Chain
+from p2pfl.rules.epochs import JOINS_MAX, Turnover, check_join, check_leave, stalled
+from p2pfl.rules.state import CouncilState
+from p2pfl.telemetry import logger
+
+log = logger("rounds.turnover")
+
+JOINS, LEAVE = "joins", "leave.json"
+# Files of newcomers that are read; a request is a few hundred bytes.
+FILES_MAX, FILE_BYTES_MAX = 64, 16 * 1024
+
+
+class Comings:
+    """What one seat knows of comings and goings. `look` reads the operator's files again."""
+
+    def __init__(self, context: Context, groups: Mapping[ct.Digest, Chain]) -> None:
+        self._context = context
+        self._groups = groups
+        self._joins: dict[ct.MemberId, SignedJoin] = {}
+        self._leaves: dict[ct.MemberId, SignedLeave] = {}
+        self._alive: dict[ct.Digest, dict[ct.MemberId, ct.SignedRoundChange]] = {}
+        # Since when nothing new was heard of a group, by the own clock: outages of ours are not theirs.
+        self._heard_s = dict.fromkeys(groups, trio.current_time())
+        self._told: set[Path] = set()
+
+    # -- what is heard ------------------------------------------------------------
+
+    def moved(self, group_id: ct.Digest) -> None:
+        """A group has brought a new block."""
+        self._heard_s[group_id] = trio.current_time()
+        self._alive.pop(group_id, None)
+
+    def round_change(self, sender: ct.MemberId, group_id: ct.Digest, signed: ct.SignedRoundChange) -> None:
+        """A member of a group says that it is alive. Raises PeerFault."""
+        domain = self._context.genesis.domain(self._context.genesis.group_names[group_id])
+        try:
+            signer = recover(signing_digest(domain, signed.vote), signed.signature)
+        except (BadSignature, ValueError) as error:
+            raise PeerFault("bad_signature", str(error)) from error
+        if signer != sender or not well_formed(signed.vote):
+            raise PeerFault("bad_signature", "a ROUND-CHANGE of somebody else")
+        self._alive.setdefault(group_id, {})[sender] = signed
+
+    def leave(self, signed: SignedLeave) -> None:
+        """A member gives notice. Raises PeerFault when it may not."""
+        check_leave(self._context.council.tip, signed)
+        self._leaves[signed.leave.member] = signed
+
+    async def look(self) -> None:
+        """Read the operator's folder of newcomers again."""
+        self._joins = await trio.to_thread.run_sync(self._read)
+
+    def _read(self) -> dict[ct.MemberId, SignedJoin]:
+        found: dict[ct.MemberId, SignedJoin] = {}
+        folder = self._context.directory / JOINS
+        for path in sorted(folder.glob("*.json"))[:FILES_MAX] if folder.is_dir() else ():
+            try:
+                signed = read_join(path)
+                found[signed.entry.member_id] = signed
+            except (OSError, ValueError) as error:
+                if path not in self._told:
+                    self._told.add(path)
+                    log.warning("a request to join cannot be read", path=path, why=str(error))
+        return found
+
+    # -- for the next block -----------------------------------------------------------
+
+    def waits(self, state: CouncilState, time_ms: int) -> bool:
+        """Whether there is something that the next block can take in."""
+        records = self.records(state, time_ms, frozenset())
+        return bool(records.joins or records.leaves or records.closings)
+
+    def records(self, state: CouncilState, time_ms: int, counted: frozenset[ct.Digest]) -> Turnover:
+        """What the next block with this header time takes in. counted: groups with blocks in it."""
+        joins: list[SignedJoin] = []
+        for _, signed in sorted(self._joins.items()):
+            try:
+                check_join(state, signed)
+            except PeerFault:
+                continue  # In already, or it never may.
+            joins.append(signed)
+        leaves: list[SignedLeave] = []
+        for _, signed in sorted(self._leaves.items()):
+            try:
+                check_leave(state, signed)
+            except PeerFault:
+                continue
+            leaves.append(signed)
+        closings = tuple(
+            self._closing(state, group_id)
+            for group_id in stalled(state, time_ms)
+            if group_id not in counted and self._is_silent(group_id)
+        )
+        return Turnover(time_ms, tuple(joins[:JOINS_MAX]), tuple(leaves), closings)
+
+    def judge(self, proposed: Turnover) -> None:
+        """A fresh proposal, by what this seat knows itself. Raises PeerFault."""
+        for each in proposed.joins:
+            if self._joins.get(each.entry.member_id) != each:
+                raise PeerFault("unknown_newcomer", f"nobody here let {each.entry.name} in")
+        for each in proposed.closings:
+            if not self._is_silent(each.group_id):
+                raise PeerFault("bad_closing", "this group was heard of")
+            alive = {signed.signature for signed in each.alive}
+            known = self._closing(self._context.council.tip, each.group_id)
+            if len(known.alive) > len(alive):
+                raise PeerFault("bad_closing", "more of its members live than it says")
+
+    def _is_silent(self, group_id: ct.Digest) -> bool:
+        patience_s = self._context.genesis.epochs.stall_ms / 1000
+        return trio.current_time() - self._heard_s.get(group_id, trio.current_time()) > patience_s
+
+    def _closing(self, state: CouncilState, group_id: ct.Digest) -> Closing:
+        name, epoch = state.network.group_names[group_id], state.open_epochs[group_id]
+        height, counted_id = state.counted[group_id]
+        heard = self._alive.get(group_id, {})
+        alive = tuple(
+            heard[member]
+            for member in state.roster.committee(name, epoch).members
+            if member in heard
+            and (heard[member].vote.epoch, heard[member].vote.height) == (epoch, height + 1)
+        )
+        return Closing(group_id, epoch, height, counted_id, alive)
+
+
+def read_join(path: Path) -> SignedJoin:
+    """A newcomer's request from its file. Raises OSError or ValueError."""
+    with path.open("rb") as file:
+        data = file.read(FILE_BYTES_MAX + 1)
+    if len(data) > FILE_BYTES_MAX:
+        raise ValueError(f"more than {FILE_BYTES_MAX} bytes")
+    return from_json(json.loads(data), SignedJoin)

@@ -1,0 +1,58 @@
+"""Epochs as claims about whole networks: the real nodes over the network in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from p2pfl.audit.verify import verify
+from p2pfl.genesis import COUNCIL
+from p2pfl.records import CouncilBody, decode_body
+from tests.rounds.small_network import SmallNetwork, small_network
+from tests.rounds.test_network import SHORT, chain_of
+
+MEMBERS = [f"g{g}m{m}" for g in range(2) for m in range(4)]
+SHAPE = {"groups": 2, "members": 4, "seats": 1}
+
+
+def in_epoch(network: SmallNetwork, names: list[str], epoch: int) -> bool:
+    return all(network.seen("epoch", by=name, epoch=epoch) for name in names)
+
+
+async def test_members_are_shuffled_when_an_epoch_ends_and_learn_on(tmp_path: Path) -> None:
+    async with small_network(tmp_path / "run", epochs={"blocks": 2}, rounds=9, **SHAPE) as network:
+        await network.until(lambda: in_epoch(network, [*MEMBERS, "seat0"], 2))
+        after = {name: network.seen("epoch", by=name, epoch=2)[0]["group"] for name in MEMBERS}
+        await network.until(
+            lambda: all(network.seen("decided", by=name, group=after[name]) for name in MEMBERS)
+        )
+        newest = max(each["height"] for each in network.seen("decided", by="g0m0"))
+        await network.until(lambda: bool(network.seen("decided", by="g1m1", height=newest + 1)))
+    before = {name: network.seen("epoch", by=name, epoch=0)[0]["group"] for name in MEMBERS}
+    assert before != after
+    # Everybody's history holds, as a stranger sees it, the committees of all epochs included.
+    report = verify(tmp_path / "run", recompute=True)
+    assert report.findings == []
+    epochs = {each.block.header.epoch for each in chain_of(network, "seat0", "g0")}
+    assert {0, 1, 2} <= epochs
+    assignments = [
+        body.assignment
+        for each in chain_of(network, "seat0", COUNCIL)
+        if (body := decode_body(each.block.body, CouncilBody)).assignment is not None
+    ]
+    assert [each.epoch for each in assignments][:2] == [1, 2]
+
+
+async def test_a_group_without_a_quorum_is_closed_and_its_living_members_go_on(tmp_path: Path) -> None:
+    epochs = {"blocks": 1000, "stall_ms": 20_000}
+    async with small_network(tmp_path / "run", epochs=epochs, times=SHORT, rounds=30, **SHAPE) as network:
+        await network.until(lambda: network.heights(["g0m0", "g1m0"], 1))
+        await network.stop("g0m2")
+        await network.stop("g0m3")
+        living = [name for name in MEMBERS if name not in ("g0m2", "g0m3")]
+        await network.until(lambda: in_epoch(network, living, 1), timeout_s=150)
+        group = network.seen("epoch", by="g0m0", epoch=1)[0]
+        assert group["group"] == "g1"
+        assert set(group["members"]) == set(living)
+        height = max(each["height"] for each in network.seen("decided", by="g1m0"))
+        await network.until(lambda: network.heights(living, height + 2), timeout_s=120)
+    assert verify(tmp_path / "run").findings == []
