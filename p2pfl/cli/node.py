@@ -1,5 +1,7 @@
 """`p2pfl node init` and `p2pfl node run`: one peer of a network, from its keys to its last round.
 
+How it joins a running network and leaves it again is in `membership`.
+
 Knows settings and folders; what a node does is in `p2pfl.node`, which is imported when it runs.
 """
 
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2pfl import config, keys, telemetry
+from p2pfl.cli import membership
 from p2pfl.config import Config
 from p2pfl.durable import disk_error
 from p2pfl.errors import EXIT_OK, UserError
@@ -26,7 +29,7 @@ _HOSTS = ("ip4", "ip6", "dns4", "dns6")
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command and its two verbs."""
+    """Add the command and its verbs."""
     parser = commands.add_parser("node", help="prepare and run one peer of a network", description=__doc__)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     init = verbs.add_parser(
@@ -53,6 +56,7 @@ def add_parser(commands: Any) -> None:
         help="the guard is lost for good: make a new one, which signs nothing until the next epoch",
     )
     run.set_defaults(run=_run)
+    membership.add_verbs(verbs)
 
 
 def _init(arguments: argparse.Namespace) -> int:

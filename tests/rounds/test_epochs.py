@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from p2pfl.audit.verify import verify
+from p2pfl.cli import main
 from p2pfl.genesis import COUNCIL
-from p2pfl.records import CouncilBody, decode_body
+from p2pfl.records import CouncilBody, GroupBody, decode_body
+from p2pfl.store import Folder
 from tests.rounds.small_network import SmallNetwork, small_network
 from tests.rounds.test_network import SHORT, chain_of
 
@@ -56,3 +59,39 @@ async def test_a_group_without_a_quorum_is_closed_and_its_living_members_go_on(t
         height = max(each["height"] for each in network.seen("decided", by="g1m0"))
         await network.until(lambda: network.heights(living, height + 2), timeout_s=120)
     assert verify(tmp_path / "run").findings == []
+
+
+def make_newcomer(network: SmallNetwork, name: str, like: str) -> None:
+    """A folder as `node init` and `node join` make it, admitted by the one seat."""
+    nodes = network.plan.ground.directory / "nodes"
+    folder = Folder(nodes / name)
+    address = "/ip4/127.0.0.1/tcp/9999"
+    assert main(["node", "init", str(folder.path), "--name", name, "--listen", address]) == 0
+    shutil.copy(network.plan.genesis_path, folder.genesis)
+    shutil.copy(nodes / like / "data.npz", folder.path / "data.npz")
+    assert main(["node", "join", str(folder.path), "--listen", address]) == 0
+    assert main(["node", "admit", str(folder.path / "join.json"), "--dir", str(nodes / "seat0")]) == 0
+
+
+async def test_a_newcomer_syncs_and_votes_and_who_gave_notice_is_gone(tmp_path: Path) -> None:
+    async with small_network(tmp_path / "run", epochs={"blocks": 4}, rounds=40, **SHAPE) as network:
+        shutil.copy(network.plan.genesis_path, tmp_path / "run" / "nodes" / "seat0" / "genesis.json")
+        make_newcomer(network, "new", like="g0m0")
+        (tmp_path / "run" / "nodes" / "g1m3" / "leave").write_bytes(b"")
+        await network.start("new")
+        await network.until(lambda: bool(network.seen("decided", by="new")), timeout_s=120)
+        newest = network.seen("epoch", by="new")[-1]
+        await network.until(
+            lambda: any("g1m3" not in each["members"] for each in network.seen("epoch", by="g0m0")),
+            timeout_s=120,
+        )
+    assert "new" in newest["members"]
+    last = network.seen("epoch", by="g0m0")[-1]["epoch"]
+    seated = {name for each in network.seen("epoch", epoch=last) for name in each["members"]}
+    assert "new" in seated
+    assert "g1m3" not in seated
+    assert verify(tmp_path / "run").findings == []
+    blocks = chain_of(network, "seat0", newest["group"])
+    ours = network.parts["new"].me
+    bodies = [decode_body(each.block.body, GroupBody) for each in blocks]
+    assert any(signed.tx.member == ours for body in bodies for signed in body.txs)
