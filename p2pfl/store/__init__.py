@@ -6,7 +6,7 @@
     DIR/keys/stake.json         web3 keystore V3, encrypted
     DIR/guard                   what the signing key signed: never copy it to a second node
     DIR/wal/<group>.wal         inputs of the core: the open height, and decided ones of this epoch
-    DIR/wal/<group>.*.kept      decided heights of this epoch, set aside        (p2pfl.store.wal_file)
+    DIR/wal/<group>.*.kept      decided heights of this epoch and the last, set aside  (p2pfl.store.wal_file)
     DIR/chain/<group>.mps       decided blocks: of the own group, of the council, of whatever is followed
     DIR/blobs/ab/abcdef...      parameters by id
     DIR/own/                    own commitments and training states (p2pfl.rounds.own)

@@ -1,8 +1,8 @@
 """The inputs of the core for the height that is being decided, durable before anything follows from them.
 
 Feeding the entries of a height to a fresh core brings it back to where it was (R9). Those of decided heights
-are kept until their epoch has ended: they hold the justifications by which liars can be named. Knows the
-events' bytes and their order; what they mean is known to `consensus.replica`.
+are kept through the next epoch: they hold the justifications by which liars can be named. Knows the events'
+bytes and their order; what they mean is known to `consensus.replica`.
 """
 
 from __future__ import annotations
@@ -109,6 +109,9 @@ class Wal:
         if self._journal.size_bytes > SEGMENT_BYTES:
             self._set_aside()
         self._journal.append(mark(height, epoch), sync=False)
+        if self.height is not None and epoch > self.epoch:
+            # All of the epoch that has just ended is kept: if it ended in two ways, that shows only now.
+            self._forget_before(epoch - 1)
         self._belong(height, epoch)
 
     def _event(self, offset: int, entry: bytes) -> Event:
@@ -126,7 +129,8 @@ class Wal:
     def kept(self) -> Iterator[tuple[int, int, list[Event]]]:
         """(epoch, height, inputs) of every height that is still here, the oldest first, the open one last.
 
-        Reads the files as it goes; what is damaged in one is left out and told in the log.
+        Reads the files as it goes; what is damaged in one is left out and told in the log. While heights are
+        begun meanwhile, the newest may be missed.
         """
         for path in [*(segment.path for segment in segments(self.path)), self.path]:
             for entries in by_height(self._read(path).entries):
@@ -136,11 +140,17 @@ class Wal:
                     log.warning("a decided height cannot be read", height=entries[0].height, why=str(error))
 
     def forget_before(self, epoch: int) -> None:
-        """An epoch has begun: files whose heights all belong to earlier ones are deleted."""
+        """Delete the files whose heights all belong to earlier epochs; the open file stays.
+
+        Done without being asked, for all but the last epoch, when a height of a new epoch begins.
+        """
         with self._lock:
-            for segment in segments(self.path):
-                if segment.epoch < epoch:
-                    segment.path.unlink(missing_ok=True)
+            self._forget_before(epoch)
+
+    def _forget_before(self, epoch: int) -> None:
+        for segment in segments(self.path):
+            if segment.epoch < epoch:
+                _unlink(segment)
 
     def _set_aside(self) -> None:
         """The file becomes one of decided heights, and a new one is begun. If there is no room: not now."""

@@ -11,6 +11,10 @@ import pytest
 
 from consensus import types as t
 from p2pfl import telemetry
+from p2pfl.store.wal import Wal
+from p2pfl.store.wal_check import Checked, check
+from p2pfl.store.wal_file import read
+from tests.consensus.lab import DOMAIN, IDS, committee_of
 
 from .durable_lab import DurableLab, contradictions
 
@@ -132,11 +136,19 @@ def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: range, *, guar
     for seed in seeds:
         said, cut = live(tmp_path / str(seed), seed, monkeypatch, guarded=guarded)
         assert contradictions([], said) == [], f"seed {seed}"
+        assert sound(tmp_path / str(seed), seed % 4).faults == (), f"seed {seed}"
         votes, cuts = votes + len(said), cuts + cut
         commits += sum(isinstance(vote, t.Commit) for vote in said)
     assert cuts > len(seeds)
     assert votes > 5 * len(seeds)
     assert commits > len(seeds) // 2
+
+
+def sound(folder: Path, me: int) -> Checked:
+    """What `p2pfl wal verify` says of the log that all these lives have left."""
+    Wal(folder / "g0.wal", DOMAIN.group_id).close()  # The last cut is mended by a start.
+    committees = {0: committee_of(4)}.get
+    return check([read(folder / "g0.wal")], me=IDS[me], domain=DOMAIN, committees=committees)
 
 
 def test_no_vote_contradicts_another_however_often_the_power_is_cut(

@@ -120,6 +120,18 @@ def test_the_end_of_an_epoch_frees_what_it_held(tmp_path: Path) -> None:
     wal.close()
 
 
+def test_the_epoch_before_is_kept_through_the_next_one_and_then_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "g0.wal"
+    written(path, range(4))
+    for epoch, heights, still in (
+        (1, range(4, 8), {0, 1}),
+        (2, range(8, 12), {1, 2}),
+        (3, range(12, 16), {2, 3}),
+    ):
+        written(path, heights, epoch=epoch)
+        assert {segment.epoch for segment in segments(path)} | {epoch} == still
+
+
 def test_the_same_height_of_another_epoch_begins_anew(tmp_path: Path) -> None:
     wal = Wal(tmp_path / "g0.wal", GROUP)
     wal.reset(5, 0)
