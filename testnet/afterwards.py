@@ -16,6 +16,7 @@ def ask_the_chain(outcome: Outcome, plan: Plan, stakes: Stakes) -> None:
     """Who lost stake, who may never return."""
     ruled = stakes.ruled(plan.genesis)
     outcome.slashed, outcome.tombstoned = ruled.slashed, ruled.tombstoned
+    outcome.anchored = ruled.anchored
 
 
 def read_the_files(outcome: Outcome, plan: Plan) -> None:

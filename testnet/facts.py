@@ -61,6 +61,8 @@ class Facts:
     faults: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     lag_ms: dict[str, float] = field(default_factory=dict)
     dropped_events: int = 0
+    seated: dict[tuple[str, int], list[str]] = field(default_factory=dict)  # By group and epoch, in turn.
+    anchored: set[tuple[str, int]] = field(default_factory=set)  # Epochs that some node took to the chain.
     _wire: dict[tuple[str, int], dict[str, int]] = field(default_factory=dict)
 
     def take(self, event: Event) -> None:
@@ -87,6 +89,10 @@ class Facts:
                 self.evidence.add(fields["accused"])
             case "slashed":
                 self._slashed(fields)
+            case "epoch":
+                self.seated[fields["group"], fields["epoch"]] = fields["members"]
+            case "anchored":
+                self.anchored.add((fields["group"], fields["epoch"]))
             case "fault":
                 self.faults[fields["reason"]] += 1
             case "wire":
@@ -158,6 +164,10 @@ class Facts:
         """Cases that await an outcome: those that accuse somebody."""
         accusing = {case_id for case_id, case in self.cases.items() if case["accused"]}
         return sorted(accusing - set(self.outcomes))
+
+    def ended_epochs(self) -> set[tuple[str, int]]:
+        """The epochs of groups that have gone on to the next one."""
+        return {key for key in self.seated if (key[0], key[1] + 1) in self.seated}
 
     def wire_bytes(self) -> dict[str, int]:
         """Bytes sent by all processes, by protocol."""

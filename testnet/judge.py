@@ -39,6 +39,7 @@ class Outcome:
     slashed: list[str] = field(default_factory=list)
     tombstoned: list[str] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
+    anchored: set[tuple[str, int]] = field(default_factory=set)  # (group, epoch), as the contract says.
     killed: list[Killed] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)  # Of an audit of the whole history.
     died: dict[str, int] = field(default_factory=dict)  # Nodes that ended by themselves, and their status.
@@ -163,6 +164,34 @@ def killed_catch_up(asked: Question) -> list[str]:
 def killed_vote_again(asked: Question) -> list[str]:
     """Who was killed signed a COMMIT of a later height than that of its kill."""
     return _of_killed(asked, "it did not vote again", lambda k: k.voted_height > k.height_at_kill)
+
+
+@condition
+def epochs_turned(asked: Question) -> list[str]:
+    """Every group and the council went through at least so many changes of epoch."""
+    groups = [*(f"g{g}" for g in range(asked.scenario.network.groups)), COUNCIL]
+    reached = {group: max(e for g, e in asked.outcome.facts.seated if g == group) for group in groups}
+    return [
+        f"{group} is in epoch {epoch}, not {asked.wanted}"
+        for group, epoch in reached.items()
+        if epoch < asked.wanted
+    ]
+
+
+@condition
+def epochs_anchored(asked: Question) -> list[str]:
+    """The contract has the last block of every epoch that ended."""
+    missing = sorted(asked.outcome.facts.ended_epochs() - asked.outcome.anchored)
+    return [f"the contract does not know how epoch {epoch} of {group} ended" for group, epoch in missing]
+
+
+@condition
+def culprits_lose_their_seats(asked: Question) -> list[str]:
+    """No culprit sits in any group of the newest epoch."""
+    seated = asked.outcome.facts.seated
+    newest = max(epoch for _, epoch in seated)
+    there = {name for (_, epoch), names in seated.items() if epoch == newest for name in names}
+    return [f"{name} still has a seat" for name in asked.scenario.culprits if name in there]
 
 
 def _exactly(what: str, names: list[str], scenario: Scenario) -> list[str]:

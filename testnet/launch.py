@@ -309,12 +309,13 @@ class Run:
                 await self._until(lambda: bool(self.died))
 
     def _settled(self) -> bool:
-        """Nothing more is to come: every block counted, every case closed, every culprit slashed."""
+        """Nothing more is to come: every block counted, case closed, culprit slashed, epoch anchored."""
         last = self.scenario.network.rounds - 1
         groups = [f"g{g}" for g in range(self.scenario.network.groups)]
         counted = all(self.facts.counted.get(group, -1) >= last for group in groups)
         due = set(self.scenario.culprits) if self._stakes else set()
-        return counted and not self.facts.open_cases() and due <= set(self.facts.slashed)
+        told = not self._stakes or self.facts.ended_epochs() <= self.facts.anchored
+        return counted and told and not self.facts.open_cases() and due <= set(self.facts.slashed)
 
     async def _judge(self) -> Result:
         """Ask the chain while it is there, end the network unless it stays, and read what it has left."""

@@ -30,10 +30,11 @@ EXTRA_ACCOUNTS = 3
 
 @dataclass
 class Ruled:
-    """What the contracts say in the end: names, sorted."""
+    """What the contracts say in the end: names, sorted. anchored: (group, epoch)."""
 
     slashed: list[str]
     tombstoned: list[str]
+    anchored: set[tuple[str, int]]
 
 
 class Stakes:
@@ -94,7 +95,13 @@ class Stakes:
         with self._staking(None) as staking:
             slashed = {genesis.member(each.member).name for each in staking.slashed()}
             gone = [entry.name for entry in entries if staking.tombstoned(entry.member_id)]
-        return Ruled(sorted(slashed), sorted(gone))
+            anchored: set[tuple[str, int]] = set()
+            for group_id, name in genesis.group_names.items():
+                epoch = 0
+                while staking.anchor_of(group_id, epoch) is not None:
+                    anchored.add((name, epoch))
+                    epoch += 1
+        return Ruled(sorted(slashed), sorted(gone), anchored)
 
     def _staking(self, key: bytes | None) -> _Open:
         from p2pfl.evm import Client

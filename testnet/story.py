@@ -61,6 +61,7 @@ class Story:
     _told: set[Any] = field(default_factory=set)
     _cases: dict[str, dict[str, Any]] = field(default_factory=dict)
     _fault_lines: int = 0
+    _turns: dict[str, list[str]] = field(default_factory=dict)  # Who sits in a group, since its last change.
 
     def __post_init__(self) -> None:
         for group in (*(f"g{g}" for g in range(self.scenario.network.groups)), COUNCIL):
@@ -121,8 +122,26 @@ class Story:
         where = _where(group, height)
         return [f"{where} goes on with {now} in the place of {before} (consensus round {round_})"]
 
+    def _on_epoch(self, event: Event) -> list[str]:
+        group, epoch, names = (event.fields[key] for key in ("group", "epoch", "members"))
+        if not epoch or not self._once("epoch", group, epoch):
+            return []
+        changed = sorted(names) != sorted(self._turns.get(group, []))
+        self._turns[group] = names
+        where = "the council" if group == COUNCIL else group
+        return [f"epoch {epoch} of {where}: {', '.join(sorted(names))}"] if changed else []
+
+    def _on_anchored(self, event: Event) -> list[str]:
+        group, epoch = event.fields["group"], event.fields["epoch"]
+        if not self._once("anchored", group, epoch):
+            return []
+        where = "the council" if group == COUNCIL else group
+        return [f"the chain knows how epoch {epoch} of {where} ended: block {event.fields['height']}"]
+
     def _turn(self, group: str, slot: int) -> str:
         shape = self.scenario.network
+        if group in self._turns:
+            return self._turns[group][slot % len(self._turns[group])]
         if group == COUNCIL:
             return f"seat{slot % shape.seats}"
         return f"{group}m{slot % shape.members}"

@@ -182,3 +182,53 @@ def test_nobody_takes_over_before_the_first_block() -> None:
     blocks = history(1, committees=(NEW,))
     with pytest.raises(BadBlock, match="at the end of its epoch"):
         History(DOMAIN, NETWORK, OLD).append(blocks[0].block.header, blocks[0].certificate, committee=NEW)
+
+
+def begun_after_a_closing(history_: History, committee: Committee) -> t.DecidedBlock:
+    """The first block of an epoch whose parent named no such committee."""
+    tip = history_.tip
+    header = t.Header(
+        version=1,
+        network_id=NETWORK,
+        group_id=DOMAIN.group_id,
+        epoch=committee.epoch,
+        height=0 if tip is None else tip.height + 1,
+        parent_id=history_.tip_id,
+        proposer=committee.members[0],
+        time_ms=1_000,
+        app_root=t.Digest(bytes(32)),
+        log_root=history_.log.root(),
+        next_committee_root=committee.root(),
+    )
+    places = [IDS.index(member) for member in committee.members][: committee.quorum]
+    return t.DecidedBlock(t.Block(header, b""), certificate(places, header))
+
+
+@pytest.mark.parametrize("length", [0, 2])
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_closed_epoch_is_followed_by_the_committee_that_the_caller_vouches_for(
+    length: int, epoch: int
+) -> None:
+    chain, new = History(DOMAIN, NETWORK, OLD), Committee(epoch, IDS[4:11])
+    for decided in history(length):
+        chain.append(decided.block.header, decided.certificate)
+    first = begun_after_a_closing(chain, new)
+    with pytest.raises(BadBlock):
+        chain.append(first.block.header, first.certificate, committee=new)
+    chain.append(first.block.header, first.certificate, committee=new, closed=True)
+    assert chain.committee == new
+    # From here on the chain itself says who decides.
+    usurpers = begun_after_a_closing(chain, Committee(epoch, IDS[11:15]))
+    with pytest.raises(BadBlock):
+        chain.append(usurpers.block.header, usurpers.certificate, committee=Committee(epoch, IDS[11:15]))
+
+
+def test_a_closing_does_not_bring_an_old_committee_back() -> None:
+    chain = History(DOMAIN, NETWORK, OLD)
+    for decided in history(4, committees=(OLD, NEW), epoch_length=3):
+        chain.append(
+            decided.block.header, decided.certificate, committee=(OLD, NEW)[decided.block.header.epoch]
+        )
+    back = begun_after_a_closing(chain, OLD)
+    with pytest.raises(BadBlock, match="at the end of its epoch"):
+        chain.append(back.block.header, back.certificate, committee=OLD, closed=True)

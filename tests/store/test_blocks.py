@@ -130,3 +130,28 @@ def test_an_auditor_sees_what_is_wrong_and_changes_nothing(path: Path, chain: li
     assert list(read) == chain[:5]
     assert read.damage is not None
     assert read.damage.offset == offsets[5]
+
+
+def test_void_blocks_are_cut_off_for_good_and_others_take_their_place(
+    path: Path, chain: list[DecidedBlock]
+) -> None:
+    store = opened(path)
+    assert store.get(11) is not None
+    store.cut(4)
+    assert (store.tip_height, store.get(5), store.get(11)) == (4, None, None)
+    header = dataclasses.replace(chain[5].block.header, time_ms=chain[5].block.header.time_ms + 1)
+    other = dataclasses.replace(chain[5], block=dataclasses.replace(chain[5].block, header=header))
+    store.append(other)
+    store.close()
+    again = opened(path)
+    assert list(again) == [*chain[:5], other]
+    again.close()
+
+
+def test_a_chain_can_be_cut_to_nothing(path: Path, chain: list[DecidedBlock]) -> None:
+    store = opened(path)
+    store.cut(-1)
+    assert (store.tip_height, store.tip) == (-1, None)
+    store.append(chain[0])
+    assert list(store) == chain[:1]
+    store.close()
