@@ -1,4 +1,4 @@
-"""Hunt every mutant: first with the sentences of tests/consensus, then with seeds."""
+"""Hunt every mutant: with the stories, the sentences of tests/consensus, twins, and seeds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+from consensus.replica import Replica
 from tests.consensus import (
     lab,
     test_rules,
@@ -23,8 +24,11 @@ from tests.consensus.lab import Lab
 from tests.mutants.patch import load, using
 from tests.mutants.table import MUTANTS, Mutant, parts_of
 from tests.sim.__main__ import world_of
+from tests.stories.transcripts import differs, stories
+from tests.twins.schedules import exhaust, sample
 
 SEEDS = 1000
+TWINS = 300
 SENTENCES: tuple[ModuleType, ...] = (
     test_rules,
     test_rules_proposer,
@@ -87,17 +91,41 @@ def seeds_against(mutant: Mutant, limit: int) -> tuple[str, int] | None:
     return None
 
 
+def story_against(mutant: Mutant) -> str | None:
+    """The first story that comes out otherwise."""
+    parts = parts_of(mutant)
+    core = {"replica": parts["replica"], "audit": parts["audit"]}
+    return next((path.stem for path in stories() if differs(path, **core)), None)
+
+
+def twins_against(mutant: Mutant) -> tuple[str, int] | None:
+    """The oracle that breaks in a schedule of one round, or in a sample; and after how many schedules."""
+    replica: type[Replica] = parts_of(mutant)["replica"]
+    try:
+        found = exhaust(rounds=1, replica=replica)
+        tried = found.schedules
+        if found.broken is None:
+            found = sample(4, 1, range(TWINS), replica=replica)
+            tried += found.schedules
+    except Exception as error:  # noqa: BLE001 - a mutant may also simply fall over
+        return repr(error)[:80], 1
+    return (found.oracle, tried) if found.oracle else None
+
+
 def row(mutant: Mutant, limit: int, *, all_ways: bool = True) -> dict[str, Any]:
     """How a mutant died; without `all_ways` the first way is enough."""
-    sentence = sentence_against(mutant)
-    seeds = seeds_against(mutant, limit) if all_ways or sentence is None else None
-    return {
-        "mutant": mutant.name,
-        "killed": sentence is not None or seeds is not None,
-        "sentence": sentence,
-        "oracle": seeds and seeds[0],
-        "seeds": seeds and seeds[1],
+    ways: dict[str, Callable[[], Any]] = {
+        "story": lambda: story_against(mutant) if mutant.changes else None,
+        "sentence": lambda: sentence_against(mutant),
+        "twins": lambda: twins_against(mutant) if mutant.changes else None,
+        "seeds": lambda: seeds_against(mutant, limit),
     }
+    died: dict[str, Any] = dict.fromkeys(ways)
+    for way, hunt in ways.items():
+        if all_ways or not any(died.values()):
+            died[way] = hunt()
+    by = [way for way, found in died.items() if found]
+    return {"mutant": mutant.name, "killed": bool(by), "by": by, **died}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,8 +141,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps(each))
         else:
             fate = "killed" if each["killed"] else "ALIVE"
-            by = f"{each['oracle']} after {each['seeds']} seeds" if each["oracle"] else "no seed"
-            print(f"{fate:7} {each['mutant']:50} {by:30} {each['sentence'] or ''}")
+            print(f"{fate:7} {each['mutant']}")
+            for way in each["by"]:
+                found = each[way]
+                how = found if isinstance(found, str) else f"{found[0]} after {found[1]}"
+                print(f"        {way:9} {how}")
     return 0 if all(each["killed"] for each in rows) else 1
 
 

@@ -12,7 +12,7 @@
     crash 2 [keep=N]          it dies; of its WAL, N entries are on the disk (default: all)
     restart 2                 from its WAL
     block X by=1 [height=0]   a block that somebody made up
-    say 3 KIND ...            a liar signs and sends: propose, prepare, commit, round-change, decided
+    say 3 KIND ...            a liar signs and sends: propose, prepare, commit, round-change, decided, fetch
     audit 0 2                 who is proved guilty by what these members kept
 
 WHICH: from=1,2 to=0 kind=prepare,commit, each of which may be left out; only: nothing that follows from it.
@@ -23,14 +23,14 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from consensus import chain
 from consensus import types as t
 from consensus.evidence import culprits
 from consensus.replica import Replica
-from consensus.signing import block_id, keccak256
+from consensus.signing import ORDER, block_id, keccak256
 from consensus.votes import check_certificate, recoverer, signed_vote, with_signature
 from tests.consensus.lab import DOMAIN, IDS, NETWORK, certificate, committee_of, sign, signed
 
@@ -161,48 +161,64 @@ class Theatre:
         self._blocks[name] = self._made(int(by), int(height), tip.parent_id, tip.log_root, f"{name}{by}")
 
     def _say(self, who: str, kind: str, *, to: str = "", **words: str) -> None:
-        """A liar's. block, round, epoch, height; prepared: ROUND:BLOCK; proof: whose PREPAREs (COMMITs).
+        """A liar's words: block, round, epoch, height, context; prepared: ROUND:BLOCK.
 
-        why: whose ROUND-CHANGEs, each with what it claims: 1,2/0:A. as: who hands it over, if not the signer.
+        why: whose ROUND-CHANGEs, each with what it claims: 1,2/0:A; asked: for which round, if not this one.
+        proof: whose PREPAREs, or COMMITs; proved: of which round. as: who hands it over, if not the signer.
+        signature: how it is spoilt.
         """
         me, block = int(who), self._blocks.get(words.get("block", ""))
         height = int(words.get("height", block.header.height if block else 0))
-        seat = int(words.get("epoch", 0)), height, int(words.get("round", 0))
+        epoch, round_ = int(words.get("epoch", 0)), int(words.get("round", 0))
         known = block_id(block.header) if block else t.ZERO_DIGEST
-        asked = [each.partition("/") for each in words.get("why", "").split(",") if each]
-        proof = [int(each) for each in words.get("proof", "").split(",") if each]
-        claim, proved = self._claim(words.get("prepared", ""), proof, height)
+        claim, proved = self._claim(words, height)
+        context = t.Digest(words.get("context", "").encode().rjust(32, b"\0"))
         message: t.Message
         match kind:
             case "propose":
                 assert block is not None
-                changes = tuple(
-                    signed(int(by), t.RoundChange(*seat, *self._claim(said, [], height)[0], t.ZERO_DIGEST))
-                    for by, _, said in asked
+                changes = tuple(self._changes(words, epoch, height, round_))
+                message = t.Proposal(
+                    signed(me, t.Propose(epoch, height, round_, known)), block, changes, proved
                 )
-                message = t.Proposal(signed(me, t.Propose(*seat, known)), block, changes, proved)
             case "prepare":
-                message = t.PrepareMessage(signed(me, t.Prepare(*seat, known)))
+                message = t.PrepareMessage(signed(me, t.Prepare(epoch, height, round_, known)))
             case "commit":
-                message = t.CommitMessage(signed(me, t.Commit(*seat, known)))
+                message = t.CommitMessage(signed(me, t.Commit(epoch, height, round_, known)))
             case "round-change":
-                change = t.RoundChange(*seat, *claim, t.ZERO_DIGEST)
+                change = t.RoundChange(epoch, height, round_, *claim, context)
                 message = t.RoundChangeMessage(signed(me, change), proved)
+            case "fetch":
+                message = t.FetchBlock(epoch, height, known)
             case _:
                 assert block is not None
-                message = t.DecidedMessage(t.DecidedBlock(block, certificate(proof, block.header, seat[2])))
+                by = [int(each) for each in words["proof"].split(",")]
+                message = t.DecidedMessage(t.DecidedBlock(block, certificate(by, block.header, round_)))
+        if "signature" in words:
+            message = _spoilt(message, me, words["signature"])
         sender = int(words.get("as", me))
         for place in self._places(tuple(to.split(",")) if to else ("all",)):
             if place != sender:
                 self._step(place, t.Received(IDS[sender], message))
 
-    def _claim(self, said: str, proof: list[int], height: int) -> tuple[tuple[int, t.Digest], Any]:
+    def _changes(
+        self, words: dict[str, str], epoch: int, height: int, round_: int
+    ) -> Iterable[t.SignedRoundChange]:
+        for each in words.get("why", "").split(","):
+            by, _, said = each.partition("/")
+            if by:
+                claim, _ = self._claim({"prepared": said}, height)
+                asked = int(words.get("asked", round_))
+                yield signed(int(by), t.RoundChange(epoch, height, asked, *claim, t.ZERO_DIGEST))
+
+    def _claim(self, words: dict[str, str], height: int) -> tuple[tuple[int, t.Digest], Any]:
+        said, proof = words.get("prepared", ""), words.get("proof", "")
         if not said:
             return (0, t.ZERO_DIGEST), ()
         round_, name = said.split(":")
         known = block_id(self._blocks[name].header)
-        prepare = t.Prepare(0, height, int(round_), known)
-        return (int(round_) + 1, known), tuple(signed(by, prepare) for by in proof)
+        prepare = t.Prepare(0, height, int(words.get("proved", round_)), known)
+        return (int(round_) + 1, known), tuple(signed(int(by), prepare) for by in proof.split(",") if by)
 
     def _audit(self, *who: str) -> None:
         records: list[t.Message] = []
@@ -354,3 +370,21 @@ class Theatre:
 
     def _peer(self, to: t.MemberId | None) -> str:
         return "all" if to is None else f"member {IDS.index(to)}"
+
+
+def _spoilt(message: Any, me: int, how: str) -> t.Message:
+    """The same vote with a signature that nobody may accept."""
+    unsigned = signed_vote(message)
+    assert unsigned is not None
+    signature = unsigned.signature
+    match how:
+        case "high-s":  # Also a solution of the equation, hence a second signature of the same vote.
+            high = ORDER - int.from_bytes(signature[32:64], "big")
+            signature = signature[:32] + high.to_bytes(32, "big") + bytes([55 - signature[64]])
+        case "v-of-0":
+            signature = signature[:64] + bytes([signature[64] - 27])
+        case _:
+            signature = sign(
+                me, unsigned.vote, replace(DOMAIN, group_id=t.Digest(b"another group".rjust(32)))
+            )
+    return with_signature(message, signature)
