@@ -291,7 +291,7 @@ class Replica:
                 block = self._at.blocks.get(message.block_id)
                 if block is not None and self._answers.may(self.height, sender):
                     self._out.append(t.Send(sender, t.BlockMessage(block)))
-            case t.BlockMessage(block=block):
+            case t.BlockMessage(block=block):  # pragma: no branch - there is no other message.
                 if self._at.wants(block) and self._at.block_objection(block) is None:
                     self._at.hold(block, keep=self.prepared)
         if reason is not None:
