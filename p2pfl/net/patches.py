@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import trio
 
 from p2pfl.errors import UserError
+from p2pfl.net import reading
 
 LIBP2P_VERSION = "0.8.1"
 
@@ -56,8 +57,6 @@ FRAME_BYTES_MAX = 65_507
 # A stream's receive window grows to this. 4 MiB keep 100 MB/s going over 40 ms of round trip, and sixteen
 # streams that nobody reads cost 64 MiB at most.
 WINDOW_BYTES_MAX = 4 * 1024 * 1024
-# What one read takes from a socket: a whole frame, so that a small message costs one system call, not four.
-READ_BYTES = 64 * 1024
 
 _installed = False
 
@@ -71,7 +70,7 @@ def install() -> None:
     _shield_writes()
     _write_whole_frames()
     _credit_what_was_read()
-    _read_a_socket_at_once()
+    reading.install()
     _take_free_locks_at_once()
     _free_inbound_slots()
     _welcome_back_in_gossip()
@@ -181,47 +180,6 @@ def _credit_what_was_read() -> None:
         await self.send_window_update(granted)
 
     yamux.YamuxStream._auto_tune_and_send_window_update = credit
-
-
-def _read_a_socket_at_once() -> None:
-    """A frame is read as 2 + 12 + n bytes, each a system call and a turn of the scheduler. Here a read takes
-    what has arrived, and the next ones are served from it.
-    """
-
-    async def read(self: Any, n: int | None = None) -> bytes:
-        async with self.read_lock:
-            rest: bytes = self.mps_rest
-            if not rest:
-                try:
-                    rest = await self.stream.receive_some(READ_BYTES)
-                except trio.BrokenResourceError as error:
-                    raise ConnectionClosedError(f"reset by the peer: {error}", transport="tcp") from error
-                except trio.ClosedResourceError:
-                    return b""
-                self.mps_received += len(rest)
-            else:
-                # Other tasks get their turn even while a peer fills the buffer with tiny frames.
-                self.mps_served += 1
-                if self.mps_served % 64 == 0:
-                    await trio.lowlevel.checkpoint()
-            if n is None or n >= len(rest):
-                self.mps_rest = b""
-                return rest
-            self.mps_rest = rest[n:]
-            return rest[:n]
-
-    plain_write = tcp_stream.TrioTCPStream.write
-
-    async def write(self: Any, data: bytes) -> None:
-        self.mps_sent += len(data)
-        await plain_write(self, data)
-
-    tcp_stream.TrioTCPStream.mps_rest = b""
-    tcp_stream.TrioTCPStream.mps_served = 0
-    tcp_stream.TrioTCPStream.mps_sent = 0
-    tcp_stream.TrioTCPStream.mps_received = 0
-    tcp_stream.TrioTCPStream.read = read
-    tcp_stream.TrioTCPStream.write = write
 
 
 class QuickLock:
