@@ -1,8 +1,8 @@
 """Parameters by their id, beside the blocks that name them.
 
 A blob is here whole and right, or not here: it is checked against its id when it is put, unless it comes with
-the hashes that show it was, and whenever it is read from the disk. Knows nothing of what the numbers mean, nor
-who may have them.
+the hashes that show it was, and whenever it is read from the disk. Knows nothing of what the numbers mean,
+nor who may have them.
 """
 
 from __future__ import annotations
