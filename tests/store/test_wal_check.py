@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from consensus import codec
 from consensus import types as t
+from consensus.committee import Committee
 from p2pfl.durable import Journal
 from p2pfl.store.wal_check import Checked, check
 from p2pfl.store.wal_file import ENTRY, Entry, identity, mark, read
 from p2pfl.store.wal_story import Story
-from tests.consensus.lab import DOMAIN, IDS, committee_of, sign, signed
+from tests.consensus.lab import DOMAIN, IDS, certificate, committee_of, sign, signed
 
 from .durable_lab import STORIES, DurableLab, locked_and_moved_on, proposed_and_locked_another
 
@@ -191,3 +193,35 @@ def test_the_story_tells_why_it_cannot_be_told(tmp_path: Path) -> None:
         read(rewritten(path, events, epoch=3)).entries, 0
     )
     assert told((), 0) == "the log holds no entry: the next start begins a height afresh"
+
+
+def test_a_height_of_a_later_epoch_is_told_with_its_own_committee(tmp_path: Path) -> None:
+    """The same members, another order of turns; what a void block left behind is told as such."""
+    lab = locked_and_moved_on(tmp_path / "node")
+    turned = Committee(1, (*IDS[1:4], IDS[0]))
+    first = lab.block(next_committee_root=turned.root())
+    blocks = [t.DecidedBlock(first, certificate((0, 1, 2), first.header))]
+    change = t.RoundChange(1, 1, 1, 0, t.ZERO_DIGEST, t.ZERO_DIGEST)
+    asked = t.Received(IDS[3], t.RoundChangeMessage(signed(3, change)))
+    path = rewritten(lab.folder / "g0.wal", [t.Elapsed(1, 0), asked], height=1, epoch=1)
+    committees = {0: COMMITTEE, 1: turned}.get
+    assert check([read(path)], me=IDS[3], domain=DOMAIN, committees=committees).faults == ()
+
+    def story(blocks: list[t.DecidedBlock]) -> list[str]:
+        named = {member: f"m{place}" for place, member in enumerate(IDS)}.__getitem__
+        teller = Story(blocks, me=IDS[3], domain=DOMAIN, committees=committees, named=named)
+        return [line.strip() for line in teller.tell(read(path).entries)]
+
+    assert story(blocks) == [
+        "height 1, epoch 1: 2 entries",
+        "round 0 begins, m2 leads",
+        "round 0 is left",
+        "round 1 begins, m3 leads",
+        "asks for the signature of ROUND-CHANGE of round 1, nothing prepared",
+        "m3: ROUND-CHANGE of round 1, nothing prepared",
+        "it stands at height 1, round 1, locked on nothing",
+        "a start would send again ROUND-CHANGE of round 1, nothing prepared",
+    ]
+    other = replace(first, header=replace(first.header, height=1, epoch=2))
+    void = t.DecidedBlock(other, certificate((0, 1, 2), other.header))
+    assert story([*blocks, void])[-1] == "nothing came of it: the chain has a block of another epoch here"
