@@ -39,10 +39,8 @@ log = logger("node")
 
 # What a follower waits for consensus to decide a block that it handed over.
 HANDED_OVER_S = 5.0
-# How often the operator's wish to leave is looked for, and repeated until the council's chain has it.
-NOTICE_S = 5.0
-# In a node's folder: its operator wants out.
-LEAVE = "leave"
+# The file by which an operator wants out; looked for so often, and repeated until the council's chain has it.
+LEAVE, NOTICE_S = "leave", 5.0
 
 
 async def run(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
