@@ -128,7 +128,8 @@ class Height:
 
     def offence(self, signer: MemberId, signed: SignedVote) -> Iterator[t.Fault]:
         """What this vote contradicts among the signer's others: once a signer and kind. E5: COMMIT first."""
-        for other in self.by(signer):
+        repeated = self.of(type(signed), signed.vote.round).get(signer) == signed
+        for other in () if repeated else self.by(signer):
             kind = contradiction(other.vote, signed.vote)
             if kind is not None and (signer, kind) not in self._accused:
                 self._accused.add((signer, kind))

@@ -129,7 +129,6 @@ class Node:
         if name == COUNCIL:
             for entry in self.parts.genesis.groups:
                 self._follow(entry.name)
-        self.parts.store.wal(name).forget_before(epoch)
         if not self.chain(name).opens(epoch):
             log.info("waiting for the epoch of the own group to begin", group=name, epoch=epoch)
             return

@@ -22,6 +22,7 @@ from p2pfl.rounds.defence import Defence
 from p2pfl.rounds.driver import Application, Driver
 from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.group import GroupApp
+from p2pfl.rounds.home import Home
 from p2pfl.rounds.pace import Pace, council_parts, group_parts
 from p2pfl.rounds.turnover import Comings
 
@@ -60,7 +61,7 @@ class Term:
         parts, context = self._parts, self.context
         async with trio.open_nursery() as nursery:
             pace = self._pace()
-            app = self.app = self._open(pace, nursery)
+            app = self.app = self._open(pace, Home(nursery))
             self.driver = self._drive(app, pace)
             self._at_the_desk(app)
             task_status.started()
@@ -84,13 +85,13 @@ class Term:
     def _set_deadline(self, at: float) -> None:
         self.driver.set_deadline(at)
 
-    def _open(self, pace: Pace, nursery: trio.Nursery) -> GroupApp | CouncilApp:
+    def _open(self, pace: Pace, home: Home) -> GroupApp | CouncilApp:
         context = self.context
         if context.name != COUNCIL:
-            return GroupApp(context, pace, nursery)
+            return GroupApp(context, pace, home)
         groups = self._groups()
-        app = CouncilApp(context, pace, groups, nursery, self._certified, self._comings)
-        app.court = Court(context, nursery, groups, app.changed)
+        app = CouncilApp(context, pace, groups, home, self._certified, self._comings)
+        app.court = Court(context, home, groups, app.changed)
         app.court.update(context.council.tip)
         return app
 

@@ -79,7 +79,8 @@ def votes_of(
     entry = next(e for g in (*genesis.groups, genesis.council) for e in g.members if e.name == name)
     groups = {separator(genesis.domain(group)): group for group in genesis.group_names.values()}
     for record in guarded(folder.guard):
-        slots[name, record.kind, record.height, record.separator, record.round].add(record.digest)
+        place = (record.epoch, record.separator, record.round)
+        slots[name, record.kind, record.height, *place].add(record.digest)
         if record.kind in VOTES:
             yield groups[record.separator], entry.member_id, vote_of(record.words, VOTES[record.kind])
     for group in genesis.group_names.values():

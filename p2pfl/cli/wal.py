@@ -15,12 +15,14 @@ from typing import Any
 
 from consensus.codec import DecodeError
 from consensus.committee import Committee
-from consensus.types import DecidedBlock, MemberId
+from consensus.types import DecidedBlock, Digest, Header, MemberId
 from p2pfl import genesis as genesis_file
 from p2pfl import keys
+from p2pfl.audit.history import fold_roster
 from p2pfl.errors import EXIT_CLAIM_FAILED, EXIT_OK, UserError
-from p2pfl.genesis import Genesis
+from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.guard_file import member_of_guard
+from p2pfl.roster import Roster
 from p2pfl.store import BlockFile, Folder
 from p2pfl.store.wal_check import check
 from p2pfl.store.wal_file import Reading, held_still, read, segments
@@ -32,6 +34,7 @@ class _Log:
     """One chain's log in a node's folder. readings: its files, the oldest first."""
 
     genesis: Genesis
+    roster: Roster
     chain: str
     folder: Folder
     me: MemberId
@@ -40,13 +43,17 @@ class _Log:
     def named(self, member: MemberId) -> str:
         """A name for people."""
         try:
-            return self.genesis.member(member).name
+            return self.roster.entry(member).name
         except KeyError:
             return "0x" + member.hex()
 
     def committee(self, epoch: int) -> Committee | None:
-        """The chain's committee of an epoch, where it is known."""
-        return self.genesis.committee(self.chain) if epoch == 0 else None
+        """The chain's committee of an epoch, where the council's chain in this folder tells of it."""
+        return self.roster.committee(self.chain, epoch) if self.roster.goes_on(self.chain, epoch) else None
+
+    def closed(self, epoch: int, parent: Header | None, parent_id: Digest) -> bool:
+        """Whether the council closed the epoch before at this block."""
+        return self.roster.closed_at(self.chain, epoch, parent, parent_id)
 
     def blocks(self) -> list[DecidedBlock]:
         """The chain as it is kept; what is damaged ends it."""
@@ -150,6 +157,7 @@ def _replay(arguments: argparse.Namespace) -> int:
                 domain=log.genesis.domain(log.chain),
                 committees=log.committee,
                 named=log.named,
+                closed=log.closed,
             )
             entries = tuple(entry for reading in log.readings for entry in reading.entries)
             told[log.chain] = []
@@ -171,7 +179,9 @@ def _logs(arguments: argparse.Namespace) -> Iterator[list[_Log]]:
     """The logs of a folder, while no node runs in it. Raises UserError."""
     folder = Folder(arguments.dir)
     genesis = genesis_file.load(arguments.genesis or folder.genesis)
-    me = _member(genesis, folder, arguments.member)
+    council = folder.chain(COUNCIL)
+    roster = fold_roster(genesis, BlockFile(council) if council.exists() else None)
+    me = _member(roster, folder, arguments.member)
     names = [name for name in genesis.group_names.values() if folder.wal(name).exists()]
     chosen = [name for name in names if arguments.chain in (None, name)]
     if not chosen:
@@ -184,7 +194,7 @@ def _logs(arguments: argparse.Namespace) -> Iterator[list[_Log]]:
         for name in chosen:
             still.enter_context(held_still(folder.wal(name)))
         yield [
-            _Log(genesis, name, folder, me, [read(path) for path in _files(folder.wal(name))])
+            _Log(genesis, roster, name, folder, me, [read(path) for path in _files(folder.wal(name))])
             for name in chosen
         ]
 
@@ -193,13 +203,15 @@ def _files(path: Path) -> list[Path]:
     return [*(segment.path for segment in segments(path)), path]
 
 
-def _member(genesis: Genesis, folder: Folder, name: str | None) -> MemberId:
+def _member(roster: Roster, folder: Folder, name: str | None) -> MemberId:
     """Whose log it is."""
     if name is None:
         return member_of_guard(folder.guard) or keys.load_signing_key(folder.signing_key).member_id
-    for entry in (entry for group in (*genesis.groups, genesis.council) for entry in group.members):
+    for entry in roster.entries.values():
         if entry.name == name:
             return entry.member_id
     raise UserError(
-        f"there is nobody called {name}", because="the genesis names no such member", fix="see --as"
+        f"there is nobody called {name}",
+        because="neither the genesis nor the council's chain names such a member",
+        fix="name one that they do: --as NAME",
     )

@@ -26,7 +26,7 @@ from consensus.types import Digest, MemberId
 from p2pfl import params
 from p2pfl.errors import PeerFault
 from p2pfl.net import ask, wire
-from p2pfl.net.interface import BlobSource, Unreachable
+from p2pfl.net.interface import BlobSource, Fetched, Unreachable
 from p2pfl.net.stream import StreamBroken, one_error
 from p2pfl.params import LEAF_BYTES
 
@@ -130,8 +130,10 @@ class PieceServer:
 # Checking.
 
 
-def check_piece(piece: wire.Piece, request: wire.GetPiece, length: int) -> None:
-    """Raises PeerFault when the piece is not that run of the blob. 1 MiB takes about a millisecond.
+def check_piece(piece: wire.Piece, request: wire.GetPiece, length: int) -> list[bytes]:
+    """The hashes of its leaves. Raises PeerFault when the piece is not that run of the blob.
+
+    1 MiB takes about a millisecond.
 
     A thread would not help: hashing a leaf holds the interpreter's lock, and to win it back costs the event
     loop five milliseconds.
@@ -141,11 +143,13 @@ def check_piece(piece: wire.Piece, request: wire.GetPiece, length: int) -> None:
     offset = request.first_leaf * LEAF_BYTES
     if len(piece.data) != min(request.leaf_count * LEAF_BYTES, length - offset):
         raise PeerFault("wrong_piece", f"{len(piece.data)} bytes at {offset}")
-    node = merkle.root_of_hashes(params.leaf_hashes(cast(bytes, piece.data)))
+    leaves = params.leaf_hashes(cast(bytes, piece.data))
+    node = merkle.root_of_hashes(leaves)
     runs = -(-length // (request.leaf_count * LEAF_BYTES))
     index = request.first_leaf // request.leaf_count
     if not merkle.verify_inclusion(node, index, runs, piece.proof, request.blob_id):
         raise PeerFault("wrong_piece", f"leaf {request.first_leaf} and on of {request.blob_id.hex()}")
+    return leaves
 
 
 # ---------------------------------------------------------------------------
@@ -192,6 +196,7 @@ class Fetch:
         self._open = open_holder
         self._on_fault = on_fault
         self._data = BytesIO()
+        self._leaves: dict[int, list[bytes]] = {}
         leaves = run_leaves(length)
         pieces = range(-(-length // (leaves * LEAF_BYTES)))
         self._missing = {n: _Wanted(wire.GetPiece(blob_id, n * leaves, leaves)) for n in pieces}
@@ -212,7 +217,7 @@ class Fetch:
         self._refusals.pop(member, None)
         self.nudge()
 
-    async def run(self) -> bytes:
+    async def run(self) -> Fetched:
         """The whole blob, every piece of it verified. Runs until it is complete or cancelled."""
         with one_error():
             async with trio.open_nursery() as nursery:
@@ -222,7 +227,8 @@ class Fetch:
                     with trio.move_on_after(LOOK_AGAIN_S):
                         await changed.wait()
                 nursery.cancel_scope.cancel()  # Who is still asked for a piece that another one brought.
-        return self._data.getvalue()  # No copy: BytesIO gives away the bytes that it wrote into.
+        leaves = tuple(leaf for number in sorted(self._leaves) for leaf in self._leaves[number])
+        return Fetched(self._data.getvalue(), leaves)  # No copy: BytesIO gives its own bytes away.
 
     def _start_holders(self, nursery: trio.Nursery) -> None:
         now = trio.current_time()
@@ -304,7 +310,7 @@ class Fetch:
         wanted = self._missing.get(number)
         if wanted is None:
             return  # Another holder brought it first.
-        check_piece(piece, wanted.request, self._length)
+        self._leaves[number] = check_piece(piece, wanted.request, self._length)
         self._data.seek(wanted.request.first_leaf * LEAF_BYTES)
         self._data.write(piece.data)
         del self._missing[number]

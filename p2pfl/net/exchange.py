@@ -17,7 +17,7 @@ from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net import ask, wire
 from p2pfl.net.blobs import Fetch, PieceServer
-from p2pfl.net.interface import Handlers, Unreachable
+from p2pfl.net.interface import Fetched, Handlers, Unreachable
 from p2pfl.net.peer import ASKED_STREAMS_MAX, Peer
 from p2pfl.net.stream import Stream, StreamBroken
 
@@ -163,7 +163,7 @@ class Exchange:
 
     async def fetch_blob(
         self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]], *, timeout_s: float
-    ) -> bytes:
+    ) -> Fetched:
         """The blob, every piece verified, from whoever holds it. Raises PeerFault("blob_missing")."""
         fetch = Fetch(blob_id, length, holders, self._open_holder, self._fetch_fault)
         self._fetches[blob_id].append(fetch)

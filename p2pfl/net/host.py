@@ -21,7 +21,7 @@ from p2pfl.errors import PeerFault
 from p2pfl.net import wire
 from p2pfl.net.exchange import BLOBS, REQUESTS, Exchange
 from p2pfl.net.gossip import Gossip
-from p2pfl.net.interface import Handlers, PeerAddress, Unreachable
+from p2pfl.net.interface import Fetched, Handlers, PeerAddress, Unreachable
 from p2pfl.net.peer import Peer
 from p2pfl.net.sockets import Sockets
 from p2pfl.net.stream import FROZEN_S, Link, Stream, StreamBroken, one_error
@@ -296,7 +296,7 @@ class Network:
 
     async def fetch_blob(
         self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]], *, timeout_s: float
-    ) -> bytes:
+    ) -> Fetched:
         """The blob, every piece verified, from whoever holds it. Raises PeerFault("blob_missing").
 
         holders: who may hold it, best first; asked again and again while pieces are missing.

@@ -73,6 +73,14 @@ class BytesBlob:
         return bytes(self._data[offset : offset + size])
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A blob that was brought, every piece of it verified. leaves: the hashes that showed it."""
+
+    data: bytes
+    leaves: tuple[bytes, ...]
+
+
 class Handlers(Protocol):
     """What the node does with what comes in. A PeerFault raised here is counted against the sender."""
 
@@ -135,7 +143,7 @@ class NetworkLike(Protocol):
 
     async def fetch_blob(
         self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]], *, timeout_s: float
-    ) -> bytes:
+    ) -> Fetched:
         """Verified bytes. Raises PeerFault("blob_missing") when nobody gave them in time."""
         ...
 

@@ -20,7 +20,7 @@ from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net import ask, wire
 from p2pfl.net.blobs import Fetch, PieceServer, RunTree
-from p2pfl.net.interface import Handlers, PeerAddress, Unreachable
+from p2pfl.net.interface import Fetched, Handlers, PeerAddress, Unreachable
 from p2pfl.net.queues import INBOX_MESSAGES_MAX, OUTBOX_MESSAGES_MAX
 
 
@@ -249,7 +249,7 @@ class MemoryNetwork:
 
     async def fetch_blob(
         self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]], *, timeout_s: float
-    ) -> bytes:
+    ) -> Fetched:
         """The blob, every piece verified, from whoever holds it. Raises PeerFault("blob_missing")."""
         fetch = Fetch(blob_id, length, holders, self._open_holder, self._fault)
         self._fetches[blob_id].append(fetch)

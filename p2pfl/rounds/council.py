@@ -33,6 +33,7 @@ from p2pfl.rounds.brought import Brought
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.court import Court
 from p2pfl.rounds.follow import Chain
+from p2pfl.rounds.home import Home
 from p2pfl.rounds.pace import Pace
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.tell import tell_council_block
@@ -69,7 +70,7 @@ class CouncilApp:
         context: Context,
         pace: Pace,
         groups: Mapping[ct.Digest, Chain],
-        nursery: trio.Nursery,
+        home: Home,
         certified: Callable[[CouncilBody], None],
         comings: Comings,
     ) -> None:
@@ -79,14 +80,14 @@ class CouncilApp:
         self.brought = Brought(context, groups)
         self.backtrack = Backtrack(context, groups)
         self.comings = comings
-        self._nursery = nursery
+        self._home = home
         self._certified = certified
         self._pulse = Pulse()
         self._derived: dict[ct.Digest, CouncilDerived] = {}
         self._root: tuple[ct.Digest, Update] | None = None
         self._decided_s = trio.current_time()
         self._since_s: float | None = None
-        nursery.start_soon(self._beat)
+        home.start_soon(self._beat)
 
     # -- what consensus asks ----------------------------------------------------
 
@@ -153,7 +154,7 @@ class CouncilApp:
         self._certified(body)
         mine = header.proposer == context.me or context.evaluates
         if derived is not None and mine and body.counted:
-            self._nursery.start_soon(self._evaluate, header.height, derived.base)
+            self._home.start_soon(self._evaluate, header.height, derived.base)
         return body.assignment is None
 
     # -- what grows outside -------------------------------------------------------
@@ -170,7 +171,7 @@ class CouncilApp:
         body = await self.brought.take(decided)
         self.comings.moved(decided.block.header.group_id)
         self.changed()
-        self._nursery.start_soon(self.brought.fetch_aggregate, decided.block.header, body)
+        self._home.start_soon(self.brought.fetch_aggregate, decided.block.header, body)
 
     # -- when there is something to decide ------------------------------------------
 

@@ -33,6 +33,7 @@ from p2pfl.records import (
 from p2pfl.rounds.bases import base_of_block
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.follow import Chain
+from p2pfl.rounds.home import Home
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.replay import measure, read_opening
 from p2pfl.rules.state import OFFENCE_OF, REPLAYED, UNOPENED, CouncilState
@@ -58,12 +59,12 @@ class Court:
     def __init__(
         self,
         context: Context,
-        nursery: trio.Nursery,
+        home: Home,
         groups: Mapping[Digest, Chain],
         changed: Callable[[], None],
     ) -> None:
         self._context = context
-        self._nursery = nursery
+        self._home = home
         self._groups = groups
         self._changed = changed
         self._pulse = Pulse()
@@ -113,7 +114,7 @@ class Court:
         for case_id, case in still_open.items():
             if case_id not in self._inquiries:
                 self._inquiries[case_id] = trio.CancelScope()
-                self._nursery.start_soon(self._inquire, case, self._inquiries[case_id])
+                self._home.start_soon(self._inquire, case, self._inquiries[case_id])
         for verdict in state.due_verdicts():
             if self._context.me not in self._shares.get(verdict, {}):
                 try:
@@ -122,7 +123,7 @@ class Court:
                     log.warning("the guard refused to sign a verdict", why=str(refused))
                     continue
                 self._keep_share(verdict, self._context.me, signature)
-                self._nursery.start_soon(self._share, verdict, signature)
+                self._home.start_soon(self._share, verdict, signature)
         self._pulse.beat()
 
     # -- what the network brings ------------------------------------------------

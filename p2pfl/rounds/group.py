@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import trio
-
 from consensus import codec
 from consensus import types as ct
 from consensus.signing import block_id, struct_hash
@@ -31,6 +29,7 @@ from p2pfl.rounds.bases import Bases
 from p2pfl.rounds.collect import Collected, DoubleSigned, context_of
 from p2pfl.rounds.commit import Committer
 from p2pfl.rounds.context import Context
+from p2pfl.rounds.home import Home
 from p2pfl.rounds.own import OwnRounds
 from p2pfl.rounds.pace import Pace
 from p2pfl.rounds.proposal import Proposals
@@ -52,20 +51,20 @@ EARLY_MAX = 64
 class GroupApp:
     """One member's side of its group."""
 
-    def __init__(self, context: Context, pace: Pace, nursery: trio.Nursery) -> None:
+    def __init__(self, context: Context, pace: Pace, home: Home) -> None:
         self.context = context
         self.pace = pace
         self.bases = Bases(context)
         self.own = OwnRounds.of(context.directory, context.name, context.committee.epoch)
         self.proposals = Proposals(context, self.bases)
         self._committer = Committer(context, self.bases, self.own)
-        self._nursery = nursery
+        self._home = home
         self._pulse = Pulse()
         self._catching = False
         self._early: list[tuple[ct.MemberId, Any]] = []
         self.heard = self._listen()
         if context.chain.height >= 0:
-            self._nursery.start_soon(self._catch_blobs)
+            self._home.start_soon(self._catch_blobs)
 
     # -- what consensus asks -----------------------------------------------
 
@@ -154,9 +153,9 @@ class GroupApp:
         context.network.announce(tip)
         tell_group_block(context, self.pace, decided, body)
         if derived is None:
-            self._nursery.start_soon(self._catch_blobs)
+            self._home.start_soon(self._catch_blobs)
         elif header.proposer == context.me or context.evaluates:
-            self._nursery.start_soon(self._evaluate, header.height, derived)
+            self._home.start_soon(self._evaluate, header.height, derived)
         rounds = context.genesis.rounds
         if rounds and header.height + 1 >= rounds:
             self.pace.stop("finished")
@@ -213,7 +212,7 @@ class GroupApp:
                 if signed.tx.member == context.me:
                     context.shelf.show(signed.tx.blob_id, (*context.committee.members, *context.seats))
                 else:
-                    self._nursery.start_soon(self._fetch_early, signed)
+                    self._home.start_soon(self._fetch_early, signed)
 
     def _is_new(self, outcome: bool | DoubleSigned) -> bool:
         if isinstance(outcome, DoubleSigned):
@@ -228,7 +227,7 @@ class GroupApp:
     def _start_training(self, request: ShareRequest) -> None:
         if not self._committer.busy and self.own.commitment(self.heard.height) is None:
             self._committer.busy = True  # From now on, not only from when the task first runs.
-            self._nursery.start_soon(self._commit, self.heard, request)
+            self._home.start_soon(self._commit, self.heard, request)
 
     async def _commit(self, heard: Collected, request: ShareRequest) -> None:
         signed = await self._committer.commit(heard, request)

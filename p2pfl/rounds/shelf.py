@@ -11,6 +11,7 @@ import trio
 
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
+from p2pfl.net.interface import Fetched
 from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.store.blobs import BlobStore
 
@@ -37,7 +38,10 @@ class Shelf:
 
     async def put(self, blob_id: Digest, data: bytes, *, durable: bool = True) -> None:
         """Keep it. durable False: others have it too, so a crash costs a fetch and no fsync is worth it."""
-        await when_there_is_room(partial(self._blobs.put, data, blob_id, durable=durable))
+        await self._keep(data, blob_id, durable=durable)
+
+    async def _keep(self, data: bytes, blob_id: Digest, **how: Any) -> None:
+        await when_there_is_room(partial(self._blobs.put, data, blob_id, **how))
 
     async def has(self, blob_id: Digest) -> bool:
         """Whether it is here."""
@@ -94,14 +98,16 @@ class Shelf:
     async def _bring(self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]]) -> bytes:
         self._coming[blob_id] = trio.Event()
         try:
-            data = await self._fetch(blob_id, length, holders)
-            await self.put(blob_id, data, durable=False)
+            fetched = await self._fetch(blob_id, length, holders)
+            await self._keep(fetched.data, blob_id, leaves=fetched.leaves, durable=False)
             self.fetched += 1
-            return data
+            return fetched.data
         finally:
             self._coming.pop(blob_id).set()
 
-    async def _fetch(self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]]) -> bytes:
+    async def _fetch(
+        self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]]
+    ) -> Fetched:
         tries = 0
         while True:
             try:

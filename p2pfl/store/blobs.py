@@ -1,7 +1,8 @@
 """Parameters by their id, beside the blocks that name them.
 
-A blob is here whole and right, or not here: it is checked against its id when it is put and whenever it is
-read from the disk. Knows nothing of what the numbers mean, nor who may have them.
+A blob is here whole and right, or not here: it is checked against its id when it is put, unless it comes with
+the hashes that show it was, and whenever it is read from the disk. Knows nothing of what the numbers mean,
+nor who may have them.
 """
 
 from __future__ import annotations
@@ -76,15 +77,28 @@ class BlobStore:
         name = blob_id.hex()
         return self.folder / name[:2] / name
 
-    def put(self, data: bytes, blob_id: Digest | None = None, *, durable: bool = True) -> Digest:
+    def put(
+        self,
+        data: bytes,
+        blob_id: Digest | None = None,
+        *,
+        leaves: tuple[bytes, ...] | None = None,
+        durable: bool = True,
+    ) -> Digest:
         """Keep these bytes; returns their id. Durable when it returns, unless `durable` is False.
+
+        leaves: the hashes by which whoever brought them has verified them under `blob_id`, so that they are
+        not hashed once more.
 
         Raises PeerFault when they are not the bytes of `blob_id` or too many, UserError when the disk is
         full (nothing half written stays). Hashes the whole blob: keep it off the event loop.
         """
         if len(data) > BLOB_BYTES_MAX:
             raise PeerFault("blob_too_large", f"{len(data)} bytes, the limit is {BLOB_BYTES_MAX}")
-        stored = _hashed(bytes(data))
+        if blob_id is not None and leaves is not None:
+            stored = StoredBlob(blob_id, bytes(data), leaves)
+        else:
+            stored = _hashed(bytes(data))
         if blob_id is not None and stored.blob_id != blob_id:
             raise PeerFault("bad_blob", f"these are not the bytes of {blob_id.hex()}")
         path = self.path(stored.blob_id)

@@ -14,12 +14,14 @@ from consensus.chain import FIRST_HEIGHT, FIRST_PARENT_ID, Log
 from consensus.codec import DecodeError
 from consensus.replica import Replica
 from consensus.signing import Domain, block_id
-from consensus.types import DecidedBlock, MemberId
+from consensus.types import DecidedBlock, Digest, MemberId
 from consensus.votes import recoverer, signed_vote
 from p2pfl.store.wal_check import Committees
 from p2pfl.store.wal_file import Entry, by_height
 
 Named = Callable[[MemberId], str]
+# Whether the council closed the epoch before this one at this block.
+Closed = Callable[[int, t.Header | None, Digest], bool]
 _CALLED = {
     "Propose": "PROPOSE",
     "Prepare": "PREPARE",
@@ -91,7 +93,10 @@ def facts(entry: Entry, named: Named) -> dict[str, Any]:
 
 
 class Story:
-    """The same core, run again over the entries of a log. blocks: the chain as the node keeps it."""
+    """The same core, run again over the entries of a log.
+
+    blocks: the chain as the node keeps it. committees, closed: what the council's chain says of epochs.
+    """
 
     def __init__(
         self,
@@ -101,7 +106,9 @@ class Story:
         domain: Domain,
         committees: Committees,
         named: Named,
+        closed: Closed = lambda epoch, parent, parent_id: False,
     ) -> None:
+        self._closed = closed
         self._blocks, self._me, self._domain = blocks, me, domain
         self._committees, self._named = committees, named
         self._recover = recoverer(domain)
@@ -122,7 +129,7 @@ class Story:
     def _height(self, entries: tuple[Entry, ...], *, last: bool) -> Iterator[str]:
         epoch, height = entries[0].epoch, entries[0].height
         yield f"height {height}, epoch {epoch}: {len(entries)} entries"
-        started, committee = self._started(height), self._committees(epoch)
+        started, committee = self._started(epoch, height), self._committees(epoch)
         if committee is None or self._me not in committee:
             yield "  cannot be replayed: this node's committee of that epoch is not known here"
             return
@@ -139,7 +146,9 @@ class Story:
         for event in events:
             yield from self._step(replica, event)
         decided = self._block(height)
-        if decided is not None:
+        if decided is not None and decided.block.header.epoch != epoch:
+            yield "  nothing came of it: the chain has a block of another epoch here"
+        elif decided is not None:
             block = short(block_id(decided.block.header))
             yield f"  decided {block} in round {decided.certificate.round}, as the chain says"
         elif last:
@@ -194,11 +203,11 @@ class Story:
         index = height - FIRST_HEIGHT
         return self._blocks[index] if 0 <= index < len(self._blocks) else None
 
-    def _started(self, height: int) -> t.Started | None:
+    def _started(self, epoch: int, height: int) -> t.Started | None:
         parent = self._block(height - 1)
-        if height == FIRST_HEIGHT:
-            return t.Started(None, FIRST_PARENT_ID, self._log_roots[0])
-        if parent is None:
+        if parent is None and height != FIRST_HEIGHT:
             return None
-        header = parent.block.header
-        return t.Started(header, block_id(header), self._log_roots[height - FIRST_HEIGHT])
+        header = None if parent is None else parent.block.header
+        known = FIRST_PARENT_ID if header is None else block_id(header)
+        closed = self._closed(epoch, header, known)
+        return t.Started(header, known, self._log_roots[height - FIRST_HEIGHT], closed)

@@ -225,7 +225,7 @@ def test_what_is_not_this_keys_past_is_refused(
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 5_000])
 def test_what_is_no_json_object_is_refused(genesis: Genesis, tmp_path: Path, text: str) -> None:
     path = tmp_path / "export.json"
     path.write_text(text)

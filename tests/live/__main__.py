@@ -36,7 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
         for each in TABLE.values():
             print(f"{each.name}: {each.does}\n    afterwards: {each.holds}")
         return 0
-    # In the order of the table: whom the last fault keeps silent would be missing in the others.
     chosen = [each for name, each in TABLE.items() if name in (options.only or TABLE)]
     directory = (options.dir or Path(tempfile.mkdtemp(prefix="p2pfl-live-"))).resolve()
     directory.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from random import Random
 import trio
 
 from tests.live.network import Network
+from tests.live.shape import SEAT, epoch_blocks
 from tests.live.table import Form, a_moment, everybody, fault, rest, victims
 
 
@@ -50,3 +51,22 @@ async def power_cut(network: Network, chance: Random, form: Form) -> None:
         await network.kill(*everybody(network))
         await network.start(*everybody(network))
         await network.progress(1)
+
+
+@fault("the group goes on from its own base meanwhile, and is counted again afterwards")
+async def council_gone(network: Network, chance: Random, form: Form) -> None:
+    """kill -9 of the council's only seat, and its restart after 30 s (short: 5 s)."""
+    # An epoch begins with a council block: the group could not go on between two of them.
+    blocks = epoch_blocks(network.members)
+    await network.until(
+        lambda: 1 < network.nodes[SEAT].height % blocks < blocks // 2,
+        "the council is in the middle of an epoch",
+    )
+    await a_moment(network, chance)
+    await network.kill(SEAT)
+    until_s = trio.current_time() + form.stop_s
+    await network.progress(2)
+    await trio.sleep_until(until_s)
+    await network.start(SEAT)
+    above = network.nodes[SEAT].height
+    await network.until(lambda: network.nodes[SEAT].height >= above + 2, "the council decides two more")

@@ -114,8 +114,7 @@ def said_since(network: Network, name: str, place: int) -> str:
 
 def no_mounts() -> str | None:
     """Why this machine cannot mount a small disk, or None."""
-    because = Switch.why_not()
-    return because and because.replace("network namespaces need", "mounting a tmpfs needs")
+    return "a small disk to fill needs root" if Switch.why_not() else None
 
 
 @fault(

@@ -35,7 +35,8 @@ from tests.live.sent import Sent
 class Left:
     """What a run has left. folders: everybody's. copies: folders as they were before they were wiped.
 
-    decided: block ids that were said to be decided, by chain and height. guard_lost: whose guard was taken.
+    decided: block ids that were said to be decided, by chain and height. guard_lost: from which of its lives
+    on a member has another guard.
     """
 
     directory: Path
@@ -43,7 +44,7 @@ class Left:
     folders: dict[str, Folder]
     copies: list[tuple[str, Folder]] = field(default_factory=list)
     decided: dict[tuple[str, int], set[str]] = field(default_factory=lambda: defaultdict(set))
-    guard_lost: set[str] = field(default_factory=set)
+    guard_lost: dict[str, int] = field(default_factory=dict)
 
     def sent_by(self, name: str) -> list[Sent]:
         """What left this node."""
@@ -61,7 +62,7 @@ def left_in(directory: Path) -> Left:
         if told["kind"] == "decided":
             left.decided[told["group"], told["height"]].add(told["block_id"])
         elif told["kind"] == "guard_lost":
-            left.guard_lost.add(told["by"])
+            left.guard_lost[told["by"]] = told["life"]
     return left
 
 
@@ -110,7 +111,7 @@ def without_offence(left: Left) -> list[str]:
         for one in left.sent_by(name):
             signer = left.genesis.member(one.signer).name
             place = separator(left.genesis.domain(one.group))
-            slots[signer, one.kind, one.height, place, one.round].add(one.digest)
+            slots[signer, one.kind, one.height, one.epoch, place, one.round].add(one.digest)
             if one.kind in VOTES:
                 said[one.group, one.signer][one.height].add(vote_of(one.words, VOTES[one.kind]))
     return signatures.compared(left.genesis, said, slots)
@@ -120,8 +121,6 @@ def guarded_first(left: Left) -> list[str]:
     """Each own signature that left a node is in its guard's journal, as far back as that goes."""
     found: list[str] = []
     for name, folder in left.folders.items():
-        if name in left.guard_lost:
-            continue  # Its first guard is in a copy, and what was signed after that copy is nowhere.
         records = guarded(folder.guard)
         kept = {record.digest for record in records}
         # The journal is rewritten when it has grown: what is older than its oldest record tells nothing.
@@ -130,6 +129,8 @@ def guarded_first(left: Left) -> list[str]:
             oldest[record.separator] = min(record.height, oldest.get(record.separator, record.height))
         for one in left.sent_by(name):
             own = left.genesis.member(one.signer).name == name
+            if one.life < left.guard_lost.get(name, 0):
+                continue  # That guard was lost.
             place = separator(left.genesis.domain(one.group))
             if own and one.digest not in kept and one.height >= oldest.get(place, 0):
                 found.append(f"{name} sent a {one.kind} of height {one.height} that its guard does not hold")

@@ -6,7 +6,6 @@ keep. Built from the testnet's plan and zygote. Knows no fault; whether what was
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import time
@@ -20,28 +19,13 @@ from typing import Any
 
 import trio
 
-from consensus.types import ZERO_MEMBER
-from p2pfl.genesis import ChainEntry
 from testnet import plan
 from testnet.launch import IMPORTS
-from testnet.scenarios import Limits, Scenario, Shape
 from testnet.zygote import GRACE_S, Child, Zygote, open_zygote
 from tests.live.proxies import Proxies
+from tests.live.shape import GROUP, SEAT, drawn, scenario_for
 from tests.live.switch import Switch
 
-GROUP = "g0"
-SEAT = "seat0"
-# For a group of four on an idle machine; larger ones get more of each (`times_for`). A part that overruns
-# costs a round change, and parts double: a busy machine is slow here and not stuck.
-TIMES_MS = {
-    "council_ms": 2_000,
-    "open_ms": 1_000,
-    "train_ms": 3_000,
-    "collect_ms": 1_000,
-    "reveal_ms": 2_000,
-    "propose_ms": 3_000,
-    "gather_ms": 1_000,
-}
 # How long a condition is waited for. Nothing is measured by it: it is long for a machine that does ten
 # other things, and only a network that is stuck needs all of it.
 PATIENCE_S = 150.0
@@ -82,7 +66,10 @@ class Network:
     nodes: dict[str, Node]
     decided: dict[tuple[str, int], set[str]] = field(default_factory=dict)
     rounds_changed: int = 0
-    silent: set[str] = field(default_factory=set)  # Whose guard was lost in this epoch.
+    order: tuple[int, list[str]] = (
+        -1,
+        [],
+    )  # The newest epoch of the group, and whose turn comes after whose.
     turn: tuple[int, int] = (0, 0)  # The newest (height, round) that somebody told of.
     steps: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # Heights, by step.
     height_s: float = 1.0  # How long the last height took.
@@ -110,7 +97,12 @@ class Network:
     def leader(self) -> str:
         """Whose turn it is, as far as one hears."""
         height, round_ = self.turn
-        return self.names[(height + round_) % self.members]
+        return self.order[1][(height + round_) % self.members]
+
+    @property
+    def epoch(self) -> int:
+        """The newest epoch that the group has begun."""
+        return self.order[0]
 
     @property
     def patience_s(self) -> float:
@@ -226,12 +218,15 @@ class Network:
             may_end=may_end,
         )
 
-    async def everybody_votes(self, above: int, *, of: Sequence[str] | None = None) -> None:
+    async def everybody_votes(
+        self, above: int, *, of: Sequence[str] | None = None, within_s: float | None = None
+    ) -> None:
         """Wait until each of these (default: all members) has sent a COMMIT of a height above this one."""
         names = self.names if of is None else of
         await self.until(
             lambda: all(self.nodes[name].commit > above for name in names),
             f"{', '.join(names)} vote above height {above}",
+            within_s=within_s,
         )
 
     async def stands_still(self, for_s: float) -> None:
@@ -283,6 +278,8 @@ class Network:
                 self.turn = max(self.turn, (fields["height"], fields["round"]))
                 if fields["step"] == "commit":
                     node.commit = max(node.commit, fields["height"])
+            case "epoch" if fields["group"] == GROUP:
+                self.order = max(self.order, (fields["epoch"], fields["members"]))
             case "said":
                 node.words.append(fields["line"])
             case _:
@@ -335,7 +332,7 @@ async def open_network(
     cable = Switch(names) if namespaces else Proxies(names)
     try:
         async with open_zygote((*IMPORTS, "tests.live.member"), directory / "zygote.txt") as zygote:
-            made = await trio.to_thread.run_sync(partial(_plan, scenario, directory, cable))
+            made = await trio.to_thread.run_sync(partial(drawn, scenario, directory, cable.address))
             nodes = {seat.name: Node(seat) for seat in made.ground.seats}
             async with trio.open_nursery() as nursery:
                 await cable.open(nursery)
@@ -345,45 +342,6 @@ async def open_network(
                 nursery.cancel_scope.cancel()
     finally:
         cable.close()
-
-
-def scenario_for(members: int, seed: int) -> Scenario:
-    """One group that learns the smallest model, without an end."""
-    return Scenario(
-        name="live",
-        title="Faults of machines and networks",
-        claim="",
-        culprits=(),
-        holds={},
-        network=Shape(
-            groups=1,
-            members=members,
-            seats=1,
-            rounds=0,
-            model="logistic",
-            partition="Iid",
-            seed=seed,
-            chain=False,
-        ),
-        limits=Limits(),
-        task={"local_epochs": 1},
-        times=times_for(members),
-    )
-
-
-def times_for(members: int) -> dict[str, int]:
-    """The parts of a round: all processes share one machine, so they grow with the number of members."""
-    return {name: value * members // 4 for name, value in TIMES_MS.items()}
-
-
-def _plan(scenario: Scenario, directory: Path, cable: Proxies | Switch) -> plan.Plan:
-    ground = plan.break_ground(scenario, directory)
-    seats = tuple(
-        dataclasses.replace(seat, entry=dataclasses.replace(seat.entry, address=cable.address(seat.name)))
-        for seat in ground.seats
-    )
-    ground = dataclasses.replace(ground, seats=seats)
-    return plan.draw_plan(ground, ChainEntry(0, ZERO_MEMBER, ZERO_MEMBER))
 
 
 def _last_words(log: Path) -> str:

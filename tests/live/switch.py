@@ -54,8 +54,12 @@ class Switch:
         """Why this machine cannot have namespaces, or None."""
         if os.geteuid() != 0:
             return "network namespaces need root"
-        missing = [command for command in ("ip", "nsenter") if shutil.which(command) is None]
-        return f"{' and '.join(missing)} of iproute2 and util-linux are not installed" if missing else None
+        missing = [command for command in ("ip", "nsenter", "unshare") if shutil.which(command) is None]
+        if missing:
+            return f"{' and '.join(missing)} of iproute2 and util-linux are not installed"
+        # In many containers root may not: asked once, not found out in the middle of a run.
+        tried = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True, check=False)
+        return "root may make no namespaces and mounts here" if tried.returncode else None
 
     def address(self, name: str) -> str:
         """Where this node listens."""

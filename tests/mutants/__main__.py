@@ -17,6 +17,7 @@ from tests.consensus import (
     test_rules,
     test_rules_bounds,
     test_rules_evidence,
+    test_rules_predicates,
     test_rules_proposer,
     test_votes,
 )
@@ -34,6 +35,7 @@ SENTENCES: tuple[ModuleType, ...] = (
     test_rules_proposer,
     test_rules_bounds,
     test_rules_evidence,
+    test_rules_predicates,
     test_votes,
 )
 

@@ -172,20 +172,21 @@ BLOB = noise(3_000_000)  # 12 pieces of 256 KiB.
 
 async def timed(fetch: Fetch) -> tuple[bytes, float]:
     began = trio.current_time()
-    return await fetch.run(), trio.current_time() - began
+    return (await fetch.run()).data, trio.current_time() - began
 
 
 async def test_all_holders_share_the_work(autojump_clock: Any) -> None:
     hall = Hall(BLOB, dict.fromkeys((A, B, C, D), "good"))
-    data, _ = await timed(hall.fetch((A, B, C, D)))
-    assert data == BLOB
+    fetched = await hall.fetch((A, B, C, D)).run()
+    assert fetched.data == BLOB
+    assert list(fetched.leaves) == params.leaf_hashes(BLOB)  # In their order, so that nobody hashes again.
     assert sum(hall.sent.values()) == len(BLOB)
     assert all(hall.sent[one] > 0 for one in (A, B, C, D))
 
 
 async def test_a_small_blob_comes_from_one_holder(autojump_clock: Any) -> None:
     hall = Hall(noise(90_000), dict.fromkeys((A, B), "good"))
-    assert await hall.fetch((A, B)).run() == hall.data
+    assert (await hall.fetch((A, B)).run()).data == hall.data
     assert hall.sent == {A: 90_000}
 
 
@@ -241,7 +242,7 @@ async def test_a_holder_that_begins_to_serve_is_asked_again_at_once(autojump_clo
     done: list[float] = []
 
     async def run() -> None:
-        assert await fetch.run() == BLOB
+        assert (await fetch.run()).data == BLOB
         done.append(trio.current_time())
 
     async with trio.open_nursery() as nursery:

@@ -171,7 +171,7 @@ async def test_blobs_come_verified_from_several_holders_and_a_liar_is_left() -> 
         memos[2].hold(data, blob_id)
         memos[3].hold(data, blob_id)
         got = await nets[0].fetch_blob(blob_id, len(data), lambda: (liar, good, better), timeout_s=20)
-        assert got == data
+        assert got.data == data
         assert nets[0].faults[liar, "wrong_piece"] >= 1
         assert set(dict(nets[0].faults)) == {(liar, "wrong_piece")}
         assert nets[2].sent_bytes["blobs"] + nets[3].sent_bytes["blobs"] < 1.2 * len(data)
@@ -186,7 +186,8 @@ async def test_whoever_wants_many_blobs_at_once_asks_on_as_many_streams_as_are_a
         got: dict[bytes, bytes] = {}
 
         async def fetch(blob_id: Any, length: int) -> None:
-            got[blob_id] = await nets[0].fetch_blob(blob_id, length, lambda: town.members[1:], timeout_s=20)
+            fetched = await nets[0].fetch_blob(blob_id, length, lambda: town.members[1:], timeout_s=20)
+            got[blob_id] = fetched.data
 
         async with trio.open_nursery() as nursery:
             for blob_id, data in blobs.items():
@@ -204,7 +205,8 @@ async def test_a_blob_is_served_only_to_whom_it_is_shown_and_a_have_ends_the_wai
         got: list[bytes] = []
 
         async def fetch() -> None:
-            got.append(await a.fetch_blob(blob_id, len(data), lambda: town.members[1:], timeout_s=20))
+            fetched = await a.fetch_blob(blob_id, len(data), lambda: town.members[1:], timeout_s=20)
+            got.append(fetched.data)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fetch)

@@ -105,7 +105,7 @@ async def test_a_blob_comes_from_whoever_holds_it_and_a_wrong_one_is_refused(
             await nets[A].fetch_blob(blob_id, len(data), lambda: (B,), timeout_s=3)
         assert nets[A].faults[B, "wrong_piece"] >= 1
         memos[C].hold(data, blob_id)
-        assert await nets[A].fetch_blob(blob_id, len(data), lambda: (B, C), timeout_s=3) == data
+        assert (await nets[A].fetch_blob(blob_id, len(data), lambda: (B, C), timeout_s=3)).data == data
 
 
 async def test_a_have_wakes_a_fetch_that_waits(autojump_clock: trio.abc.Clock) -> None:
@@ -117,7 +117,7 @@ async def test_a_have_wakes_a_fetch_that_waits(autojump_clock: trio.abc.Clock) -
         got: list[bytes] = []
 
         async def fetch() -> None:
-            got.append(await nets[A].fetch_blob(blob_id, len(data), lambda: holders, timeout_s=30))
+            got.append((await nets[A].fetch_blob(blob_id, len(data), lambda: holders, timeout_s=30)).data)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fetch)

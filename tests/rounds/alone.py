@@ -15,6 +15,7 @@ from consensus.types import ZERO_MEMBER
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, ChainEntry, Genesis
 from p2pfl.keys import Guard, load_signing_key
+from p2pfl.roster import Roster
 from p2pfl.rounds.driver import Driver
 from p2pfl.rounds.follow import Chain
 from p2pfl.store import Store
@@ -37,7 +38,9 @@ class Alone:
         self.store = Store(folder, seat.genesis)
         try:
             self.wal = self.store.wal(COUNCIL)
-            self.chain = Chain(self.genesis, COUNCIL, self.store.chain(COUNCIL))
+            self.chain = Chain(
+                self.genesis, COUNCIL, self.store.chain(COUNCIL), lambda: Roster.of(self.genesis)
+            )
             self.guard = Guard(
                 self.store.folder.guard, load_signing_key(own.folder.signing_key), new_key=True
             )
@@ -81,7 +84,7 @@ class Alone:
     # The application, and the network, of one.
 
     def started(self) -> ct.Started:
-        return self.chain.started()
+        return self.chain.started(0)
 
     def entered(self, effect: ct.EnteredRound) -> None:
         pass

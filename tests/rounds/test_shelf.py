@@ -11,7 +11,8 @@ import trio.testing
 
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
-from p2pfl.params import blob_id
+from p2pfl.net.interface import Fetched
+from p2pfl.params import blob_id, leaf_hashes
 from p2pfl.rounds.pace import Pace
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.shelf import OTHERS_AFTER_S, Shelf
@@ -31,13 +32,13 @@ class Wire:
 
     async def fetch_blob(
         self, blob: Digest, length: int, holders: Callable[[], Sequence[MemberId]], *, timeout_s: float
-    ) -> bytes:
+    ) -> Fetched:
         self.asked += 1
         self.holders.append(tuple(holders()))
         await trio.sleep(self.delay_s)
         if not self.serving & set(holders()):
             raise PeerFault("blob_missing", "nobody serves it")
-        return DATA
+        return Fetched(DATA, tuple(leaf_hashes(DATA)))
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ class Epochs:
 
     def at(self, height: int) -> Committee:
         """Who decides this height."""
-        return self.committees[sum(height > last for last in self.last_heights)]
+        epoch = sum([height > last for last in self.last_heights]) if self.last_heights else 0
+        return self.committees[epoch]
 
     def next_root(self, height: int) -> Digest:
         """What the header of this height has to name."""

@@ -150,9 +150,11 @@ class Member:
             self.tell("loses its WAL")
         self.world.at(rng.randrange(1, 800), self.start)
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _guarded(self, work: Callable[[], None] | None = None) -> None:
+        """Do this, then what is in the inbox, unless it dies of it."""
         try:
-            work()
+            if work is not None:
+                work()
             while self._inbox:
                 event = self._inbox.pop(0)
                 if self.replica is not None:
@@ -172,7 +174,7 @@ class Member:
         """Give the core one event of this life (0: of any)."""
         if self.alive and life in (0, self.life):
             self._inbox.append(event)
-            self._guarded(_nothing)
+            self._guarded()
 
     def deliver(self, sender: MemberId, message: Message) -> None:
         """A message arrives."""
@@ -230,8 +232,9 @@ class Member:
 
     def sync(self) -> None:
         """fsync."""
-        self.wal += self.tail
-        self.tail = []
+        if self.tail:
+            self.wal += self.tail
+            self.tail = []
 
     def sign(self, message: Message) -> None:
         """Sign, tell everybody, feed back."""
@@ -354,10 +357,6 @@ class Member:
         """One line of the story."""
         if self.world.story is not None:
             self.world.tell(f"member {self.name} {what}", **fields)
-
-
-def _nothing() -> None:
-    """Only what is in the inbox."""
 
 
 def brief(message: Message) -> str:

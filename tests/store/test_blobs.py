@@ -49,6 +49,16 @@ def test_other_bytes_than_the_id_names_are_a_peers_fault(tmp_path: Path) -> None
     assert store.get(blob_id(b"wanted")) is None
 
 
+def test_what_comes_with_its_hashes_is_kept_and_served_by_them(tmp_path: Path) -> None:
+    data = os.urandom(5000)
+    store = BlobStore(tmp_path)
+    assert store.put(data, blob_id(data), leaves=tuple(leaf_hashes(data))) == blob_id(data)
+    source = store.source(blob_id(data))
+    assert source is not None
+    assert list(source.leaf_hashes()) == leaf_hashes(data)
+    assert BlobStore(tmp_path).get(blob_id(data)) == data  # Checked when it is read from the disk.
+
+
 def test_a_blob_that_rotted_is_not_here_any_more(tmp_path: Path) -> None:
     made = BlobStore(tmp_path).put(b"x" * 3000)
     path = BlobStore(tmp_path).path(made)
