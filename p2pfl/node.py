@@ -1,7 +1,6 @@
 """One node: its rooms wired and working in one nursery, until it is cancelled.
 
-    parts (opened once) -> node: network, chains, followers, the way to the EVM chain
-                           epoch after epoch: a Term, the work in the group where the node sits then
+    parts -> node: network, chains, followers, the way to the EVM chain; epoch after epoch a Term
 
 `assemble` opens the parts (`parts`); `run` lets them work, and closes them in the end.
 """
@@ -32,6 +31,7 @@ from p2pfl.rounds.gauges import report_wire, watch_lag
 from p2pfl.rounds.prosecutor import Prosecutor
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.shelf import Shelf
+from p2pfl.rounds.turnover import Comings
 from p2pfl.telemetry import counters, logger
 from p2pfl.term import Term
 
@@ -39,10 +39,8 @@ log = logger("node")
 
 # What a follower waits for consensus to decide a block that it handed over.
 HANDED_OVER_S = 5.0
-# How often the operator's wish to leave is looked for, and repeated until the council's chain has it.
-NOTICE_S = 5.0
-# In a node's folder: its operator wants out.
-LEAVE = "leave"
+# The file by which an operator wants out; looked for so often, and repeated until the council's chain has it.
+LEAVE, NOTICE_S = "leave", 5.0
 
 
 async def run(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -71,7 +69,8 @@ class Node:
         self.desk = parts.desk
         self.desk.context = self.context
         self.desk.chains = self._chains
-        self.prosecutor = Prosecutor(self.context, parts.store.notes, parts.chain)
+        self.prosecutor = Prosecutor(self.context, parts.store.notes, parts.chain, self.chain_of)
+        self._comings = Comings(self.context, (genesis.group_id(each.name) for each in genesis.groups))
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """See `run` above."""
@@ -134,7 +133,7 @@ class Node:
             log.info("waiting for the epoch of the own group to begin", group=name, epoch=epoch)
             return
         self.parts.guard.begin_epoch(epoch, self.council.tip.roster.seatings[epoch].began_ms)
-        self.context = self.prosecutor.context = self._context_of(name, epoch)
+        self.context = self.prosecutor.context = self._comings.context = self._context_of(name, epoch)
         self._term = Term(
             self.parts,
             self.context,
@@ -143,6 +142,7 @@ class Node:
             on_behind=self._behind,
             on_decided=self._on_decided,
             certified=self.prosecutor.certified,
+            comings=self._comings,
         )
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
@@ -291,6 +291,7 @@ class Node:
             await term.app.take_group_block(decided)
         else:
             await chain.append(decided)
+            self._comings.moved(chain.group_id)
         self._grown.beat()
 
     def _on_decided(self) -> None:

@@ -24,6 +24,7 @@ from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.group import GroupApp
 from p2pfl.rounds.home import Home
 from p2pfl.rounds.pace import Pace, council_parts, group_parts
+from p2pfl.rounds.turnover import Comings
 
 
 class Term:
@@ -39,6 +40,7 @@ class Term:
         on_behind: Callable[[MemberId, int], None],
         on_decided: Callable[[], None],
         certified: Callable[[CouncilBody], None],
+        comings: Comings,
     ) -> None:
         """chain_of: a chain by its group's id. on_decided: after each own block."""
         self.context = context
@@ -46,6 +48,7 @@ class Term:
         self._chain_of = chain_of
         self._on_fault, self._on_behind, self._on_decided = on_fault, on_behind, on_decided
         self._certified = certified
+        self._comings = comings
         self.app: GroupApp | CouncilApp | None = None
 
     @property
@@ -87,7 +90,7 @@ class Term:
         if context.name != COUNCIL:
             return GroupApp(context, pace, home)
         groups = self._groups()
-        app = CouncilApp(context, pace, groups, home, self._certified)
+        app = CouncilApp(context, pace, groups, home, self._certified, self._comings)
         app.court = Court(context, home, groups, app.changed)
         app.court.update(context.council.tip)
         return app

@@ -69,6 +69,10 @@ class StakingWorker:
         """See Staking.anchor_of."""
         return await self.run(self.staking.anchor_of, group, epoch)
 
+    async def committee(self, group: Digest, epoch: int) -> tuple[MemberId, ...]:
+        """See Staking.committee."""
+        return await self.run(self.staking.committee, group, epoch)
+
     async def stake_of(self, member: MemberId) -> int:
         """See Staking.stake_of."""
         return await self.run(self.staking.stake_of, member)

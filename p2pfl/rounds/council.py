@@ -72,13 +72,14 @@ class CouncilApp:
         groups: Mapping[ct.Digest, Chain],
         home: Home,
         certified: Callable[[CouncilBody], None],
+        comings: Comings,
     ) -> None:
         self.context = context
         self.pace = pace
         self.groups = groups
         self.brought = Brought(context, groups)
         self.backtrack = Backtrack(context, groups)
-        self.comings = Comings(context, groups)
+        self.comings = comings
         self._home = home
         self._certified = certified
         self._pulse = Pulse()
@@ -235,7 +236,7 @@ class CouncilApp:
             cases=cases,
             measurements=self.court.measurements(state),
             certificates=self.court.certificates(state),
-            turnover=self.comings.records(state, time_ms, groups),
+            turnover=self.comings.propose(state, time_ms, groups),
         )
         await self._keep(derived)
         header = ct.Header(

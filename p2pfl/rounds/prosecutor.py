@@ -42,10 +42,17 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 class Prosecutor:
     """One node's proofs on their way to the contract."""
 
-    def __init__(self, context: Context, notes: Notes, connect: Callable[[], StakingWorker] | None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        notes: Notes,
+        connect: Callable[[], StakingWorker] | None,
+        chain_of: Callable[[Digest], Chain],
+    ) -> None:
         """context: of the epoch in which the node works; it follows. connect: opens the chain and checks the
-        contracts (blocking, in a thread); None: no chain.
+        contracts (blocking, in a thread); None: no chain. chain_of: a group's chain, where it lies here.
         """
+        self._chain_of = chain_of
         self.context = context
         self._notes = notes
         self._connect = connect
@@ -159,10 +166,16 @@ class Prosecutor:
         from p2pfl.evm import offence_key
 
         chain = await self._chain()
+        await self._seated(group_id, proof[0].epoch)
         done = await chain.submit_equivocation(group_id, *proof)
         self._tell("equivocation", culprit, code, done)
         key = offence_key(group_id, proof[0].epoch, proof[0].height, culprit, code)
         await self._tell_slashed(chain, key, culprit, code)
+
+    async def _seated(self, group_id: Digest, epoch: int) -> None:
+        """A proof is judged by the committee of its epoch: the contract has to have heard of it."""
+        if epoch and not await (await self._chain()).committee(group_id, epoch):
+            await self._anchor(self._chain_of(group_id), epoch - 1)
 
     async def _anchor(self, chain: Chain, newest: int) -> None:
         contract, roster = await self._chain(), self.context.roster
@@ -183,6 +196,8 @@ class Prosecutor:
 
         chain, verdict = await self._chain(), certificate.verdict
         epoch = self.context.council.tip.cases[verdict.case_id].opened_epoch
+        await self._seated(verdict.group, verdict.epoch)
+        await self._seated(self.context.council.chain.group_id, epoch)
         done = await chain.submit_verdict(verdict, certificate.signatures, council_epoch=epoch)
         self._tell("verdict", verdict.accused, verdict.offence, done)
         key = verdict_key(verdict)

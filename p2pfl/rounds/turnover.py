@@ -10,7 +10,8 @@ What may stand in a block, and what follows, is in `rules.epochs`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -22,7 +23,6 @@ from p2pfl.errors import PeerFault
 from p2pfl.jsonform import from_json
 from p2pfl.membership import Closing, SignedJoin, SignedLeave
 from p2pfl.rounds.context import Context
-from p2pfl.rounds.follow import Chain
 from p2pfl.rules.epochs import JOINS_MAX, Turnover, check_join, check_leave, stalled
 from p2pfl.rules.state import CouncilState
 from p2pfl.telemetry import logger
@@ -32,14 +32,21 @@ log = logger("rounds.turnover")
 JOINS, LEAVE = "joins", "leave.json"
 # Files of newcomers that are read; a request is a few hundred bytes.
 FILES_MAX, FILE_BYTES_MAX = 64, 16 * 1024
+# A newcomer that the other seats have not admitted yet is proposed at last in one of 2^6 heights.
+TRIES_APART_MAX = 6
+# A seat waits a little longer before it proposes to close a group than before it agrees to it.
+PATIENCE_OWN = 1.1
 
 
 class Comings:
-    """What one seat knows of comings and goings. `look` reads the operator's files again."""
+    """What one seat knows of comings and goings. `look` reads the operator's files again.
 
-    def __init__(self, context: Context, groups: Mapping[ct.Digest, Chain]) -> None:
-        self._context = context
-        self._groups = groups
+    context: of the epoch in which the seat works; it follows, since silence may last longer than an epoch.
+    """
+
+    def __init__(self, context: Context, groups: Iterable[ct.Digest]) -> None:
+        self.context = context
+        self._tries: dict[ct.MemberId, int] = {}
         self._joins: dict[ct.MemberId, SignedJoin] = {}
         self._leaves: dict[ct.MemberId, SignedLeave] = {}
         self._alive: dict[ct.Digest, dict[ct.MemberId, ct.SignedRoundChange]] = {}
@@ -56,7 +63,7 @@ class Comings:
 
     def round_change(self, sender: ct.MemberId, group_id: ct.Digest, signed: ct.SignedRoundChange) -> None:
         """A member of a group says that it is alive. Raises PeerFault."""
-        domain = self._context.genesis.domain(self._context.genesis.group_names[group_id])
+        domain = self.context.genesis.domain(self.context.genesis.group_names[group_id])
         try:
             signer = recover(signing_digest(domain, signed.vote), signed.signature)
         except (BadSignature, ValueError) as error:
@@ -67,7 +74,7 @@ class Comings:
 
     def leave(self, signed: SignedLeave) -> None:
         """A member gives notice. Raises PeerFault when it may not."""
-        check_leave(self._context.council.tip, signed)
+        check_leave(self.context.council.tip, signed)
         self._leaves[signed.leave.member] = signed
 
     async def look(self) -> None:
@@ -76,7 +83,7 @@ class Comings:
 
     def _read(self) -> dict[ct.MemberId, SignedJoin]:
         found: dict[ct.MemberId, SignedJoin] = {}
-        folder = self._context.directory / JOINS
+        folder = self.context.directory / JOINS
         for path in sorted(folder.glob("*.json"))[:FILES_MAX] if folder.is_dir() else ():
             try:
                 signed = read_join(path)
@@ -94,8 +101,22 @@ class Comings:
         records = self.records(state, time_ms, frozenset())
         return bool(records.joins or records.leaves or records.closings)
 
+    def propose(self, state: CouncilState, time_ms: int, counted: frozenset[ct.Digest]) -> Turnover:
+        """As `records`; a newcomer whom too few seats admit is proposed less and less often.
+
+        Each time costs the council a round, so this seat tries in every second height, then every fourth ..
+        """
+        records = self.records(state, time_ms, counted)
+        due: list[SignedJoin] = []
+        for each in records.joins:
+            tries = self._tries.get(each.entry.member_id, 0)
+            if (state.height + 1) % 2 ** min(tries, TRIES_APART_MAX) == 0:
+                due.append(each)
+                self._tries[each.entry.member_id] = tries + 1
+        return replace(records, joins=tuple(due))
+
     def records(self, state: CouncilState, time_ms: int, counted: frozenset[ct.Digest]) -> Turnover:
-        """What the next block with this header time takes in. counted: groups with blocks in it."""
+        """What a block with this header time may take in. counted: groups with blocks in it."""
         joins: list[SignedJoin] = []
         for _, signed in sorted(self._joins.items()):
             try:
@@ -113,7 +134,7 @@ class Comings:
         closings = tuple(
             self._closing(state, group_id)
             for group_id in stalled(state, time_ms)
-            if group_id not in counted and self._is_silent(group_id)
+            if group_id not in counted and self._is_silent(group_id, PATIENCE_OWN)
         )
         return Turnover(time_ms, tuple(joins[:JOINS_MAX]), tuple(leaves), closings)
 
@@ -123,15 +144,15 @@ class Comings:
             if self._joins.get(each.entry.member_id) != each:
                 raise PeerFault("unknown_newcomer", f"nobody here let {each.entry.name} in")
         for each in proposed.closings:
-            if not self._is_silent(each.group_id):
+            if not self._is_silent(each.group_id, 1.0):
                 raise PeerFault("bad_closing", "this group was heard of")
             alive = {signed.signature for signed in each.alive}
-            known = self._closing(self._context.council.tip, each.group_id)
+            known = self._closing(self.context.council.tip, each.group_id)
             if len(known.alive) > len(alive):
                 raise PeerFault("bad_closing", "more of its members live than it says")
 
-    def _is_silent(self, group_id: ct.Digest) -> bool:
-        patience_s = self._context.genesis.epochs.stall_ms / 1000
+    def _is_silent(self, group_id: ct.Digest, patience: float) -> bool:
+        patience_s = self.context.genesis.epochs.stall_ms / 1000 * patience
         return trio.current_time() - self._heard_s.get(group_id, trio.current_time()) > patience_s
 
     def _closing(self, state: CouncilState, group_id: ct.Digest) -> Closing:

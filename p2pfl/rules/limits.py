@@ -45,6 +45,8 @@ def check_genesis(genesis: Genesis) -> None:
     _in_range("norm_ratio_max_micro", rules.norm_ratio_max_micro, _MICRO_ONE, _MICRO_ONE * _MICRO_ONE)
     _in_range("replay_max_ppm", rules.replay_max_ppm, 1, 1 << 63)
     _in_range("case_blocks", rules.case_blocks, 1, 1 << 32)
+    _in_range("epochs.blocks", genesis.epochs.blocks, 0, 1 << 32)
+    _in_range("epochs.stall_ms", genesis.epochs.stall_ms, 1, 1 << 48)
     _in_range("filter_rate_ppb", rules.filter_rate_ppb, 1, 10**9 - 1)
 
 
