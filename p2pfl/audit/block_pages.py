@@ -100,6 +100,11 @@ def _proofs(chain: str, header: Header, fields: tuple[str, ...]) -> Section:
 # ---------------------------------------------------------------------------
 # The council.
 
+COUNCIL_FIELDS = (
+    *("counted", "rows", "cases", "measurements", "outcomes", "certificates"),
+    *("joins", "leaves", "closings", "assignment"),
+)
+
 
 def council_sections(genesis: Genesis, chain: str, header: Header, body: CouncilBody) -> list[Section]:
     """A council's body: what it counted, how groups compare, cases, measurements, outcomes, verdicts."""
@@ -114,9 +119,37 @@ def council_sections(genesis: Genesis, chain: str, header: Header, body: Council
         _compared(genesis, body),
         _cases(genesis, body),
         _ended(body),
+        *_turnover(genesis, body),
         _filters(body.filters),
-        _proofs(chain, header, ("counted", "rows", "cases", "measurements", "outcomes", "certificates")),
+        _proofs(chain, header, COUNCIL_FIELDS),
     ]
+
+
+def _turnover(genesis: Genesis, body: CouncilBody) -> list[Section]:
+    """Who came, left or fell silent, and who sits where in the next epoch; nothing where nothing changed."""
+    rows: list[list[CellLike]] = []
+    for joined in body.joins:
+        rows.append([joined.entry.name, "joins", "the council" if joined.join.council else joined.location])
+    rows += [[member_of(genesis, each.leave.member), "leaves", ""] for each in body.leaves]
+    for closed in body.closings:
+        name = genesis.group_names.get(closed.group_id, "?")
+        told = f"epoch {closed.epoch} ends at block {closed.height}, {len(closed.alive)} members are alive"
+        rows.append([Cell(name, path("chain", name)), Cell("closed", mark="bad"), told])
+    found = [table("Comings and goings", ("who", "what", "where"), rows)] if rows else []
+    if body.assignment is not None:
+        newcomers = {each.entry.member_id: each.entry.name for each in body.joins}
+        seats: list[list[CellLike]] = [
+            [
+                Cell(group.name, path("chain", group.name)),
+                turn,
+                newcomers.get(member) or member_of(genesis, member),
+            ]
+            for group in body.assignment.groups
+            for turn, member in enumerate(group.members)
+        ]
+        title = f"Who sits where in epoch {body.assignment.epoch}"
+        found.append(table(title, ("group", "turn", "member"), seats))
+    return found
 
 
 def _counted(genesis: Genesis, body: CouncilBody) -> Section:

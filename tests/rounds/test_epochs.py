@@ -23,7 +23,7 @@ def in_epoch(network: SmallNetwork, names: list[str], epoch: int) -> bool:
 
 async def test_members_are_shuffled_when_an_epoch_ends_and_learn_on(tmp_path: Path) -> None:
     async with small_network(tmp_path / "run", epochs={"blocks": 2}, rounds=9, **SHAPE) as network:
-        await network.until(lambda: in_epoch(network, [*MEMBERS, "seat0"], 2))
+        await network.until(lambda: in_epoch(network, [*MEMBERS, "seat0"], 2), timeout_s=150)
         after = {name: network.seen("epoch", by=name, epoch=2)[0]["group"] for name in MEMBERS}
         await network.until(
             lambda: all(network.seen("decided", by=name, group=after[name]) for name in MEMBERS)
