@@ -143,6 +143,8 @@ class Proposals:
         """The base that the commitments name: by a request for it, else by a council block that gives it."""
         named = [signed.request.council_block_id for _, signed in sorted(heard.requests.items())]
         for council_block_id in (*named, *self._context.council.newest_ids()):
+            if self._bases.too_old(council_block_id):
+                continue  # Nobody commits to it; a liar may have asked for it.
             resolved = await self._bases.resolve(council_block_id, heard.height)
             if resolved.ref.base_id == base_id:
                 return resolved
