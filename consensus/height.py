@@ -6,7 +6,7 @@ them is in `replica`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar, cast
 
 from consensus import chain, justification
@@ -40,13 +40,18 @@ class Height:
     """Votes are the first of each signer, kind and round; their signatures were checked before."""
 
     def __init__(
-        self, started: t.Started | None, committee: Committee, group_id: Digest, recover: Recover
+        self,
+        started: t.Started | None,
+        committee: Committee,
+        group_id: Digest,
+        recover: Recover,
+        fits: Callable[[t.Block], bool],
     ) -> None:
         parent = None if started is None else started.parent
         before = chain.FIRST_HEIGHT - (started is None)
         self.number = before if parent is None else parent.height + 1
         self._started, self._committee, self._group_id = started, committee, group_id
-        self._recover, self._quorum = recover, committee.quorum
+        self._recover, self._quorum, self._fits = recover, committee.quorum, fits
         self._votes: dict[tuple[type, int], dict[MemberId, SignedVote]] = {}
         self._rounds: dict[tuple[type, MemberId], list[int]] = {}
         self._accused: set[tuple[MemberId, OffenceKind]] = set()
@@ -157,8 +162,13 @@ class Height:
         return self._proofs.get((signed.vote.prepared_round_plus_1 - 1, signed.vote.prepared_block_id))
 
     def block_objection(self, block: t.Block) -> str | None:
-        """Why this block cannot follow the parent of this height; None if it can."""
+        """Why this block cannot follow the parent of this height; None if it can.
+
+        An id and a certificate vouch for the header only: the body has to be the one under its app root.
+        """
         assert self._started is not None
+        if not self._fits(block):
+            return "a body that is not the header's"
         return chain.objection(
             block.header,
             parent=self._started.parent,

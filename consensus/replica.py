@@ -36,8 +36,8 @@ BODY_BYTES_MAX = 8 * 1024 * 1024  # Blobs travel beside blocks: a body of 16 mem
 class Replica:
     """The state of one member. Give it `Started`, then events; carry out the effects in their order.
 
-    decided_at: finds a decided block in the driver's store (R7): store a `Decide` before the next step.
-    recover: finds a vote's signer. context: what the application carries across rounds.
+    decided_at: finds a decided block in the store (R7), where each `Decide` has to be at once. fits: is a body
+    the one under its header's app root? recover: a vote's signer. context: what goes with ROUND-CHANGE.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Replica:
         domain: Domain,
         *,
         decided_at: Callable[[int], t.DecidedBlock | None],
+        fits: Callable[[t.Block], bool] = lambda block: True,
         recover: Recover | None = None,
         context: Callable[[], Digest] = lambda: ZERO_DIGEST,
         body_bytes_max: int = BODY_BYTES_MAX,
@@ -55,15 +56,14 @@ class Replica:
             raise ValueError("only a member of the committee takes part")
         self.committee, self.me, self.domain, self.context = committee, me, domain, context
         self._recover, self._body_bytes_max = recover or recoverer(domain), body_bytes_max
-        self._quorum, self._faulty_max = committee.quorum, committee.faulty_max
-        self._answers = Answers(decided_at)
-        self._out: list[t.Effect] = []
-        self._at = Height(None, committee, domain.group_id, self._recover)
+        self._quorum, self._faulty_max, self._fits = committee.quorum, committee.faulty_max, fits
+        self._answers, self._out = Answers(decided_at), list[t.Effect]()
+        self._at = Height(None, committee, domain.group_id, self._recover, fits)
         self._begin(None)
 
     def _begin(self, started: t.Started | None) -> None:
         self.started, self._before = started, self._at  # For late evidence.
-        self._at = Height(started, self.committee, self.domain.group_id, self._recover)
+        self._at = Height(started, self.committee, self.domain.group_id, self._recover, self._fits)
         self.height = self._at.number
         self.decided: t.Decide | None = None
         self.prepared: Prepared | None = None  # The highest, by own count (R2).

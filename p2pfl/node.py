@@ -121,17 +121,14 @@ class Node:
         self._term_seat = seat
         self._call_neighbours()
         if seat is None:
-            now = self.council.tip.roster.epoch
-            log.info("no seat in this epoch: following the council's chain", epoch=now)
-            return
+            return log.info("no seat: following the council's chain", epoch=self.council.tip.roster.epoch)
         name, epoch = seat
         self._follow(name)
         if name == COUNCIL:
             for entry in self.parts.genesis.groups:
                 self._follow(entry.name)
-        if not self.chain(name).opens(epoch):
-            log.info("waiting for the epoch of the own group to begin", group=name, epoch=epoch)
-            return
+        if not self._begins(name, epoch):
+            return log.info("waiting for the epoch of the own group to begin", group=name, epoch=epoch)
         self.parts.guard.begin_epoch(epoch, self.council.tip.roster.seatings[epoch].began_ms)
         self.context = self.prosecutor.context = self._comings.context = self._context_of(name, epoch)
         self._term = Term(
@@ -177,7 +174,12 @@ class Node:
 
     def _is_open(self) -> bool:
         seat = self._seat()
-        return seat is not None and self.chain(seat[0]).opens(seat[1])
+        return seat is not None and self._begins(*seat)
+
+    def _begins(self, name: str, epoch: int) -> bool:
+        """Whether this epoch is open, and the council cannot close the one before at an earlier block."""
+        counted = name == COUNCIL or self.council.tip.open_epochs[self.parts.genesis.group_id(name)] >= epoch
+        return counted and self.chain(name).opens(epoch)
 
     async def _after_council(self, body: CouncilBody) -> None:
         """A council block: who is new, and which epochs it closed."""
@@ -369,7 +371,7 @@ class Node:
             await trio.sleep(NOTICE_S)
             state = self.council.tip
             seated = state.roster.now.group_of(me) is not None
-            if seated and me not in state.leaving and wish.exists():
+            if seated and me not in state.leaving | state.departed and wish.exists():
                 leave = Leave(state.roster.epoch, me)
                 domain = self.parts.genesis.domain(COUNCIL)
                 try:

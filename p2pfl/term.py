@@ -108,6 +108,7 @@ class Term:
                 parts.me,
                 context.domain,
                 decided_at=context.chain.get,
+                fits=context.chain.fits,
                 context=app.context_digest,
             ),
             app=_Advancing(app, self._on_decided),

@@ -135,7 +135,9 @@ def _turnover(genesis: Genesis, body: CouncilBody) -> list[Section]:
         name = genesis.group_names.get(closed.group_id, "?")
         told = f"epoch {closed.epoch} ends at block {closed.height}, {len(closed.alive)} members are alive"
         rows.append([Cell(name, path("chain", name)), Cell("closed", mark="bad"), told])
-    found = [table("Comings and goings", ("who", "what", "where"), rows)] if rows else []
+    found: list[Section] = []
+    if rows:
+        found.append(table("Comings and goings", ("who", "what", "where"), rows))
     if body.assignment is not None:
         newcomers = {each.entry.member_id: each.entry.name for each in body.joins}
         seats: list[list[CellLike]] = [

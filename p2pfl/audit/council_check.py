@@ -120,10 +120,10 @@ def fold(genesis: Genesis, chains: Mapping[str, Chain]) -> Fold:
 
 def check(block: CouncilBlock) -> Iterator[Problem]:
     """Everything that is wrong with the block as far as bodies tell."""
-    yield from _counted(block)
-    yield from _rows(block)
-    for case in block.body.cases:
-        yield from _case(block, case)
+    parts: list[Iterator[Problem]] = [_counted(block), _rows(block)]
+    parts += [_case(block, case) for case in block.body.cases]
+    for part in parts:
+        yield from guarded(part, "bad_council")
     body, genesis = block.body, block.genesis
     nothing = zero_update(genesis.task.layout, ())
     # Gram matrix, rows and base are taken as they are here: `_rows` and `recompute` judge those.
@@ -137,6 +137,14 @@ def check(block: CouncilBlock) -> Iterator[Problem]:
             yield "bad_council", "next committee: not that of its assignment"
     except BAD as error:
         yield "bad_council", str(error) or repr(error)
+
+
+def guarded(part: Iterator[Problem], reason: str) -> Iterator[Problem]:
+    """What a check finds; that it cannot even be made with what a hostile quorum wrote is a finding too."""
+    try:
+        yield from part
+    except (*BAD, RuntimeError) as error:  # RuntimeError: StopIteration inside a generator.
+        yield reason, f"it cannot be checked: {error!r}"
 
 
 def _next_root(block: CouncilBlock, body: CouncilBody) -> Digest:

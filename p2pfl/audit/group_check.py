@@ -25,6 +25,8 @@ from p2pfl.rules.triage import REASONS, triage
 from p2pfl.rules.validate import check_txs, derive_weights, signer_of
 
 Problem = tuple[str, str]  # (reason of a finding, detail)
+# What a body of a hostile quorum can make the rules raise. Anything else is a bug of ours.
+BAD = (PeerFault, ValueError, LookupError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,13 @@ def check(block: GroupBlock, *, has_council: bool) -> Iterator[Problem]:
 
     has_council: whether the council's chain is here, so that a base and standings can be judged.
     """
+    try:
+        yield from _checks(block, has_council=has_council)
+    except BAD as error:
+        yield "wrong_field", f"it cannot be checked: {error!r}"
+
+
+def _checks(block: GroupBlock, *, has_council: bool) -> Iterator[Problem]:
     yield from _signatures(block)
     if block.body.rule != block.genesis.rules.aggregator:
         yield "wrong_field", f"rule: {block.body.rule}"

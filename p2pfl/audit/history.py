@@ -164,7 +164,7 @@ def _agree(
     """The longest copy whose headers and certificates hold, and every other copy against it."""
     agreed = Chain(name, roster=roster)
     for node in sorted(copies, key=lambda each: -len(copies[each])):
-        ids = [block_id(decided.block.header) for decided in copies[node]]
+        ids = _ids(name, node, copies[node], report)
         same = len(ids) <= len(agreed.ids) and ids == agreed.ids[: len(ids)]
         if same:
             _other_certificates(agreed, node, copies[node], report)
@@ -182,6 +182,18 @@ def _agree(
     return agreed
 
 
+def _ids(name: str, node: str, file: BlockFile, report: Report) -> list[Digest]:
+    """The ids of a copy's blocks, up to the first header that no contract could read."""
+    ids: list[Digest] = []
+    for decided in file:
+        try:
+            ids.append(block_id(decided.block.header))
+        except ValueError as error:
+            report.add("bad_block", name, len(ids), str(error), node)
+            break
+    return ids
+
+
 def _verified(
     genesis: Genesis,
     name: str,
@@ -194,7 +206,7 @@ def _verified(
     """The part of a copy whose headers and certificates hold, from the genesis committee on."""
     history = History(genesis.domain(name), genesis.network_id, genesis.committee(name))
     found = Chain(name, roster=roster)
-    for decided, each in zip(file, ids, strict=True):
+    for decided, each in zip(file, ids, strict=False):
         header = decided.block.header
         try:
             committee, closed = roster.decides(name, header, tip=history.tip, tip_id=history.tip_id)
@@ -259,7 +271,7 @@ def _body(agreed: Chain, height: int, copies: dict[str, BlockFile], report: Repo
     known_bad: set[bytes] = set()
     for node, file in copies.items():
         decided = file.get(height)
-        if decided is None or block_id(decided.block.header) != agreed.ids[height]:
+        if decided is None or decided.block.header != agreed.blocks[height].block.header:
             continue
         data = decided.block.body
         if data == good:

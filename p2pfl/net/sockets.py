@@ -193,12 +193,15 @@ class Sockets:
 
     async def connect(self, peer_id: str, address: str) -> None:
         """Connect, unless we are. Raises Unreachable."""
-        target = ID.from_string(peer_id)
+        try:
+            target, at = ID.from_string(peer_id), multiaddr.Multiaddr(address)
+        except ValueError as error:  # Each library has kinds of its own; all are ValueErrors.
+            raise Unreachable(f"{address}: {error}") from error
         # A failed call bars the peer for a minute, and addresses that identify told us would be called too.
         self._swarm.unblock_peer(target)
         book = self.host.get_peerstore()
         book.clear_addrs(target)
-        book.add_addrs(target, [multiaddr.Multiaddr(address)], ADDRESS_S)
+        book.add_addrs(target, [at], ADDRESS_S)
         with trio.move_on_after(DIAL_S):
             try:
                 # Not `host.connect`: it takes a connection that is being closed for a good one.

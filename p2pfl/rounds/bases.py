@@ -49,6 +49,8 @@ class Bases:
         state = view.at(council_block_id)
         if state is None:
             raise PeerFault("unknown_council_block", council_block_id.hex())
+        if state.roster.epoch < context.committee.epoch:
+            raise PeerFault("old_base", "a council block of before this epoch")
         if self.too_old(council_block_id):
             raise PeerFault("old_base", "an older council block than the parent's")
         async with self._turn:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import trio
+
 from consensus import types as ct
-from consensus.chain import BadBlock
 from consensus.signing import block_id
 from p2pfl.errors import PeerFault
+from p2pfl.genesis import COUNCIL
 from p2pfl.params import Update, byte_length, parse_base, parse_update
-from p2pfl.records import CountedBlock, GroupBody, body_root, decode_body
+from p2pfl.records import CountedBlock, GroupBody, decode_body
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.follow import Chain
-from p2pfl.rules.council import COUNTED_PER_GROUP_MAX, CouncilInputs, count_block
+from p2pfl.rules.council import COUNTED_PER_GROUP_MAX, CouncilInputs, count_block, uncountable
 from p2pfl.rules.filters import epoch_salt
 from p2pfl.rules.state import CouncilState
 from p2pfl.telemetry import logger
 
 log = logger("rounds.brought")
+
+# A block whose aggregate nobody serves is left out of the council's blocks for so long, then tried again.
+MISSING_S = 30.0
 
 
 class Brought:
@@ -26,13 +31,13 @@ class Brought:
     def __init__(self, context: Context, groups: Mapping[ct.Digest, Chain]) -> None:
         self._context = context
         self._groups = groups
+        self._missing: dict[ct.Digest, float] = {}  # Blocks whose aggregate nobody served, and until when.
+        self._told: set[ct.Digest] = set()
 
     async def take(self, decided: ct.DecidedBlock) -> GroupBody:
         """The next block of a group: checked and kept. Raises BadBlock, BadCertificate, DecodeError."""
         header = decided.block.header
         body: GroupBody = decode_body(decided.block.body, GroupBody)
-        if body_root(body) != header.app_root:
-            raise BadBlock("the body is not the header's")
         await self._groups[header.group_id].append(decided)
         return body
 
@@ -45,9 +50,30 @@ class Brought:
             log.warning("a group's aggregate is not to be had", group=name, why=str(fault))
 
     def uncounted(self, state: CouncilState, group_id: ct.Digest) -> range:
-        """The heights of this group's blocks that the next council block may count."""
+        """The heights of this group's blocks that the next council block may count.
+
+        They end before the first that cannot be counted, or whose aggregate nobody has served yet.
+        """
+        chain, epoch = self._groups[group_id], state.open_epochs[group_id]
         first = state.counted[group_id][0] + 1
-        return range(first, min(self._groups[group_id].height + 1, first + COUNTED_PER_GROUP_MAX))
+        for height in range(first, min(chain.height + 1, first + COUNTED_PER_GROUP_MAX)):
+            decided = chain.get(height)
+            if decided is None or not self._is_countable(state, decided, epoch):
+                return range(first, height)
+            own = state.roster.committee(chain.name, epoch).root()
+            epoch += decided.block.header.next_committee_root != own
+        return range(first, max(first, min(chain.height + 1, first + COUNTED_PER_GROUP_MAX)))
+
+    def _is_countable(self, state: CouncilState, decided: ct.DecidedBlock, epoch: int) -> bool:
+        header = decided.block.header
+        if self._missing.get(block_id(header), 0.0) > trio.current_time():
+            return False
+        why = uncountable(state, header, decode_body(decided.block.body, GroupBody), epoch)
+        if why is not None and block_id(header) not in self._told:
+            self._told.add(block_id(header))
+            name = self._groups[header.group_id].name
+            log.error("a group's block cannot be counted", group=name, height=header.height, why=why)
+        return why is None
 
     def counted(self, state: CouncilState) -> tuple[CountedBlock, ...]:
         """All that can be counted now, by group as in the genesis, then by height."""
@@ -77,15 +103,20 @@ class Brought:
         context, genesis = self._context, self._context.genesis
         layout, epoch = genesis.task.layout, self._context.committee.epoch
         bodies = {block_id(each.header): self._body(each) for each in counted}
-        aggregates = {
-            each.aggregate_id: await self._aggregate(each.header, bodies[block_id(each.header)])
-            for each in counted
-        }
-        base = await context.shelf.need(state.base_id, byte_length("base", layout), context.others)
+        aggregates: dict[ct.Digest, Update] = {}
+        for each in counted:
+            try:
+                found = await self._aggregate(each.header, bodies[block_id(each.header)])
+            except PeerFault:
+                self._missing[block_id(each.header)] = trio.current_time() + MISSING_S
+                raise
+            aggregates[each.aggregate_id] = found
+        others = self._others()
+        base = await context.shelf.need(state.base_id, byte_length("base", layout), context.others, others)
         root_update = None
         if state.root_update_id != ct.ZERO_DIGEST:
             length = byte_length("update", layout, state.exponents)
-            data = await context.shelf.need(state.root_update_id, length, context.others)
+            data = await context.shelf.need(state.root_update_id, length, context.others, others)
             root_update = parse_update(data, layout, state.exponents)
         return CouncilInputs(
             state=state,
@@ -100,6 +131,13 @@ class Brought:
             salt=context.salt,
             group_salts={each.header.group_id: self._salt(each.header) for each in counted},
         )
+
+    def _others(self) -> tuple[ct.MemberId, ...]:
+        """Who else holds the base and the root update: seats of the epoch before, and members."""
+        before = self._context.roster.seatings[-2:-1]
+        seats = tuple(member for each in before for member in each.committees[COUNCIL].members)
+        members = tuple(self._context.roster.entries)
+        return tuple(each for each in dict.fromkeys((*seats, *members)) if each != self._context.me)
 
     def _salt(self, header: ct.Header) -> bytes:
         before = self._groups[header.group_id].before(header.epoch)

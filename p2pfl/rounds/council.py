@@ -169,9 +169,11 @@ class CouncilApp:
     async def take_group_block(self, decided: ct.DecidedBlock) -> None:
         """The next decided block of a group: checked, kept, its aggregate fetched."""
         body = await self.brought.take(decided)
-        self.comings.moved(decided.block.header.group_id)
+        header = decided.block.header
+        if header.height in self.brought.uncounted(self.context.council.tip, header.group_id):
+            self.comings.moved(header.group_id)
         self.changed()
-        self._home.start_soon(self.brought.fetch_aggregate, decided.block.header, body)
+        self._home.start_soon(self.brought.fetch_aggregate, header, body)
 
     # -- when there is something to decide ------------------------------------------
 

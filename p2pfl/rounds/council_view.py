@@ -9,7 +9,7 @@ from consensus.chain import BadBlock
 from consensus.signing import block_id
 from consensus.types import DecidedBlock, Digest
 from p2pfl.genesis import COUNCIL, Genesis
-from p2pfl.records import CouncilBody, body_root, decode_body
+from p2pfl.records import CouncilBody, decode_body
 from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rules.state import CouncilState
@@ -47,8 +47,12 @@ class CouncilView:
     async def take(self, decided: DecidedBlock) -> None:
         """The next council block: checked, kept, folded. Raises BadBlock, BadCertificate, DecodeError."""
         body: CouncilBody = decode_body(decided.block.body, CouncilBody)
-        if body_root(body) != decided.block.header.app_root:
-            raise BadBlock("the body is not the header's")
+        try:
+            self._tip.apply(
+                decided.block.header, body
+            )  # Before it is kept: what cannot be folded is no block.
+        except (ValueError, KeyError) as error:
+            raise BadBlock(f"it cannot follow the council's chain: {error!r}") from error
         await self.chain.append(decided)
         if self.on_block is not None:
             await self.on_block(body)

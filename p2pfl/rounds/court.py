@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import trio
 
-from consensus.signing import BadSignature, recover, signing_digest
+from consensus.signing import recover, signing_digest
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.genesis import COUNCIL
@@ -112,7 +112,8 @@ class Court:
                 self._measured.pop(case_id, None)
                 self._offers.pop(case_id, None)
         for case_id, case in still_open.items():
-            if case_id not in self._inquiries:
+            bench = state.roster.committee(COUNCIL, state.cases[case_id].opened_epoch)
+            if case_id not in self._inquiries and self._context.me in bench:
                 self._inquiries[case_id] = trio.CancelScope()
                 self._home.start_soon(self._inquire, case, self._inquiries[case_id])
         for verdict in state.due_verdicts():
@@ -180,7 +181,7 @@ class Court:
     def _by_seat(self, struct: Measurement | Verdict, signature: bytes) -> MemberId:
         try:
             seat = recover(signing_digest(self._context.domain, struct), signature)
-        except BadSignature as error:
+        except ValueError as error:  # BadSignature, or a field that its ABI type cannot hold.
             raise PeerFault("bad_signature", str(error)) from error
         if seat not in self._context.committee and seat not in self._context.seats:
             raise PeerFault("not_a_seat", "signed by somebody who is no seat")
@@ -199,9 +200,12 @@ class Court:
         context = self._context
         tried: set[tuple[MemberId, Digest]] = set()
         own: dict[int, SignedMeasurement] = {}
-        tx = self._commitment(case)
         shared_s = -SHARE_AGAIN_S
         with scope:
+            # A seat that lost its copy fetches it first.
+            while self._groups[case.group_id].height < case.height:
+                await self._pulse.sleep_or_beat(ASK_AGAIN_S)
+            tx = self._commitment(case)
             while True:
                 if REPLAYED not in own:
                     context.network.send(case.accused, wire.OpenRequest(case.case_id))

@@ -6,6 +6,7 @@ core, the WAL, the guarded signer and the network; what a block means is the app
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -25,6 +26,10 @@ from p2pfl.store.wal import Wal
 from p2pfl.telemetry import logger
 
 log = logger("rounds.driver")
+
+# What content of a liar may raise where nobody foresaw it. One member's rubbish must not stop all the others:
+# the round fails, loudly; a bug of ours elsewhere still stops the node.
+UNFORESEEN = (ValueError, LookupError, ArithmeticError, AssertionError, TypeError)
 
 # Messages of others that may wait for the core. R8 brings back what was dropped.
 INBOX_MAX = 1024
@@ -276,12 +281,22 @@ class Driver:
                 self._round_work.discard(scope)
 
     async def _build(self, effect: ct.Build) -> None:
-        block = await self.app.build(effect)
+        try:
+            block = await self.app.build(effect)
+        except UNFORESEEN:
+            told = traceback.format_exc()[-2000:]
+            log.error("a bug: what others sent makes building fail", height=effect.height, error=told)
+            block = None
         if block is not None:
             self._feed(ct.Built(effect.height, effect.round, block))
 
     async def _validate(self, effect: ct.Validate) -> None:
-        valid = await self.app.validate(effect)
+        try:
+            valid = await self.app.validate(effect)
+        except UNFORESEEN:
+            told = traceback.format_exc()[-2000:]
+            log.error("a bug: a proposal makes checking fail; refused", height=effect.height, error=told)
+            valid = False
         self._feed(ct.Validated(effect.height, effect.round, block_id(effect.block.header), valid))
         if not valid:
             # Nobody will vote for it: there is nothing to wait for in this round.

@@ -13,12 +13,11 @@ from typing import Any
 import trio
 
 from consensus.chain import FIRST_PARENT_ID, BadBlock, History
-from consensus.codec import DecodeError
-from consensus.types import DecidedBlock, Digest, Header, MemberId, Started
-from consensus.votes import BadCertificate
+from consensus.types import Block, DecidedBlock, Digest, Header, MemberId, Started
 from p2pfl.errors import PeerFault
-from p2pfl.genesis import Genesis
+from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.net import wire
+from p2pfl.records import CouncilBody, GroupBody, body_root, decode_body
 from p2pfl.roster import Roster, UnknownEpoch
 from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.rounds.pulse import Pulse
@@ -53,6 +52,7 @@ class Chain:
         self.group_id = genesis.group_id(name)
         self.blocks = blocks
         self._genesis, self._roster, self._kept = genesis, roster, kept
+        self.fits = partial(fits_header, kind=CouncilBody if name == COUNCIL else GroupBody)
         self._newest: DecidedBlock | None = None  # Checked, and perhaps still on its way to the disk.
         self._read()
 
@@ -65,7 +65,13 @@ class Chain:
             if closing is not None and decided.block.header.height > closing.height:
                 self.blocks.cut(closing.height)  # A crash came between the closing and the cut.
                 break
-            self._check(decided)
+            try:
+                self._check(decided)
+            except UnknownEpoch:
+                # The council's file was moved away: what it does not vouch for is fetched again after it.
+                log.warning("a chain is cut: the council's chain here is shorter", group=self.name)
+                self.blocks.cut(decided.block.header.height - 1)
+                break
             self._kept(decided)
 
     def _check(self, decided: DecidedBlock) -> None:
@@ -137,6 +143,8 @@ class Chain:
 
         Raises UnknownEpoch, BadBlock or BadCertificate, and keeps nothing.
         """
+        if not self.fits(decided.block):
+            raise BadBlock("the body is not the header's")
         self._check(decided)
         self._newest = decided
         await when_there_is_room(partial(self.blocks.append, decided))
@@ -147,6 +155,14 @@ class Chain:
         last = min(self.height, start + min(count, BATCH_BLOCKS) - 1)
         found = (self.get(height) for height in range(max(start, 0), last + 1))
         return tuple(decided for decided in found if decided is not None)
+
+
+def fits_header(block: Block, kind: type[Any]) -> bool:
+    """Whether a block's body is the one under its header's app root, of this kind."""
+    try:
+        return body_root(decode_body(block.body, kind)) == block.header.app_root
+    except ValueError:
+        return False
 
 
 class Follower:
@@ -202,7 +218,9 @@ class Follower:
             for decided in answer.blocks:
                 if decided.block.header.height == self.chain.height + 1:
                     await self._take(decided)
-        except (BadBlock, BadCertificate, DecodeError) as error:
+        except (
+            ValueError
+        ) as error:  # BadBlock, BadCertificate, DecodeError, or a field that no header can have.
             self._on_fault(peer, PeerFault("bad_block", f"{self.chain.name}: {error}"))
         except UnknownEpoch:
             pass  # The council's chain has to come first; this peer may be asked again.

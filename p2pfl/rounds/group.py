@@ -10,6 +10,7 @@ from typing import Any
 
 from consensus import codec
 from consensus import types as ct
+from consensus.chain import BadBlock
 from consensus.signing import block_id, struct_hash
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.keys import Refused
@@ -141,7 +142,11 @@ class GroupApp:
     async def decided(self, decided: ct.DecidedBlock) -> bool:
         """Keep the block, show its blobs, tell the council, and go on to the next height."""
         context, header = self.context, decided.block.header
-        await context.chain.append(decided)
+        try:
+            await context.chain.append(decided)
+        except BadBlock as void:
+            log.warning("a block came after its epoch was closed", height=header.height, why=str(void))
+            return False
         body: GroupBody = decode_body(decided.block.body, GroupBody)
         derived = self.proposals.derived.pop(block_id(header), None)
         self.proposals.derived.clear()

@@ -102,7 +102,7 @@ class Prosecutor:
 
     def certified(self, body: CouncilBody) -> None:
         """A council block holds verdict certificates: a seat takes them to the contract."""
-        if self.context.name != COUNCIL:
+        if self.context.name != COUNCIL or self.context.me not in self.context.committee:
             return
         for certificate in body.certificates:
             key = signing_digest(self.context.domain, certificate.verdict)
@@ -177,10 +177,19 @@ class Prosecutor:
         if epoch and not await (await self._chain()).committee(group_id, epoch):
             await self._anchor(self._chain_of(group_id), epoch - 1)
 
+    def _is_counted(self, group_id: Digest, epoch: int) -> bool:
+        return self.context.council.tip.open_epochs.get(group_id, epoch + 1) > epoch
+
     async def _anchor(self, chain: Chain, newest: int) -> None:
         contract, roster = await self._chain(), self.context.roster
         for decided in chain.last_of_epochs(newest):
             header = decided.block.header
+            # What the council has not counted it may still close at an earlier block.
+            group_id = header.group_id
+            await self.context.council.pulse.until(partial(self._is_counted, group_id, newest))
+            roster = self.context.roster
+            if (chain.name, header.epoch) in roster.closings:
+                return
             if header.next_committee_root != roster.next_root(chain.name, header.epoch):
                 return  # Closed by the council, or the group has ended: the contract hears nothing of that.
             if await contract.anchor_of(header.group_id, header.epoch) is None:

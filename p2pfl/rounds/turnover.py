@@ -18,7 +18,7 @@ import trio
 
 from consensus import types as ct
 from consensus.justification import well_formed
-from consensus.signing import BadSignature, recover, signing_digest
+from consensus.signing import recover, signing_digest
 from p2pfl.errors import PeerFault
 from p2pfl.jsonform import from_json
 from p2pfl.membership import Closing, SignedJoin, SignedLeave
@@ -61,14 +61,16 @@ class Comings:
         self._heard_s[group_id] = trio.current_time()
         self._alive.pop(group_id, None)
 
-    def round_change(self, sender: ct.MemberId, group_id: ct.Digest, signed: ct.SignedRoundChange) -> None:
-        """A member of a group says that it is alive. Raises PeerFault."""
+    def _signer(self, group_id: ct.Digest, signed: ct.SignedRoundChange) -> ct.MemberId:
         domain = self.context.genesis.domain(self.context.genesis.group_names[group_id])
         try:
-            signer = recover(signing_digest(domain, signed.vote), signed.signature)
-        except (BadSignature, ValueError) as error:
+            return recover(signing_digest(domain, signed.vote), signed.signature)
+        except ValueError as error:  # BadSignature, or a field that its ABI type cannot hold.
             raise PeerFault("bad_signature", str(error)) from error
-        if signer != sender or not well_formed(signed.vote):
+
+    def round_change(self, sender: ct.MemberId, group_id: ct.Digest, signed: ct.SignedRoundChange) -> None:
+        """A member of a group says that it is alive. Raises PeerFault."""
+        if self._signer(group_id, signed) != sender or not well_formed(signed.vote):
             raise PeerFault("bad_signature", "a ROUND-CHANGE of somebody else")
         self._alive.setdefault(group_id, {})[sender] = signed
 
@@ -143,12 +145,20 @@ class Comings:
         for each in proposed.joins:
             if self._joins.get(each.entry.member_id) != each:
                 raise PeerFault("unknown_newcomer", f"nobody here let {each.entry.name} in")
+        state = self.context.council.tip
         for each in proposed.closings:
+            if each.group_id not in stalled(state, proposed.time_ms):
+                raise PeerFault("bad_closing", "of a group that does not stand still, or has ended")
             if not self._is_silent(each.group_id, 1.0):
                 raise PeerFault("bad_closing", "this group was heard of")
-            alive = {signed.signature for signed in each.alive}
-            known = self._closing(self.context.council.tip, each.group_id)
-            if len(known.alive) > len(alive):
+            # Whom the proposer heard is alive for us too, and whom we heard may not be missing.
+            known = {
+                self._signer(each.group_id, signed) for signed in self._closing(state, each.group_id).alive
+            }
+            named = {self._signer(each.group_id, signed): signed for signed in each.alive}
+            for signer, signed in named.items():
+                self._alive.setdefault(each.group_id, {}).setdefault(signer, signed)
+            if not known <= set(named):
                 raise PeerFault("bad_closing", "more of its members live than it says")
 
     def _is_silent(self, group_id: ct.Digest, patience: float) -> bool:

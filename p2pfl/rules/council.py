@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from consensus.chain import FIRST_HEIGHT
-from consensus.committee import Committee
+from consensus.committee import MEMBERS_MAX, Committee
 from consensus.signing import block_id
 from consensus.types import ZERO_MEMBER, Certificate, Digest, Header
 from consensus.votes import BadCertificate, verify_certificate
@@ -267,6 +267,25 @@ def count_block(header: Header, certificate: Certificate, body: GroupBody) -> Co
     )
 
 
+def uncountable(state: CouncilState, header: Header, body: GroupBody, epoch: int) -> str | None:
+    """Why this decided block of a group cannot be counted; None if it can. epoch: in which it has to be.
+
+    A quorum of liars can decide anything in its group; it must neither stop nor mislead the council.
+    """
+    name, cap = state.network.group_names[header.group_id], state.network.rules.weight_cap
+    if header.epoch != epoch or not state.roster.goes_on(name, epoch):
+        return f"it is of epoch {header.epoch}"
+    root = header.next_committee_root
+    ends = root != state.roster.committee(name, epoch).root()
+    if ends and (epoch >= state.roster.epoch or root != state.roster.next_root(name, epoch)):
+        return "it names a wrong committee"
+    if len(body.exponents) != len(state.exponents) or len(body.weights) != len(body.txs):
+        return "its lists have wrong lengths"
+    if any(not 0 <= weight <= cap for weight in body.weights) or len(body.txs) > MEMBERS_MAX:
+        return "its weights are out of bounds"
+    return None
+
+
 def check_counted(inputs: CouncilInputs) -> None:
     """Raises PeerFault unless each counted block is decided, comes next in its group, and is told truly.
 
@@ -287,19 +306,15 @@ def check_counted(inputs: CouncilInputs) -> None:
         if header.height != height + 1 or (height >= FIRST_HEIGHT and header.parent_id != parent_id):
             raise PeerFault("bad_counted", f"block {header.height} does not follow the counted {height}")
         name, epoch = genesis.group_names[header.group_id], epochs[header.group_id]
-        if header.epoch != epoch or not state.roster.goes_on(name, epoch):
-            raise PeerFault("bad_counted", f"block {header.height} of {name} is of epoch {header.epoch}")
+        why = uncountable(state, header, inputs.bodies[block_id(header)], epoch)
+        if why is not None:
+            raise PeerFault("bad_counted", f"block {header.height} of {name}: {why}")
         committee = state.roster.committee(name, epoch)
         try:
             verify_certificate(genesis.domain(name), committee, header, block.certificate)
         except BadCertificate as error:
             raise PeerFault("bad_counted", str(error)) from error
-        if header.next_committee_root != committee.root():
-            if epoch >= state.roster.epoch or header.next_committee_root != state.roster.next_root(
-                name, epoch
-            ):
-                raise PeerFault("bad_counted", f"block {header.height} of {name} names a wrong committee")
-            epochs[header.group_id] = epoch + 1
+        epochs[header.group_id] += header.next_committee_root != committee.root()
         body = inputs.bodies[block_id(header)]
         if header.app_root != body_root(body) or block != count_block(header, block.certificate, body):
             raise PeerFault("bad_counted", f"block {header.height} of {name} says something else")

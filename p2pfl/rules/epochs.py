@@ -8,9 +8,11 @@ wants a newcomer, and whether a seat has itself heard nothing of a group, is jud
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from ipaddress import ip_address
 
 from consensus.committee import MEMBERS_MAX
 from consensus.justification import well_formed
@@ -27,6 +29,9 @@ GROUP_MIN = 4
 # What one council block takes in; the rest comes with the next.
 JOINS_MAX = 16
 TEXT_BYTES_MAX = 256
+_PORT, _HOST = re.compile(r"[1-9][0-9]{0,4}"), re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_PEER_ID = re.compile(rf"[{_BASE58}]{{52}}")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ def check_turnover(state: CouncilState, turnover: Turnover, counted: frozenset[D
         raise PeerFault("bad_join", f"not distinct and ascending, or more than {JOINS_MAX}")
     for each in turnover.joins:
         check_join(state, each)
+    for names in zip(*((each.entry.name, each.entry.peer_id) for each in turnover.joins), strict=True):
+        if len(set(names)) < len(names):
+            raise PeerFault("bad_join", "two newcomers of one name or peer id")
     leaving = [each.leave.member for each in turnover.leaves]
     if leaving != sorted(set(leaving)):
         raise PeerFault("bad_leave", "not distinct and ascending")
@@ -75,6 +83,8 @@ def check_join(state: CouncilState, signed: SignedJoin) -> None:
         for text in (entry.name, entry.peer_id, entry.address, signed.location)
     ):
         raise PeerFault("bad_join", "a name or address too long")
+    if not is_peer_id(entry.peer_id) or not is_address(entry.address):
+        raise PeerFault("bad_join", "a peer id or an address that nobody can call")
     if entry.member_id in roster.entries and entry.member_id not in state.departed:
         raise PeerFault("bad_join", "already a member")
     if state.stands(entry.member_id) == GUILTY:
@@ -82,8 +92,32 @@ def check_join(state: CouncilState, signed: SignedJoin) -> None:
     others = [each for each in roster.entries.values() if each.member_id != entry.member_id]
     if any(entry.name == each.name or entry.peer_id == each.peer_id for each in others):
         raise PeerFault("bad_join", "a name or peer id that another has")
-    if not join.council and signed.location not in {group.location for group in state.network.groups}:
+    going_on = [group for group in state.network.groups if group.name in roster.now.committees]
+    if not join.council and signed.location not in {group.location for group in going_on}:
         raise PeerFault("bad_join", f"no group at location {signed.location!r}")
+
+
+def is_address(text: str) -> bool:
+    """Whether this is a multiaddr of a host and a TCP port that a node can call."""
+    parts = text.split("/")
+    if len(parts) != 5 or parts[0] or parts[3] != "tcp" or not _PORT.fullmatch(parts[4]):
+        return False
+    if parts[1] in ("ip4", "ip6"):
+        try:
+            return ip_address(parts[2]).version == int(parts[1][2])
+        except ValueError:
+            return False
+    return parts[1] in ("dns", "dns4", "dns6") and bool(_HOST.fullmatch(parts[2]))
+
+
+def is_peer_id(text: str) -> bool:
+    """Whether this is the libp2p id of an ed25519 key: 00 24 08 01 12 20 and the key, in base58."""
+    if not _PEER_ID.fullmatch(text):
+        return False
+    number = 0
+    for letter in text:
+        number = number * 58 + _BASE58.index(letter)
+    return number.bit_length() <= 8 * 38 and number.to_bytes(38, "big")[:6] == b"\x00\x24\x08\x01\x12\x20"
 
 
 def check_leave(state: CouncilState, signed: SignedLeave) -> None:
@@ -106,6 +140,7 @@ def stalled(state: CouncilState, time_ms: int) -> list[Digest]:
         group_id
         for group_id, since_ms in state.moved_ms.items()
         if time_ms - since_ms > epochs.stall_ms
+        and not state.waited_for(group_id)
         and state.roster.goes_on(state.network.group_names[group_id], state.open_epochs[group_id])
         and not (rounds and state.counted[group_id][0] + 1 >= rounds)
     ]
@@ -151,7 +186,7 @@ def derive_assignment(
     latest = {each.case_id: each.outcome for each in outcomes}
     gone |= {member for member in after.entries if state.stands(member, latest) in (GUILTY, NO_OPENING)}
     seats = _seats(state, turnover, gone)
-    wanted = state.seats_wanted | {each.entry.member_id for each in turnover.joins if each.join.council}
+    wanted = state.wants_seats(turnover.joins)
     free = [member for member in after.entries if member not in gone | wanted.union(seats)]
     seed = epoch_seed(state.network, epoch + 1)
     fallen = frozenset(state.network.group_names[closing.group_id] for closing in turnover.closings)
@@ -163,7 +198,7 @@ def _seats(state: CouncilState, turnover: Turnover, gone: frozenset[MemberId]) -
     """The old seats that stay, then newcomers while there is room; the old ones if nobody is left."""
     old = state.roster.now.committees[COUNCIL].members
     stay = [member for member in old if member not in gone]
-    wanted = state.seats_wanted | {each.entry.member_id for each in turnover.joins if each.join.council}
+    wanted = state.wants_seats(turnover.joins)
     new = sorted(wanted - gone - set(stay))
     return tuple(sorted((stay + new)[:MEMBERS_MAX] or old))
 

@@ -15,7 +15,7 @@ from consensus.chain import FIRST_HEIGHT, FIRST_PARENT_ID
 from consensus.signing import block_id, recover, signing_digest
 from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, Header, MemberId
 from p2pfl.genesis import COUNCIL, Genesis
-from p2pfl.membership import Closing
+from p2pfl.membership import Closing, SignedJoin
 from p2pfl.offences import NO_OPENING as NO_OPENING_OFFENCE
 from p2pfl.offences import REPLAY_MISMATCH
 from p2pfl.records import Case, CouncilBody, Measurement, SignedMeasurement, Standing, Verdict
@@ -163,6 +163,13 @@ class CouncilState:
         for closing in body.closings:
             open_epochs[closing.group_id] = closing.epoch + 1
             moved_ms[closing.group_id] = header.time_ms
+        # Who was held up by another group's end has its whole time from then on.
+        freed = {each for each, epoch in open_epochs.items() if epoch > self.open_epochs[each]}
+        for group_id, epoch in open_epochs.items():
+            if freed & self._shares(group_id, epoch):
+                moved_ms[group_id] = header.time_ms
+        named = body.assignment.groups if body.assignment is not None else ()
+        seated = {member for group in named for member in group.members}
         leaving = self.leaving | {each.leave.member for each in body.leaves}
         departed = self.departed - {each.entry.member_id for each in body.joins}
         departed = departed.union(*(self.silent(closing) for closing in body.closings))
@@ -173,9 +180,31 @@ class CouncilState:
             open_epochs=MappingProxyType(open_epochs),
             moved_ms=MappingProxyType(moved_ms),
             leaving=frozenset() if ends else leaving,
-            departed=departed | leaving if ends else departed,
-            seats_wanted=self.seats_wanted
-            | {each.entry.member_id for each in body.joins if each.join.council},
+            departed=(departed | leaving) - seated if ends else departed,
+            seats_wanted=self.wants_seats(body.joins),
+        )
+
+    def wants_seats(self, joins: Iterable[SignedJoin]) -> frozenset[MemberId]:
+        """Who was admitted for the council, after these requests: the latest request of each counts."""
+        anew = {each.entry.member_id for each in joins}
+        return (self.seats_wanted - anew) | {each.entry.member_id for each in joins if each.join.council}
+
+    def waited_for(self, group_id: Digest) -> frozenset[Digest]:
+        """The groups in which members of this one still have an epoch to end before they can begin here."""
+        epoch = self.open_epochs[group_id]
+        return frozenset(each for each in self._shares(group_id, epoch) if self.open_epochs[each] < epoch)
+
+    def _shares(self, group_id: Digest, epoch: int) -> frozenset[Digest]:
+        """The other groups that had members of this epoch's committee of this group in the epoch before."""
+        names, roster = self.network.group_names, self.roster
+        if not epoch or not roster.goes_on(names[group_id], epoch):
+            return frozenset()
+        here = set(roster.committee(names[group_id], epoch).members)
+        before = roster.seatings[epoch - 1].committees
+        return frozenset(
+            each
+            for each in self.counted
+            if each != group_id and names[each] in before and here & set(before[names[each]].members)
         )
 
     def silent(self, closing: Closing) -> frozenset[MemberId]:

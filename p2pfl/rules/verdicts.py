@@ -66,7 +66,7 @@ def check_measurement(signed: SignedMeasurement, state: CouncilState, height: in
         raise PeerFault("bad_measurement", "the accused still has time")
     try:
         seat = state.measured(signed).seat
-    except BadSignature as error:
+    except ValueError as error:  # BadSignature, or a field that its ABI type cannot hold.
         raise PeerFault("bad_measurement", str(error)) from error
     if seat not in state.roster.committee(COUNCIL, entry.opened_epoch):
         raise PeerFault("bad_measurement", "not a seat's")
