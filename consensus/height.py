@@ -54,6 +54,7 @@ class Height:
         self._recover, self._quorum, self._fits = recover, committee.quorum, fits
         self._votes: dict[tuple[type, int], dict[MemberId, SignedVote]] = {}
         self._rounds: dict[tuple[type, MemberId], list[int]] = {}
+        self._said: dict[MemberId, dict[tuple[type, int], SignedVote]] = {}  # The same votes, by signer.
         self._accused: set[tuple[MemberId, OffenceKind]] = set()
         self._wanted: dict[Digest, list[MemberId]] = {}  # Who holds a block that is to be fetched.
         self._proofs: dict[tuple[int, Digest], Prepared] = {}
@@ -71,7 +72,7 @@ class Height:
         if signer in slot:
             return False
         rounds = self._rounds.setdefault((kind, signer), [])
-        slot[signer] = signed
+        slot[signer] = self._said.setdefault(signer, {})[kind, round_] = signed
         rounds.append(round_)
         if isinstance(signed, SignedRoundChange):
             self.asked[signer] = max(self.asked.get(signer, 0), round_)
@@ -83,7 +84,7 @@ class Height:
             return True
         lowest = min(rounds)
         rounds.remove(lowest)
-        del self._votes[kind, lowest][signer]
+        del self._votes[kind, lowest][signer], self._said[signer][kind, lowest]
         if not self._votes[kind, lowest]:
             del self._votes[kind, lowest]
         return lowest != round_
@@ -94,7 +95,7 @@ class Height:
 
     def by(self, signer: MemberId) -> Iterator[SignedVote]:
         """All votes of one signer."""
-        return (slot[signer] for slot in self._votes.values() if signer in slot)
+        return iter(self._said.get(signer, {}).values())
 
     def believable(self, round_: int) -> list[tuple[MemberId, SignedRoundChange]]:
         """Who asked for exactly this round, with no claim or a proved one."""

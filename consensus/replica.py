@@ -7,7 +7,7 @@ asks for each by an effect. What a block means, the application knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from consensus import justification
 from consensus import types as t
@@ -30,14 +30,14 @@ from consensus.votes import (
 Changes: TypeAlias = tuple[SignedRoundChange, ...]
 
 ROUND_MAX = (1 << 32) - 1  # A round is a uint32 where it is signed.
-BODY_BYTES_MAX = 8 * 1024 * 1024  # Blobs travel beside blocks: a body of 16 members is far below this.
+BODY_BYTES_MAX = 8 * 1024 * 1024  # Blobs travel beside blocks.
 
 
 class Replica:
     """The state of one member. Give it `Started`, then events; carry out the effects in their order.
 
-    decided_at: finds a decided block in the store (R7), where each `Decide` has to be at once. fits: is a body
-    the one under its header's app root? recover: a vote's signer. context: what goes with ROUND-CHANGE.
+    decided_at: finds a decided block in the store (R7), where each `Decide` is put at once. fits: is the body
+    that of the header? recover: a vote's signer. context: what goes with ROUND-CHANGE.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Replica:
         self.committee, self.me, self.domain, self.context = committee, me, domain, context
         self._recover, self._body_bytes_max = recover or recoverer(domain), body_bytes_max
         self._quorum, self._faulty_max, self._fits = committee.quorum, committee.faulty_max, fits
-        self._answers, self._out = Answers(decided_at), list[t.Effect]()
+        self._answers, self._out = Answers(decided_at), cast("list[t.Effect]", [])
         self._at = Height(None, committee, domain.group_id, self._recover, fits)
         self._begin(None)
 

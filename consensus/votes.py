@@ -73,7 +73,8 @@ def signed_vote(message: Message) -> SignedVote | None:
 def with_signature(message: Any, signature: bytes, extension: bytes = b"") -> Message:
     """The message of a Sign effect with the signature, and the extension of a COMMIT, filled in."""
     name = _OWN_VOTE[type(message)]
-    filled = {name: replace(getattr(message, name), signature=signature)}
+    unsigned: SignedVote = getattr(message, name)
+    filled: dict[str, Any] = {name: type(unsigned)(unsigned.vote, signature)}  # pyright: ignore[reportArgumentType]
     if isinstance(message, t.CommitMessage):
         return replace(message, extension=extension, **filled)
     return replace(message, **filled)

@@ -15,9 +15,6 @@ import trio
 from consensus.types import DecidedBlock, DecidedMessage, Digest, Fault, MemberId
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.genesis import COUNCIL
-from p2pfl.keys import Refused
-from p2pfl.membership import Leave, SignedLeave
-from p2pfl.net import wire
 from p2pfl.net.interface import PeerAddress
 from p2pfl.params import blob_id
 from p2pfl.parts import NodeSettings, Parts, assemble, initial_base
@@ -39,8 +36,6 @@ log = logger("node")
 
 # What a follower waits for consensus to decide a block that it handed over.
 HANDED_OVER_S = 5.0
-# The file by which an operator wants out; looked for so often, and repeated until the council's chain has it.
-LEAVE, NOTICE_S = "leave", 5.0
 
 
 async def run(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -91,7 +86,7 @@ class Node:
             nursery.start_soon(self.prosecutor.run)
             nursery.start_soon(watch_lag, parts.observe)
             nursery.start_soon(report_wire, parts.network, parts.observe)
-            nursery.start_soon(self._give_notice)
+            nursery.start_soon(self._comings.give_notice)
             task_status.started()
             while True:
                 await self._until_term_ends()
@@ -121,14 +116,16 @@ class Node:
         self._term_seat = seat
         self._call_neighbours()
         if seat is None:
-            return log.info("no seat: following the council's chain", epoch=self.council.tip.roster.epoch)
+            log.info("no seat: following the council's chain", epoch=self.council.tip.roster.epoch)
+            return
         name, epoch = seat
         self._follow(name)
         if name == COUNCIL:
             for entry in self.parts.genesis.groups:
                 self._follow(entry.name)
         if not self._begins(name, epoch):
-            return log.info("waiting for the epoch of the own group to begin", group=name, epoch=epoch)
+            log.info("waiting for the epoch of the own group to begin", group=name, epoch=epoch)
+            return
         self.parts.guard.begin_epoch(epoch, self.council.tip.roster.seatings[epoch].began_ms)
         self.context = self.prosecutor.context = self._comings.context = self._context_of(name, epoch)
         self._term = Term(
@@ -363,25 +360,6 @@ class Node:
             note = {"chain": fields["group"], "height": fields["height"], "accuracy": fields["accuracy"]}
             self.parts.store.notes.add("metrics", {**note, "loss": fields["loss"]})
         self.parts.observe(kind, fields)
-
-    async def _give_notice(self) -> None:
-        """As long as the operator wants out and the council's chain does not say so: tell the seats."""
-        me, wish = self.parts.me, self.parts.settings.dir / LEAVE
-        while True:
-            await trio.sleep(NOTICE_S)
-            state = self.council.tip
-            seated = state.roster.now.group_of(me) is not None
-            if seated and me not in state.leaving | state.departed and wish.exists():
-                leave = Leave(state.roster.epoch, me)
-                domain = self.parts.genesis.domain(COUNCIL)
-                try:
-                    signed = SignedLeave(leave, self.parts.guard.sign_plain(domain, leave))
-                except Refused as refused:
-                    log.warning("the notice could not be signed", why=str(refused))
-                    continue
-                self.parts.network.broadcast(self.context.seats, wire.LeaveMessage(signed))
-                if self.desk.comings is not None:
-                    self.desk.comings.leave(signed)
 
     # -- what watchers see -----------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from p2pfl.errors import EXIT_OK, UserError
 from p2pfl.genesis import COUNCIL, Genesis, MemberEntry
 from p2pfl.jsonform import to_json
 from p2pfl.membership import Join, SignedJoin, entry_hash
+from p2pfl.rules.epochs import is_address, is_peer_id
 from p2pfl.store import Folder
 
 
@@ -61,6 +62,12 @@ def _join(arguments: argparse.Namespace) -> int:
     signing = keys.load_signing_key(folder.signing_key)
     peer_id = peer_id_of(keys.load_peer_key(folder.peer_key))
     locations = sorted({group.location for group in genesis.groups})
+    if not is_address(arguments.listen):
+        raise UserError(
+            f"{arguments.listen} is no address that others can call",
+            because="it should name a host and a TCP port",
+            fix="give something like --listen /ip4/10.0.0.5/tcp/9000",
+        )
     if not arguments.council and arguments.location not in locations:
         raise UserError(
             f"there is no group at location {arguments.location!r}",
@@ -88,6 +95,12 @@ def _admit(arguments: argparse.Namespace) -> int:
         raise disk_error(arguments.file, error) from error
     except ValueError as error:
         raise UserError(f"{arguments.file} is no request to join", because=str(error), fix=again) from error
+    if not is_address(signed.entry.address) or not is_peer_id(signed.entry.peer_id):
+        raise UserError(
+            f"{arguments.file} names a peer that nobody can call",
+            because=f"peer id {signed.entry.peer_id!r}, address {signed.entry.address!r}",
+            fix=again,
+        )
     if not _is_signed(genesis, signed):
         raise UserError(
             f"{arguments.file} is not signed by the member that it names",
@@ -116,7 +129,7 @@ def _is_signed(genesis: Genesis, signed: SignedJoin) -> bool:
 
 
 def _leave(arguments: argparse.Namespace) -> int:
-    from p2pfl.node import LEAVE
+    from p2pfl.rounds.turnover import LEAVE
 
     folder = Folder(arguments.dir)
     keys.load_signing_key(folder.signing_key)  # Says what is wrong if this is no node's folder.

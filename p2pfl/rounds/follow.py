@@ -53,6 +53,7 @@ class Chain:
         self.blocks = blocks
         self._genesis, self._roster, self._kept = genesis, roster, kept
         self.fits = partial(fits_header, kind=CouncilBody if name == COUNCIL else GroupBody)
+        self._turn = trio.Lock()
         self._newest: DecidedBlock | None = None  # Checked, and perhaps still on its way to the disk.
         self._read()
 
@@ -93,9 +94,10 @@ class Chain:
 
     async def cut(self, height: int) -> None:
         """Forget the blocks above this height: the council closed the epoch there."""
-        await trio.to_thread.run_sync(self.blocks.cut, height)
-        self._newest = None
-        self._read()
+        async with self._turn:
+            await trio.to_thread.run_sync(self.blocks.cut, height)
+            self._newest = None
+            self._read()
 
     @property
     def height(self) -> int:
@@ -145,10 +147,12 @@ class Chain:
         """
         if not self.fits(decided.block):
             raise BadBlock("the body is not the header's")
-        self._check(decided)
-        self._newest = decided
-        await when_there_is_room(partial(self.blocks.append, decided))
-        self._kept(decided)
+        async with self._turn:  # An epoch's end is the moment in which two rooms may bring blocks.
+            await trio.lowlevel.checkpoint_if_cancelled()  # From here on memory is ahead of the disk.
+            self._check(decided)
+            self._newest = decided
+            await when_there_is_room(partial(self.blocks.append, decided))
+            self._kept(decided)
 
     def slice(self, start: int, count: int) -> tuple[DecidedBlock, ...]:
         """At most `count` blocks from `start` on."""

@@ -22,11 +22,14 @@ RETRY_S = 2.0
 
 
 async def when_there_is_room(work: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None) -> T:
-    """Do this in a thread; while the disk is full, say so once and try again."""
+    """Do this in a thread; while the disk is full, say so once and try again.
+
+    Once it was asked for it is done, though the epoch may end meanwhile: memory is ahead of the disk already.
+    """
     waiting = False
     while True:
         try:
-            done = await trio.to_thread.run_sync(work, limiter=limiter)
+            done = await _whole(work, limiter)
         except DiskFull as full:
             if not waiting:
                 log.error(
@@ -41,3 +44,11 @@ async def when_there_is_room(work: Callable[[], T], *, limiter: trio.CapacityLim
             if waiting:
                 log.info("there is room on the disk again")
             return done
+
+
+async def _whole(work: Callable[[], T], limiter: trio.CapacityLimiter | None) -> T:
+    done: list[T] = []
+    with trio.CancelScope() as scope:
+        scope.shield = True
+        done.append(await trio.to_thread.run_sync(work, limiter=limiter))
+    return done[0]

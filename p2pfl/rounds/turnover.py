@@ -1,7 +1,7 @@
 """A seat's part in who comes, leaves or has fallen silent: what it heard, and what it agrees to.
 
     joins/<name>.json in the seat's folder   its operator lets this newcomer in
-    leave.json in a member's folder          its operator wants out
+    leave in a member's folder               its operator wants out
     ROUND-CHANGEs of a group that hangs      who is still alive in it
 
 What may stand in a block, and what follows, is in `rules.epochs`.
@@ -20,8 +20,11 @@ from consensus import types as ct
 from consensus.justification import well_formed
 from consensus.signing import recover, signing_digest
 from p2pfl.errors import PeerFault
+from p2pfl.genesis import COUNCIL
 from p2pfl.jsonform import from_json
-from p2pfl.membership import Closing, SignedJoin, SignedLeave
+from p2pfl.keys import Refused
+from p2pfl.membership import Closing, Leave, SignedJoin, SignedLeave
+from p2pfl.net import wire
 from p2pfl.rounds.context import Context
 from p2pfl.rules.epochs import JOINS_MAX, Turnover, check_join, check_leave, stalled
 from p2pfl.rules.state import CouncilState
@@ -29,7 +32,9 @@ from p2pfl.telemetry import logger
 
 log = logger("rounds.turnover")
 
-JOINS, LEAVE = "joins", "leave.json"
+JOINS, LEAVE = "joins", "leave"
+# How often the wish to leave is looked for, and repeated until the council's chain has it.
+NOTICE_S = 5.0
 # Files of newcomers that are read; a request is a few hundred bytes.
 FILES_MAX, FILE_BYTES_MAX = 64, 16 * 1024
 # A newcomer that the other seats have not admitted yet is proposed at last in one of 2^6 heights.
@@ -78,6 +83,25 @@ class Comings:
         """A member gives notice. Raises PeerFault when it may not."""
         check_leave(self.context.council.tip, signed)
         self._leaves[signed.leave.member] = signed
+
+    async def give_notice(self) -> None:
+        """As long as the own operator wants out and the council's chain does not say so: tell the seats."""
+        while True:
+            await trio.sleep(NOTICE_S)
+            context = self.context
+            state, me = context.council.tip, context.me
+            seated = state.roster.now.group_of(me) is not None
+            told = me in state.leaving | state.departed
+            if told or not seated or not (context.directory / LEAVE).exists():
+                continue
+            notice = Leave(state.roster.epoch, me)
+            try:
+                signature = context.guard.sign_plain(context.genesis.domain(COUNCIL), notice)
+                signed = SignedLeave(notice, signature)
+                context.network.broadcast(context.seats, wire.LeaveMessage(signed))
+                self.leave(signed)
+            except (Refused, PeerFault) as refused:
+                log.warning("the notice could not be given", why=str(refused))
 
     async def look(self) -> None:
         """Read the operator's folder of newcomers again."""

@@ -10,9 +10,8 @@ import pytest
 from p2pfl import errors
 from p2pfl import genesis as genesis_file
 from p2pfl.cli import main
-from p2pfl.node import LEAVE
 from p2pfl.parts import OWN_JOIN
-from p2pfl.rounds.turnover import JOINS, read_join
+from p2pfl.rounds.turnover import JOINS, LEAVE, read_join
 from p2pfl.rules.epochs import check_join
 from p2pfl.rules.state import CouncilState
 from tests.rules.vectors import there

@@ -28,7 +28,7 @@ TIMES_MS = {
     "gather_ms": 1_000,
 }
 # Council blocks of an epoch, for a group of four.
-EPOCH_BLOCKS = 60
+EPOCH_BLOCKS = 40
 
 
 def scenario_for(members: int, seed: int) -> Scenario:

@@ -69,6 +69,8 @@ def test_the_network_gets_over_each_fault(run: tuple[dict[str, Any], Path]) -> N
 def test_each_fault_says_what_it_does_and_what_must_hold() -> None:
     assert set(FAULTS) < {*TABLE}
     assert all(each.does.endswith(".") and each.holds for each in TABLE.values())
+    handbook = (ROOT / "docs" / "testnet.md").read_text(encoding="utf-8")
+    assert [name for name in TABLE if f"| `{name}` |" not in handbook] == []
 
 
 def newest_commit(left: Left, name: str) -> tuple[Path, dict[str, Any]]:

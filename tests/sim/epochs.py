@@ -34,8 +34,10 @@ class Epochs:
 
     def at(self, height: int) -> Committee:
         """Who decides this height."""
-        epoch = sum([height > last for last in self.last_heights]) if self.last_heights else 0
-        return self.committees[epoch]
+        for last, committee in zip(self.last_heights, self.committees, strict=False):
+            if height <= last:
+                return committee
+        return self.committees[-1]
 
     def next_root(self, height: int) -> Digest:
         """What the header of this height has to name."""

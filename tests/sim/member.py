@@ -184,10 +184,11 @@ class Member:
             self.step(Received(sender, message))
 
     def tick(self) -> None:
-        """R8: speak again when nothing has moved since the last tick."""
-        self.world.at(self.world.weather.base_ms, self.tick)
+        """R8: speak again when nothing has moved since the last tick; about twice a round."""
+        round_ = self.replica.round if self.replica else 0
+        self.world.at(self.world.weather.base_ms * 2 ** max(0, min(round_, DOUBLINGS_MAX) - 1), self.tick)
         if self.alive:
-            now = (len(self.store), self.replica.round if self.replica else 0)
+            now = (len(self.store), round_)
             if now == self._progress:
                 self.step(Resend())
                 if not (self.votes and self.world.epochs.stays(self.id)):
