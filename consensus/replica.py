@@ -61,6 +61,11 @@ class Replica:
         self._at = Height(None, committee, domain.group_id, self._recover, fits)
         self._begin(None)
 
+    @property
+    def followed(self) -> bool:
+        """Whether q members ask for my round or more: the timer of a round above 0 waits for that (R4)."""
+        return self.round == 0 or sum(n >= self.round for n in self._at.asked.values()) >= self._quorum
+
     def _begin(self, started: t.Started | None) -> None:
         self.started, self._before = started, self._at  # For late evidence.
         self._at = Height(started, self.committee, self.domain.group_id, self._recover, self._fits)
@@ -76,7 +81,6 @@ class Replica:
         self._building: Changes | None = None  # Why a fresh block is being built.
         self._asked: Digest | None = None  # The prepared block that is validated before it is proposed again.
 
-    # -----------------------------------------------------------------------
     # The table: events first, then the rules that they may have enabled.
 
     def step(self, event: t.Event) -> list[t.Effect]:
@@ -233,9 +237,6 @@ class Replica:
         self.decided = t.Decide(decided, self._at.extensions(block_id(decided.block.header)))
         self._out.append(self.decided)
 
-    # -----------------------------------------------------------------------
-    # Messages.
-
     def _receive(self, event: t.Received) -> None:
         sender, message = event.sender, event.message
         about = subject(message)
@@ -330,7 +331,6 @@ class Replica:
         self._ask_validity(proposal)
         return None
 
-    # -----------------------------------------------------------------------
     # The application's answers, and what is said.
 
     def _judge(self, event: t.Validated) -> None:

@@ -314,6 +314,18 @@ def test_r4_the_round_change_carries_the_applications_context() -> None:
     assert [vote.context for vote in votes(lab.elapse(), t.RoundChange)] == [b"C" * 32]
 
 
+def test_r4_the_timer_of_a_later_round_waits_until_a_quorum_has_come_there_or_further(lab: Lab) -> None:
+    assert lab.replica.followed  # In round 0 there is nobody to wait for.
+    lab.elapse()
+    assert not lab.replica.followed
+    lab.round_change(0, 1)
+    assert not lab.replica.followed
+    lab.round_change(1, 5)
+    assert lab.replica.followed
+    lab.elapse()
+    assert (lab.replica.round, lab.replica.followed) == (2, False)
+
+
 def test_r4_a_timer_of_a_round_that_was_left_changes_nothing(lab: Lab) -> None:
     lab.elapse()
     assert lab.elapse(0) == []

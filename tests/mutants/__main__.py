@@ -82,14 +82,14 @@ def pytest_failure() -> type[BaseException]:
 def seeds_against(mutant: Mutant, limit: int) -> tuple[str, int] | None:
     """The first oracle that a seed breaks, and after how many seeds."""
     parts = parts_of(mutant)
-    for seed in range(limit):
+    for count, seed in enumerate((*mutant.seeds, *range(limit)), start=1):
         world = world_of(seed, mutant.members, count=mutant.liars, **parts)
         try:
             world.run()
         except Exception as error:  # noqa: BLE001 - a mutant may also simply fall over
-            return repr(error)[:80], seed + 1
+            return repr(error)[:80], count
         if world.oracles.found:
-            return min(world.oracles.found), seed + 1
+            return min(world.oracles.found), count
     return None
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from consensus.committee import Committee
 from consensus.signing import block_id
-from consensus.types import DecidedBlock, Validate, Validated
+from consensus.types import DecidedBlock, Elapsed, Validate, Validated
 from tests.sim.member import Member
 
 
@@ -56,3 +56,10 @@ class Timeless(Member):
 
     def judge(self, ask: Validate) -> Validated:
         return super().judge(replace(ask, fresh=False))
+
+
+class Hurried(Member):
+    """Goes from round to round, whoever follows."""
+
+    def may_go(self, timer: Elapsed) -> bool:
+        return True

@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tests.mutants.drivers import Deserter, Forgetful, Hasty, Obliging, Stale, Timeless
+from tests.mutants.drivers import Deserter, Forgetful, Hasty, Hurried, Obliging, Stale, Timeless
 from tests.mutants.patch import Change, load
 from tests.sim.member import Member
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """changes: in the core's source. member: a driver with a bug, instead. members, liars: of the seeds."""
+    """changes: in the core's source. member: a driver with a bug, instead. The rest: of the worlds."""
 
     name: str
     changes: tuple[Change, ...] = ()
     member: type[Member] = Member
     members: int = 4
     liars: int | None = None
+    seeds: tuple[int, ...] = ()  # Tried first: those that are rare.
 
 
 def parts_of(mutant: Mutant) -> dict[str, Any]:
@@ -380,6 +381,7 @@ MUTANTS = (
     Mutant("the committee of the epoch before goes on", member=Stale),
     Mutant("any next committee will do", member=Obliging),
     Mutant("no clock is looked at", member=Timeless),
+    Mutant("timers wait for nobody", member=Hurried, seeds=(22539,)),
     one(
         "context taken for the claim",
         "evidence",

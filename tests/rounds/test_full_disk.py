@@ -207,7 +207,7 @@ async def test_a_proof_that_finds_no_room_is_kept_when_there_is_some(tmp_path: P
         group_id=bytes(32), name_of=lambda member: "x", observe=lambda kind, fields: None, council=nothing
     )
     notes = Notes(tmp_path)
-    prosecutor = Prosecutor(context, notes, None)  # type: ignore[arg-type]
+    prosecutor = Prosecutor(context, notes, None, lambda _: None)  # type: ignore[arg-type]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(prosecutor.run)

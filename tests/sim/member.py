@@ -212,7 +212,7 @@ class Member:
                 case EnteredRound(height=height, round=round_):
                     timer_ms = self.world.weather.base_ms * 2 ** min(round_, DOUBLINGS_MAX)
                     self.tell("enters round", height=height, round=round_)
-                    self.world.at(timer_ms, self.step, Elapsed(height, round_), self.life)
+                    self.world.at(timer_ms, self.expire, Elapsed(height, round_), self.life)
                 case Build():
                     self.later(Built(effect.height, effect.round, self.build(effect)))
                 case Validate():
@@ -224,6 +224,19 @@ class Member:
                 case Fault():
                     self.tell("blames", peer=self.world.ids.index(effect.peer), reason=effect.reason)
                     self.world.oracles.blamed(effect)
+
+    def expire(self, timer: Elapsed, life: int) -> None:
+        """A timer ran out. It does not lead away from members that have not come so far yet."""
+        replica = self.replica
+        mine = replica is not None and (replica.height, replica.round) == (timer.height, timer.round)
+        if mine and life == self.life and not self.may_go(timer):
+            self.world.at(self.world.weather.base_ms // 4, self.expire, timer, life)
+        else:
+            self.step(timer, life)
+
+    def may_go(self, timer: Elapsed) -> bool:
+        """Whether a quorum has come to its round."""
+        return self.replica is None or self.replica.followed
 
     def later(self, event: Event) -> None:
         """The application answers after a moment."""
