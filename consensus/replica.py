@@ -7,7 +7,7 @@ asks for each by an effect. What a block means, the application knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from consensus import justification
 from consensus import types as t
@@ -36,8 +36,8 @@ BODY_BYTES_MAX = 8 * 1024 * 1024  # Blobs travel beside blocks.
 class Replica:
     """The state of one member. Give it `Started`, then events; carry out the effects in their order.
 
-    decided_at: finds a decided block in the store (R7), where each `Decide` is put at once. fits: is the body
-    that of the header? recover: a vote's signer. context: what goes with ROUND-CHANGE.
+    decided_at: a decided block of the store (R7), where each `Decide` is put at once. fits: is this body the
+    header's? recover: a vote's signer. context: what goes with ROUND-CHANGE.
     """
 
     def __init__(
@@ -53,11 +53,12 @@ class Replica:
         body_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
         if me not in committee:
-            raise ValueError("only a member of the committee takes part")
+            raise ValueError("only members take part")
         self.committee, self.me, self.domain, self.context = committee, me, domain, context
-        self._recover, self._body_bytes_max = recover or recoverer(domain), body_bytes_max
-        self._quorum, self._faulty_max, self._fits = committee.quorum, committee.faulty_max, fits
-        self._answers, self._out = Answers(decided_at), cast("list[t.Effect]", [])
+        self._recover, self._fits, self._body_bytes_max = recover or recoverer(domain), fits, body_bytes_max
+        self._quorum, self._faulty_max = committee.quorum, committee.faulty_max
+        self._answers = Answers(decided_at)
+        self._out: list[t.Effect] = []
         self._at = Height(None, committee, domain.group_id, self._recover, fits)
         self._begin(None)
 
