@@ -7,7 +7,7 @@ them is in `replica`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 from consensus import chain, justification
 from consensus import types as t
@@ -18,6 +18,7 @@ from consensus.types import Digest, MemberId, SignedCommit, SignedPrepare, Signe
 from consensus.votes import BadCertificate, Recover, certificate_of, check_certificate, signed_vote, votes_in
 
 S = TypeVar("S", bound=SignedVote)
+Fits: TypeAlias = Callable[[t.Block], bool]  # Whether a body is the one under its header's app root.
 B = TypeVar("B", SignedPrepare, SignedCommit)
 
 # Rounds kept for one signer and kind of vote, the highest. Only a liar has more in use: his flood pushes out
@@ -40,12 +41,7 @@ class Height:
     """Votes are the first of each signer, kind and round; their signatures were checked before."""
 
     def __init__(
-        self,
-        started: t.Started | None,
-        committee: Committee,
-        group_id: Digest,
-        recover: Recover,
-        fits: Callable[[t.Block], bool],
+        self, started: t.Started | None, committee: Committee, group_id: Digest, recover: Recover, fits: Fits
     ) -> None:
         parent = None if started is None else started.parent
         before = chain.FIRST_HEIGHT - (started is None)

@@ -13,7 +13,7 @@ from consensus import justification
 from consensus import types as t
 from consensus.answers import Answers
 from consensus.committee import Committee
-from consensus.height import Height, Prepared
+from consensus.height import Fits, Height, Prepared
 from consensus.signing import Domain, block_id
 from consensus.types import ZERO_DIGEST, Digest, MemberId, SignedCommit, SignedPrepare, SignedRoundChange
 from consensus.votes import (
@@ -28,7 +28,6 @@ from consensus.votes import (
 )
 
 Changes: TypeAlias = tuple[SignedRoundChange, ...]
-
 ROUND_MAX = (1 << 32) - 1  # A round is a uint32 where it is signed.
 BODY_BYTES_MAX = 8 * 1024 * 1024  # Blobs travel beside blocks.
 
@@ -47,7 +46,7 @@ class Replica:
         domain: Domain,
         *,
         decided_at: Callable[[int], t.DecidedBlock | None],
-        fits: Callable[[t.Block], bool] = lambda block: True,
+        fits: Fits = lambda block: True,
         recover: Recover | None = None,
         context: Callable[[], Digest] = lambda: ZERO_DIGEST,
         body_bytes_max: int = BODY_BYTES_MAX,

@@ -35,6 +35,8 @@ UNFORESEEN = (ValueError, LookupError, ArithmeticError, AssertionError, TypeErro
 INBOX_MAX = 1024
 # R8: how often the own current messages are sent again while a height is open.
 RESEND_S = 2.0
+# R4: how often a timer that ran out looks whether a quorum has come to its round.
+FOLLOWERS_S = 0.1
 
 
 class Application(Protocol):
@@ -320,7 +322,9 @@ class Driver:
                 await self._deadline_moved.wait()
                 continue
             self._deadline = float("inf")
-            if self.active:
+            if self.active and not self.replica.followed:
+                self._deadline = trio.current_time() + FOLLOWERS_S  # R4: it leads away from nobody.
+            elif self.active:
                 self._feed(ct.Elapsed(self.height, self.round))
 
     async def _resend(self) -> None:
