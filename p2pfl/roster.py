@@ -15,7 +15,7 @@ from types import MappingProxyType
 from consensus.chain import FIRST_HEIGHT, BadBlock
 from consensus.committee import Committee
 from consensus.types import ZERO_DIGEST, Digest, Header, MemberId
-from p2pfl.genesis import Genesis, MemberEntry
+from p2pfl.genesis import COUNCIL, Genesis, MemberEntry
 from p2pfl.membership import Assignment, Closing, SignedJoin
 
 
@@ -131,7 +131,10 @@ class Roster:
         assignment: Assignment | None,
         time_ms: int,
     ) -> Roster:
-        """After a council block with these records and this header time."""
+        """After a council block with these records and this header time.
+
+        Raises ValueError for an assignment of another epoch, of unknown groups, or without a council.
+        """
         entries, locations = dict(self.entries), dict(self.locations)
         for each in joins:
             entries[each.entry.member_id] = each.entry
@@ -141,6 +144,12 @@ class Roster:
             closed[self.genesis.group_names[each.group_id], each.epoch] = each
         seatings = self.seatings
         if assignment is not None:
+            names = [group.name for group in assignment.groups]
+            known = {*self.genesis.group_names.values()}
+            if assignment.epoch != self.epoch + 1 or len(set(names)) < len(names) or not set(names) <= known:
+                raise ValueError(f"an assignment of epoch {assignment.epoch} to {', '.join(names)}")
+            if COUNCIL not in names:
+                raise ValueError("an assignment without a council")
             committees = {
                 group.name: Committee(assignment.epoch, group.members) for group in assignment.groups
             }

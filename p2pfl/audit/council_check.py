@@ -174,7 +174,10 @@ def _counted(block: CouncilBlock) -> Iterator[Problem]:
         last[header.group_id] = (header.height, block_id(header))
         if header.height != height + 1 or (height >= 0 and header.parent_id != parent_id):
             yield "bad_council", f"counted block {header.height} of {name} does not follow {height}"
-        why = certificate_objection(block.state.roster, name, header, counted.certificate)
+        roster, epoch = block.state.roster, header.epoch
+        if roster.closings.get((name, epoch)) is not None or not roster.goes_on(name, epoch):
+            yield "bad_council", f"counted block {header.height} of {name} is of an epoch that is over"
+        why = certificate_objection(roster, name, header, counted.certificate)
         if why is not None:
             yield "bad_council", f"counted block {header.height} of {name}: {why}"
         if not _is_under(counted):

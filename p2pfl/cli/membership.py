@@ -52,6 +52,16 @@ def add_verbs(verbs: Any) -> None:
     leave.set_defaults(run=_leave)
 
 
+def check_address(address: str) -> None:
+    """Raises UserError unless others can call this address."""
+    if not is_address(address):
+        raise UserError(
+            f"{address} is no address to listen at",
+            because="it should name an interface and a TCP port, as others reach them",
+            fix="give something like --listen /ip4/10.0.0.5/tcp/9000",
+        )
+
+
 def _join(arguments: argparse.Namespace) -> int:
     from p2pfl.net.identity import peer_id_of  # Not needed by an auditor.
     from p2pfl.parts import OWN_JOIN
@@ -62,12 +72,7 @@ def _join(arguments: argparse.Namespace) -> int:
     signing = keys.load_signing_key(folder.signing_key)
     peer_id = peer_id_of(keys.load_peer_key(folder.peer_key))
     locations = sorted({group.location for group in genesis.groups})
-    if not is_address(arguments.listen):
-        raise UserError(
-            f"{arguments.listen} is no address that others can call",
-            because="it should name a host and a TCP port",
-            fix="give something like --listen /ip4/10.0.0.5/tcp/9000",
-        )
+    check_address(arguments.listen)
     if not arguments.council and arguments.location not in locations:
         raise UserError(
             f"there is no group at location {arguments.location!r}",

@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # torch and libp2p come with it.
     from p2pfl.node import NodeSettings
 
 SETTINGS_FILE = "node.toml"
-_HOSTS = ("ip4", "ip6", "dns4", "dns6")
 
 
 def add_parser(commands: Any) -> None:
@@ -62,7 +61,7 @@ def add_parser(commands: Any) -> None:
 def _init(arguments: argparse.Namespace) -> int:
     from p2pfl.net.identity import peer_id_of  # Not needed by an auditor.
 
-    _check_address(arguments.listen)
+    membership.check_address(arguments.listen)
     folder = Folder(arguments.dir)
     try:
         if folder.path.exists() and any(folder.path.iterdir()):
@@ -97,22 +96,6 @@ def _settings_text(name: str) -> str:
         "# Every setting: docs/settings.md. Paths start at this file's folder.\n"
         f'[node]\ndir = "."\ngenesis = "genesis.json"\nname = {json.dumps(name)}\n'
     )
-
-
-def _check_address(address: str) -> None:
-    parts = address.split("/")
-    right = (
-        len(parts) == 5
-        and parts[0] == ""
-        and parts[1] in ("ip4", "ip6", "dns4", "dns6")
-        and parts[3] == "tcp"
-    )
-    if not right or not parts[4].isdigit() or not 0 < int(parts[4]) < 65536:
-        raise UserError(
-            f"{address} is no address to listen at",
-            because="it should name an interface and a TCP port, as others reach them",
-            fix="give something like --listen /ip4/10.0.0.5/tcp/9000",
-        )
 
 
 def _run(arguments: argparse.Namespace) -> int:

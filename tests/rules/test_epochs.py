@@ -15,7 +15,16 @@ from consensus.signing import address, sign, signing_digest
 from consensus.types import Digest, MemberId, RoundChange, SignedRoundChange
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL, Epochs, MemberEntry
-from p2pfl.membership import Closing, Join, Leave, SignedJoin, SignedLeave, entry_hash
+from p2pfl.membership import (
+    AssignedGroup,
+    Assignment,
+    Closing,
+    Join,
+    Leave,
+    SignedJoin,
+    SignedLeave,
+    entry_hash,
+)
 from p2pfl.net.identity import peer_id_of
 from p2pfl.records import CaseOutcome
 from p2pfl.roster import Roster, UnknownEpoch
@@ -288,3 +297,14 @@ def test_blocks_above_a_closing_are_void_and_the_next_epoch_begins_there(there: 
 def derive_council_body(there: World):
     inputs = there.council_inputs(CouncilState.genesis(there.genesis), ())
     return derive_council(inputs, compare(inputs), root_update_id=Digest(bytes(32))).body
+
+
+@pytest.mark.parametrize(
+    ("epoch", "names"), [(2, ("g0", COUNCIL)), (1, ("g0",)), (1, ("mars", COUNCIL)), (1, (COUNCIL, COUNCIL))]
+)
+def test_an_assignment_that_cannot_be_is_never_folded(
+    there: World, epoch: int, names: tuple[str, ...]
+) -> None:
+    groups = tuple(AssignedGroup(name, there.members("g0")) for name in names)
+    with pytest.raises(ValueError, match="assignment"):
+        Roster.of(there.genesis).after((), (), Assignment(epoch, Digest(bytes(32)), groups), NOW)
