@@ -13,7 +13,7 @@ import pytest
 from testnet import scenarios
 
 ROOT = Path(__file__).parents[2]
-RUN_S_MAX = 420
+RUN_S_MAX = 660  # The longest limit of a scenario, and the time to say that it is up.
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
