@@ -132,6 +132,7 @@ class Term:
         desk.defence = Defence(context, self._chain_of) if isinstance(app, GroupApp) else None
         desk.court = app.court if isinstance(app, CouncilApp) else None
         desk.comings = app.comings if isinstance(app, CouncilApp) else None
+        desk.open_rooms()
 
 
 class _Advancing:

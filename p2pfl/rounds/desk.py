@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import trio
@@ -19,9 +20,14 @@ from p2pfl.rounds.driver import Driver
 from p2pfl.rounds.follow import Chain, Follower
 from p2pfl.rounds.group import GroupApp
 from p2pfl.rounds.turnover import Comings
+from p2pfl.telemetry import logger
+
+log = logger("rounds.desk")
 
 # Members that are so many epochs apart have nothing to say to each other.
 EPOCHS_APART_MAX = 3
+# Messages of an epoch that has not begun here yet: a dozen of each of fifteen members.
+EARLY_MAX = 192
 
 
 class Desk:
@@ -34,12 +40,28 @@ class Desk:
 
     def __init__(self) -> None:
         self.comings: Comings | None = None
+        self._early: deque[tuple[MemberId, Any]] = deque(maxlen=EARLY_MAX)
         self.driver: Driver | None = None
         self.group: GroupApp | None = None
         self.court: Court | None = None
         self.defence: Defence | None = None
         self.chains: dict[Digest, Chain] = {}
         self.followers: dict[Digest, Follower] = {}
+
+    def open_rooms(self) -> None:
+        """An epoch begins here: what those who began it before us said of it is heard now."""
+        early, self._early = self._early, deque(maxlen=EARLY_MAX)
+        for sender, message in early:
+            if message.group_id != self.context.group_id or sender not in self.context.committee:
+                continue
+            try:
+                if isinstance(message, wire.ConsensusMessage):
+                    if self.driver is not None:
+                        self.driver.deliver(sender, message.message)
+                elif self.group is not None:
+                    self.group.received(sender, message)
+            except PeerFault as fault:
+                log.debug("an early message was of no use", peer=sender.hex(), why=str(fault))
 
     def leave_rooms(self) -> None:
         """An epoch is over: nobody works here until the next one begins."""
@@ -56,7 +78,7 @@ class Desk:
                 elif self.comings is not None and isinstance(inner, ct.RoundChangeMessage):
                     self._alive(sender, group_id, inner)
                 else:
-                    self._member(sender, group_id)
+                    self._keep_early(sender, group_id, message)
             case (
                 wire.ShareRequestMessage(group_id)
                 | wire.ParamTxMessage(group_id)
@@ -66,7 +88,7 @@ class Desk:
                     if self.group is not None:
                         self.group.received(sender, message)
                 else:
-                    self._member(sender, group_id)
+                    self._keep_early(sender, group_id, message)
             case wire.LeaveMessage(signed):
                 if self.comings is not None:
                     self.comings.leave(signed)
@@ -104,8 +126,11 @@ class Desk:
         if (follower := self.followers.get(tip.group_id)) is not None:
             follower.tip_seen(sender, tip.height)
 
-    def _member(self, sender: MemberId, group_id: Digest) -> None:
-        """Raises PeerFault unless both sat there once, or will: they are ahead of us, or behind."""
+    def _keep_early(self, sender: MemberId, group_id: Digest, message: Any) -> None:
+        """Who began an epoch before us says once what we need in it: a request, commitments, votes.
+
+        Raises PeerFault unless both sat there once, or will: they are ahead of us, or behind.
+        """
         context = self.context
         name = context.genesis.group_names.get(group_id)
         both = {sender, context.me}
@@ -115,6 +140,7 @@ class Desk:
                 and name in seating.committees
                 and both <= set(seating.committees[name].members)
             ):
+                self._early.append((sender, message))
                 return
         raise PeerFault("not_a_member", "a message for a group in which you or I do not sit")
 

@@ -114,6 +114,7 @@ class Driver:
         self._muted_height = FIRST_HEIGHT - 1
         self._deadline = float("inf")
         self._deadline_moved = trio.Event()
+        self._part_s, self._waited = 0.0, False
         self._round_work: set[trio.CancelScope] = set()
         self._nursery: trio.Nursery | None = None
         self._disk = trio.CapacityLimiter(1)
@@ -135,7 +136,7 @@ class Driver:
 
     def set_deadline(self, at: float) -> None:
         """The round ends at this trio time unless it is decided or moved before."""
-        self._deadline = at
+        self._deadline, self._part_s, self._waited = at, at - trio.current_time(), False
         self._deadline_moved.set()
 
     async def run(self, started: ct.Started, *, resume: bool) -> None:
@@ -323,7 +324,10 @@ class Driver:
                 continue
             self._deadline = float("inf")
             if self.active and not self.replica.followed:
-                self._deadline = trio.current_time() + FOLLOWERS_S  # R4: it leads away from nobody.
+                # R4: it leads away from nobody. Once a quorum has come, the part has its whole time again.
+                self._deadline, self._waited = trio.current_time() + FOLLOWERS_S, True
+            elif self.active and self._waited:
+                self._deadline, self._waited = trio.current_time() + self._part_s, False
             elif self.active:
                 self._feed(ct.Elapsed(self.height, self.round))
 

@@ -86,6 +86,11 @@ class GroupApp:
             self.pace.step("reveal")
         elif request is not None:
             self.pace.step("train")
+            if effect.round:
+                # The next Ci may not have heard it; a request of its own could split the commitments.
+                self.context.network.broadcast(
+                    self.context.others, wire.ShareRequestMessage(self.context.group_id, request)
+                )
         else:
             self.pace.step("wait")
         own = self.own.commitment(self.heard.height)

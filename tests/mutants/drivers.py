@@ -63,3 +63,10 @@ class Hurried(Member):
 
     def may_go(self, timer: Elapsed) -> bool:
         return True
+
+
+class Impatient(Member):
+    """Leaves a round the moment in which a quorum has come to it."""
+
+    def expire(self, timer: Elapsed, life: int, waited: bool = False) -> None:
+        super().expire(timer, life, waited and not self.may_go(timer))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tests.mutants.drivers import Deserter, Forgetful, Hasty, Hurried, Obliging, Stale, Timeless
+from tests.mutants.drivers import Deserter, Forgetful, Hasty, Hurried, Impatient, Obliging, Stale, Timeless
 from tests.mutants.patch import Change, load
 from tests.sim.member import Member
 
@@ -382,6 +382,7 @@ MUTANTS = (
     Mutant("any next committee will do", member=Obliging),
     Mutant("no clock is looked at", member=Timeless),
     Mutant("timers wait for nobody", member=Hurried, seeds=(22539,)),
+    Mutant("a round has no time left when it begins", member=Impatient, seeds=(40053, 46014)),
     one(
         "context taken for the claim",
         "evidence",

@@ -210,9 +210,9 @@ class Member:
                     self.sync()
                     self.sign(message)
                 case EnteredRound(height=height, round=round_):
-                    timer_ms = self.world.weather.base_ms * 2 ** min(round_, DOUBLINGS_MAX)
                     self.tell("enters round", height=height, round=round_)
-                    self.world.at(timer_ms, self.expire, Elapsed(height, round_), self.life)
+                    timer = Elapsed(height, round_)
+                    self.world.at(self.timer_ms(round_), self.expire, timer, self.life)
                 case Build():
                     self.later(Built(effect.height, effect.round, self.build(effect)))
                 case Validate():
@@ -225,12 +225,21 @@ class Member:
                     self.tell("blames", peer=self.world.ids.index(effect.peer), reason=effect.reason)
                     self.world.oracles.blamed(effect)
 
-    def expire(self, timer: Elapsed, life: int) -> None:
-        """A timer ran out. It does not lead away from members that have not come so far yet."""
+    def timer_ms(self, round_: int) -> int:
+        """How long a round may take."""
+        return self.world.weather.base_ms * 2 ** min(round_, DOUBLINGS_MAX)
+
+    def expire(self, timer: Elapsed, life: int, waited: bool = False) -> None:
+        """A timer ran out. It does not lead away from members that have not come so far yet.
+
+        Once a quorum has come, the round has its whole time: it could not begin before.
+        """
         replica = self.replica
         mine = replica is not None and (replica.height, replica.round) == (timer.height, timer.round)
         if mine and life == self.life and not self.may_go(timer):
-            self.world.at(self.world.weather.base_ms // 4, self.expire, timer, life)
+            self.world.at(self.world.weather.base_ms // 4, self.expire, timer, life, True)
+        elif mine and waited:
+            self.world.at(self.timer_ms(timer.round), self.expire, timer, life)
         else:
             self.step(timer, life)
 
