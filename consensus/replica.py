@@ -52,7 +52,7 @@ class Replica:
         body_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
         if me not in committee:
-            raise ValueError("only members take part")
+            raise ValueError("only a member of the committee takes part")
         self.committee, self.me, self.domain, self.context = committee, me, domain, context
         self._recover, self._fits, self._body_bytes_max = recover or recoverer(domain), fits, body_bytes_max
         self._quorum, self._faulty_max = committee.quorum, committee.faulty_max

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,11 @@ from testnet import plan, scenarios
 from tests.rounds.small_network import NO_CHAIN
 
 THRESHOLD_PPM = 100_000
+
+
+def opening_of(data: bytes, tx: Any, base: Any, genesis: Any) -> Any:
+    """As the council reads it, of the group in which the member sits."""
+    return read_opening(data, tx, base, genesis, genesis.group_id(genesis.group_of(tx.member)))
 
 
 @dataclasses.dataclass
@@ -47,7 +53,7 @@ class Round:
 
     async def worst_ppm(self, states: list[bytes] | None = None, update: Update | None = None) -> int:
         data, tx = self.opened(states)
-        opening, job = read_opening(data, tx, self.base, self.genesis)
+        opening, job = opening_of(data, tx, self.base, self.genesis)
         return await measure(opening, job, self.base, update or self.update, replay_here)
 
 
@@ -121,14 +127,14 @@ async def test_states_that_are_none_are_guilt(one: Round) -> None:
 
 def test_an_opening_must_match_what_was_committed(one: Round) -> None:
     data, tx = one.opened()
-    read_opening(data, tx, one.base, one.genesis)
+    opening_of(data, tx, one.base, one.genesis)
     other_root = dataclasses.replace(tx, data_root=Digest(b"x" * 32))
     with pytest.raises(PeerFault, match="data root"):
-        read_opening(data, other_root, one.base, one.genesis)
+        opening_of(data, other_root, one.base, one.genesis)
     with pytest.raises(PeerFault, match="trace root"):
-        read_opening(data, dataclasses.replace(tx, trace_root=Digest(bytes(32))), one.base, one.genesis)
+        opening_of(data, dataclasses.replace(tx, trace_root=Digest(bytes(32))), one.base, one.genesis)
     fewer, tx_of_fewer = one.opened(one.states[:-1])
     with pytest.raises(PeerFault, match="were to be committed"):
-        read_opening(fewer, tx_of_fewer, one.base, one.genesis)
+        opening_of(fewer, tx_of_fewer, one.base, one.genesis)
     with pytest.raises(PeerFault, match="bad_opening"):
-        read_opening(data[:-1], tx, one.base, one.genesis)
+        opening_of(data[:-1], tx, one.base, one.genesis)
