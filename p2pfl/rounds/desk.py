@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, TypeAlias
 
 import trio
 
 from consensus import types as ct
 from consensus.types import Digest, MemberId
+from consensus.votes import subject
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
 from p2pfl.net import wire
@@ -26,8 +27,10 @@ log = logger("rounds.desk")
 
 # Members that are so many epochs apart have nothing to say to each other.
 EPOCHS_APART_MAX = 3
-# Messages of an epoch that has not begun here yet: a dozen of each of fifteen members.
-EARLY_MAX = 192
+# Requests, commitments and closes of an epoch that has not begun here yet, of each member: a round has three.
+EARLY_MAX = 12
+
+Early: TypeAlias = wire.ShareRequestMessage | wire.ParamTxMessage | wire.CloseMessage
 
 
 class Desk:
@@ -40,7 +43,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.comings: Comings | None = None
-        self._early: deque[tuple[MemberId, Any]] = deque(maxlen=EARLY_MAX)
+        self._early: dict[MemberId, deque[Early]] = {}
         self.driver: Driver | None = None
         self.group: GroupApp | None = None
         self.court: Court | None = None
@@ -50,18 +53,18 @@ class Desk:
 
     def open_rooms(self) -> None:
         """An epoch begins here: what those who began it before us said of it is heard now."""
-        early, self._early = self._early, deque(maxlen=EARLY_MAX)
-        for sender, message in early:
-            if message.group_id != self.context.group_id or sender not in self.context.committee:
-                continue
-            try:
-                if isinstance(message, wire.ConsensusMessage):
-                    if self.driver is not None:
-                        self.driver.deliver(sender, message.message)
-                elif self.group is not None:
+        early, self._early = self._early, {}
+        for sender, messages in early.items():
+            for message in messages:
+                epoch = _epoch_of(message)
+                if epoch > self.context.committee.epoch:
+                    self._early.setdefault(sender, deque(maxlen=EARLY_MAX)).append(message)
+                if self.group is None or not self._is_of_now(sender, message.group_id, epoch):
+                    continue
+                try:
                     self.group.received(sender, message)
-            except PeerFault as fault:
-                log.debug("an early message was of no use", peer=sender.hex(), why=str(fault))
+                except PeerFault as fault:
+                    log.debug("an early message was of no use", peer=sender.hex(), why=str(fault))
 
     def leave_rooms(self) -> None:
         """An epoch is over: nobody works here until the next one begins."""
@@ -72,23 +75,24 @@ class Desk:
         context = self.context
         match message:
             case wire.ConsensusMessage(group_id, inner):
-                if group_id == context.group_id and sender in context.committee:
+                if self._is_of_now(sender, group_id, subject(inner).epoch):
                     if self.driver is not None:
                         self.driver.deliver(sender, inner)
                 elif self.comings is not None and isinstance(inner, ct.RoundChangeMessage):
                     self._alive(sender, group_id, inner)
                 else:
-                    self._keep_early(sender, group_id, message)
+                    self._other_epoch(sender, group_id)  # Votes are repeated (R8).
             case (
                 wire.ShareRequestMessage(group_id)
                 | wire.ParamTxMessage(group_id)
                 | wire.CloseMessage(group_id)
             ):
-                if group_id == context.group_id and sender in context.committee:
-                    if self.group is not None:
-                        self.group.received(sender, message)
+                if self.group is not None and self._is_of_now(sender, group_id, _epoch_of(message)):
+                    self.group.received(sender, message)
                 else:
-                    self._keep_early(sender, group_id, message)
+                    self._other_epoch(sender, group_id)
+                    kept = self._early.setdefault(sender, deque(maxlen=EARLY_MAX))
+                    kept.append(message)  # Who began an epoch before us says it once.
             case wire.LeaveMessage(signed):
                 if self.comings is not None:
                     self.comings.leave(signed)
@@ -126,11 +130,14 @@ class Desk:
         if (follower := self.followers.get(tip.group_id)) is not None:
             follower.tip_seen(sender, tip.height)
 
-    def _keep_early(self, sender: MemberId, group_id: Digest, message: Any) -> None:
-        """Who began an epoch before us says once what we need in it: a request, commitments, votes.
+    def _is_of_now(self, sender: MemberId, group_id: Digest, epoch: int) -> bool:
+        """Whether this is of the epoch in which this node works, or asks for help with an older one (R7)."""
+        context = self.context
+        here = group_id == context.group_id and sender in context.committee
+        return here and epoch <= context.committee.epoch
 
-        Raises PeerFault unless both sat there once, or will: they are ahead of us, or behind.
-        """
+    def _other_epoch(self, sender: MemberId, group_id: Digest) -> None:
+        """Raises PeerFault unless both sat there once, or will: they are ahead of us, or behind."""
         context = self.context
         name = context.genesis.group_names.get(group_id)
         both = {sender, context.me}
@@ -140,7 +147,6 @@ class Desk:
                 and name in seating.committees
                 and both <= set(seating.committees[name].members)
             ):
-                self._early.append((sender, message))
                 return
         raise PeerFault("not_a_member", "a message for a group in which you or I do not sit")
 
@@ -152,6 +158,16 @@ class Desk:
             raise PeerFault("not_a_member", "a message for a group in which you do not sit")
         assert self.comings is not None
         self.comings.round_change(sender, group_id, message.round_change)
+
+
+def _epoch_of(message: Early) -> int:
+    match message:
+        case wire.ShareRequestMessage(_, request):
+            return request.request.epoch
+        case wire.ParamTxMessage(_, signed):
+            return signed.tx.epoch
+        case wire.CloseMessage(_, close, _):
+            return close.close.epoch
 
 
 def holders_of(roster: Roster, name: str, me: MemberId) -> tuple[MemberId, ...]:
