@@ -235,8 +235,9 @@ class Standing:
 class GroupBody:
     """What a group's block says. One Merkle leaf a field (`body_root`).
 
-    txs: in committee order. weights: one a tx, 0 for one left out or unrevealed. gram: a tensor each, upper
-    triangle row by row over the revealed updates, the previous aggregate, the root update (zero if none).
+    txs: in committee order. close: None for an idle block, which has no txs and leaves the base unchanged.
+    weights: one a tx, 0 for one left out or unrevealed. gram: a tensor each, upper triangle row by row over
+    the revealed updates, the previous aggregate, the root update (zero if none).
     """
 
     txs: tuple[SignedParamTx, ...]

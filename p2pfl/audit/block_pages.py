@@ -20,7 +20,7 @@ def group_sections(genesis: Genesis, chain: str, header: Header, body: GroupBody
     base = body.base
     council = Cell(f"block {base.council_height}", path("block", COUNCIL, base.council_height))
     known: dict[str, CellLike] = {
-        "rule": body.rule,
+        "rule": body.rule if body.close is not None else "none: an idle block, in which nothing was learnt",
         "base": "0x" + base.base_id.hex(),
         "base comes from council": council if base.council_height >= 0 else "the genesis",
         "and own blocks": ", ".join(map(str, base.own_heights)) or "none",

@@ -22,7 +22,7 @@ from p2pfl.rules import filters
 from p2pfl.rules.gram import view
 from p2pfl.rules.state import CouncilState
 from p2pfl.rules.triage import REASONS, triage
-from p2pfl.rules.validate import check_txs, derive_weights, signer_of
+from p2pfl.rules.validate import check_txs, derive_weights, first_idle_round, signer_of
 
 Problem = tuple[str, str]  # (reason of a finding, detail)
 # What a body of a hostile quorum can make the rules raise. Anything else is a bug of ours.
@@ -34,7 +34,7 @@ class GroupBlock:
     """One block to judge, and what it stands on.
 
     states: the council's states by block id (the genesis' under the zero id). parent: the body before it.
-    begins: it is the first block of its epoch.
+    begins: it is the first block of its epoch. round: in which it was decided.
     """
 
     genesis: Genesis
@@ -46,6 +46,7 @@ class GroupBlock:
     salt: bytes
     committee: Committee
     begins: bool = False
+    round: int = 0
 
     @property
     def previous(self) -> GroupBody | None:
@@ -88,9 +89,6 @@ def _checks(block: GroupBlock, *, has_council: bool) -> Iterator[Problem]:
 
 def _signatures(block: GroupBlock) -> Iterator[Problem]:
     body, header = block.body, block.header
-    if body.close is None:
-        yield "bad_signature", "a round without a Close"
-        return
     committee = block.committee
     try:
         check_txs(
@@ -107,6 +105,8 @@ def _signatures(block: GroupBlock) -> Iterator[Problem]:
         )
     except (PeerFault, ValueError) as error:
         yield "bad_signature", str(error)
+    if body.close is None and block.round < first_idle_round(committee):
+        yield "wrong_field", f"close: an idle block in round {block.round}"
     for signed in body.ballots:
         ballot = signed.ballot
         if ballot.height != header.height - 1 or ballot.block_id != header.parent_id:
@@ -263,7 +263,18 @@ def blocks_of(
             begins, last = header.epoch != last, header.epoch
             yield (
                 height,
-                GroupBlock(genesis, chain.name, header, body, parent, states, salt, committee, begins),
+                GroupBlock(
+                    genesis,
+                    chain.name,
+                    header,
+                    body,
+                    parent,
+                    states,
+                    salt,
+                    committee,
+                    begins,
+                    decided.certificate.round,
+                ),
             )
 
 

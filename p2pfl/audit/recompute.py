@@ -45,8 +45,8 @@ def group(block: GroupBlock, chain: Chain, blobs: Blobs) -> Recomputed:
     """The body of a group's block again. Raises MissingBlob; PeerFault when it cannot be derived at all."""
     body = block.body
     state = block.state
-    if state is None or body.close is None:
-        raise PeerFault("bad_base", "its council block is unknown, or it has no Close")
+    if state is None:
+        raise PeerFault("bad_base", "its council block is unknown")
     previous = block.previous
     inputs = GroupInputs(
         genesis=block.genesis,

@@ -66,10 +66,18 @@ class Collected:
         found = [by_id.get(tx_id) for tx_id in close.tx_ids]
         return None if None in found else tuple(signed for signed in found if signed is not None)
 
-    def committed(self, base_id: Digest) -> tuple[SignedParamTx, ...]:
-        """The commitments on this base, in committee order."""
-        mine = {member: signed for member, signed in self.txs.items() if signed.tx.base_id == base_id}
-        return tuple(mine[member] for member in self.committee.members if member in mine)
+    def agreed(self) -> tuple[SignedParamTx, ...]:
+        """The commitments on the base that has most of them, in committee order."""
+        by_base: dict[Digest, list[SignedParamTx]] = {}
+        for member in self.committee.members:
+            if member in self.txs:
+                by_base.setdefault(self.txs[member].tx.base_id, []).append(self.txs[member])
+        return tuple(max(by_base.values(), key=len, default=[]))
+
+    @property
+    def split(self) -> bool:
+        """Whether no base can have a quorum of commitments any more: nobody commits twice."""
+        return len(self.agreed()) + self.committee.size - len(self.txs) < self.committee.quorum
 
     # -- taking in. Each returns whether it was new; raises PeerFault; E6 pairs come back in `double`. --
 

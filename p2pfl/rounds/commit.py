@@ -33,12 +33,15 @@ class Committer:
         self.busy = False
 
     async def commit(self, heard: Collected, request: ShareRequest) -> SignedParamTx | None:
-        """The durable, signed commitment; None when there can be none now, with the reason in the log."""
+        """The durable, signed commitment; None when there can be none now, with the reason in the log.
+
+        Raises PeerFault when the request cannot be followed.
+        """
         self.busy = True
         begun_s = trio.current_time()
         try:
             signed = await self._commit(heard, request)
-        except (PeerFault, Refused, UserError, WorkerDied, TaskFailed) as error:
+        except (Refused, UserError, WorkerDied, TaskFailed) as error:
             log.warning("no commitment in this height", height=heard.height, why=str(error))
             return None
         finally:

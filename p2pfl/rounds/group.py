@@ -35,8 +35,9 @@ from p2pfl.rounds.own import OwnRounds
 from p2pfl.rounds.pace import Pace
 from p2pfl.rounds.proposal import Proposals
 from p2pfl.rounds.pulse import Pulse
+from p2pfl.rounds.requests import Requests
 from p2pfl.rounds.tell import tell_group_block
-from p2pfl.rules.validate import Derived, list_root
+from p2pfl.rules.validate import Derived, first_idle_round, list_root
 from p2pfl.telemetry import logger
 
 log = logger("rounds.group")
@@ -63,7 +64,7 @@ class GroupApp:
         self._pulse = Pulse()
         self._catching = False
         self._early: list[tuple[ct.MemberId, Any]] = []
-        self.heard = self._listen()
+        self._listen()
         if context.chain.height >= 0:
             self._home.start_soon(self._catch_blobs)
 
@@ -81,7 +82,7 @@ class GroupApp:
     def entered(self, effect: ct.EnteredRound) -> None:
         """A round began: its clock starts at the part that is still to be done."""
         self.pace.enter(effect.height, effect.round)
-        request = self._request_to_follow()
+        request = self._requests.to_follow()
         if self.heard.close is not None:
             self.pace.step("reveal")
         elif request is not None:
@@ -102,19 +103,30 @@ class GroupApp:
             self.context.network.broadcast(
                 self.context.others, wire.ParamTxMessage(self.context.group_id, own)
             )
+        self._end_if_split()
+
+    def _end_if_split(self) -> None:
+        """A round that can neither be closed nor idle is not waited for."""
+        if self.heard.split and not self._may_idle(self.pace.round):
+            self.pace.overrun()
+
+    def _may_idle(self, round_: int) -> bool:
+        return round_ >= first_idle_round(self.context.committee)
 
     async def build(self, effect: ct.Build) -> ct.Block | None:
         """As Ci: open, collect, close, reveal, derive the block. None when this round cannot have one."""
         try:
             close = self.heard.close or await self._gather(effect)
-            if close is None:
-                return None
-            self._send_close(close)
-            # Updates may come until little of the part is left: the rest is for the proposal itself.
-            patience_s = self.pace.part_s("reveal") * REVEAL_SHARE
-            block = await self.proposals.make(effect, self.heard, close, patience_s=patience_s)
-            self.pace.step("propose")
-            return block
+            if close is not None:
+                self._send_close(close)
+                # Updates may come until little of the part is left: the rest is for the proposal itself.
+                patience_s = self.pace.part_s("reveal") * REVEAL_SHARE
+                block = await self.proposals.make(effect, self.heard, close, patience_s=patience_s)
+                if block is not None:
+                    self.pace.step("propose")
+                    return block
+            if self._may_idle(effect.round):
+                return await self._idle(effect)
         except PeerFault as fault:
             log.warning("no block could be built", height=effect.height, round=effect.round, why=str(fault))
         except Refused as refused:
@@ -134,7 +146,7 @@ class GroupApp:
                     self._take_close(
                         body.close, body.txs
                     )  # Who has not heard it serves its blob from now on.
-                await self.proposals.judge_fresh(header, body, self.heard)
+                await self.proposals.judge_fresh(header, body, self.heard, effect.round)
             await self.proposals.check(header, body, self.heard)
         except codec.DecodeError as error:
             log.warning("a proposal was refused", height=header.height, why=f"bad_body: {error}")
@@ -174,7 +186,7 @@ class GroupApp:
         if header.next_committee_root != context.committee.root():
             self.pace.stop("epoch_ended")
             return False
-        self.heard = self._listen()
+        self._listen()
         early, self._early = self._early, []
         for sender, message in early:
             self.received(sender, message)
@@ -211,6 +223,7 @@ class GroupApp:
     def _take_tx(self, tx: SignedParamTx) -> None:
         if self._is_new(self.heard.add_tx(tx)):
             self.pace.votes(len(self.heard.txs))
+            self._end_if_split()
 
     def _take_close(self, close: SignedClose, txs: tuple[SignedParamTx, ...]) -> None:
         if self._is_new(self.heard.add_close(close, txs)):
@@ -240,7 +253,13 @@ class GroupApp:
             self._home.start_soon(self._commit, self.heard, request)
 
     async def _commit(self, heard: Collected, request: ShareRequest) -> None:
-        signed = await self._committer.commit(heard, request)
+        try:
+            signed = await self._committer.commit(heard, request)
+        except PeerFault as fault:
+            log.warning("a request was not followed", height=heard.height, why=str(fault))
+            if heard is self.heard:
+                self._requests.unfit(request, fault)
+            return
         if signed is not None and heard is self.heard:
             self._take_tx(signed)
             message = wire.ParamTxMessage(self.context.group_id, signed)
@@ -257,60 +276,46 @@ class GroupApp:
     # -- Ci's part -----------------------------------------------------------
 
     async def _gather(self, effect: ct.Build) -> SignedClose | None:
-        """Open the round if nobody has, wait for the commitments, and close."""
+        """Open the round, wait for the commitments, and close. None when no quorum commits to one base."""
         context, heard = self.context, self.heard
-        request = self._request_to_follow() or await self._request(effect)
+        request = self._requests.to_follow() or await self._requests.make(effect)
         context.network.broadcast(context.others, wire.ShareRequestMessage(context.group_id, request))
         self._take_request(request)
-        base_id = request.request.base_id
+        quorum = context.committee.quorum
         await self._pulse.until(
-            lambda: heard.close is not None or len(heard.committed(base_id)) >= context.committee.quorum
+            lambda: heard.close is not None or len(heard.agreed()) >= quorum or heard.split,
+            timeout_s=self.pace.part_s("train") * COLLECT_SHARE
+            if self._may_idle(effect.round)
+            else float("inf"),
         )
+        if heard.close is None and len(heard.agreed()) < quorum:
+            return None
         # Who is dead must not cost the others the whole part: theirs would be over before the Close is there.
         await self._pulse.until(
-            lambda: heard.close is not None or len(heard.committed(base_id)) == context.committee.size,
+            lambda: heard.close is not None or len(heard.txs) == context.committee.size,
             timeout_s=self._collect_s() * COLLECT_SHARE,
         )
         if heard.close is not None:
             return heard.close
-        txs = heard.committed(base_id)
+        txs = heard.agreed()
         ids = tuple(struct_hash(signed.tx) for signed in txs)
         close = Close(heard.epoch, heard.height, effect.round, list_root(ids))
         signed = SignedClose(close, ids, await context.sign(close), effect.justification)
         self._take_close(signed, txs)
         return signed
 
+    async def _idle(self, effect: ct.Build) -> ct.Block:
+        """End a height in which nothing can be learnt."""
+        log.warning("an idle block ends the height", height=effect.height, round=effect.round)
+        request = (self._requests.to_follow() or await self._requests.make(effect)).request
+        block = await self.proposals.make_idle(effect, self.heard, request.council_block_id)
+        self.pace.step("propose")
+        return block
+
     def _collect_s(self) -> float:
         """How long a quorum waits for the others' commitments: collect_ms, doubled as the part is."""
         times = self.context.genesis.times
         return self.pace.part_s("train") * times.collect_ms / (times.train_ms + times.collect_ms)
-
-    def _request_to_follow(self) -> SignedShareRequest | None:
-        """The earliest request on whose base a block can follow, as far as one knows."""
-        ordered = (signed for _, signed in sorted(self.heard.requests.items()))
-        return next((each for each in ordered if not self.bases.too_old(each.request.council_block_id)), None)
-
-    async def _request(self, effect: ct.Build) -> SignedShareRequest:
-        """Choose the base: the newest council block that counts our parent, if it comes in time."""
-        context, heard = self.context, self.heard
-        view = context.council
-        await view.pulse.until(
-            lambda: view.tip.counted[context.group_id][0] >= heard.height - 1,
-            timeout_s=self._council_s(),
-        )
-        resolved = await self.bases.resolve(view.tip.block_id, heard.height)
-        request = ShareRequest(
-            heard.epoch, heard.height, effect.round, resolved.ref.base_id, resolved.ref.council_block_id
-        )
-        return SignedShareRequest(request, await context.sign(request), effect.justification)
-
-    def _council_s(self) -> float:
-        """How long Ci waits for the council's next block. An epoch begins with one: then it has no choice."""
-        tip = self.context.chain.tip
-        if tip is None:
-            return 0
-        wait_s = self.context.genesis.times.council_ms / 1000
-        return wait_s if tip.epoch == self.context.committee.epoch else float("inf")
 
     def _send_close(self, close: SignedClose) -> None:
         txs = self.heard.closed_txs(close)
@@ -321,9 +326,12 @@ class GroupApp:
 
     # -- around --------------------------------------------------------------
 
-    def _listen(self) -> Collected:
+    def _listen(self) -> None:
+        """The next height begins."""
         context = self.context
-        return Collected(context.domain, context.committee, context.committee.epoch, context.chain.height + 1)
+        height = context.chain.height + 1
+        self.heard = Collected(context.domain, context.committee, context.committee.epoch, height)
+        self._requests = Requests(context, self.bases, self.heard)
 
     async def _catch_blobs(self) -> None:
         """Whoever decides a block fetches its aggregate, so that the next round can start from it.

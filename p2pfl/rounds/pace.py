@@ -80,6 +80,10 @@ class Pace:
         self._set_deadline(trio.current_time() + self.part_s(part))
         self._tell(part)
 
+    def overrun(self) -> None:
+        """This round can have no block: it ends now."""
+        self._set_deadline(trio.current_time())
+
     def idle(self) -> None:
         """Nothing to decide: no deadline."""
         self._step = ""

@@ -17,7 +17,13 @@ from p2pfl.records import GroupBody, SignedClose, SignedParamTx, body_root, deco
 from p2pfl.rounds.bases import Bases, Resolved
 from p2pfl.rounds.collect import Collected
 from p2pfl.rounds.context import Context
-from p2pfl.rules.validate import Derived, GroupInputs, check_group_body, derive_group_body
+from p2pfl.rules.validate import (
+    Derived,
+    GroupInputs,
+    check_group_body,
+    derive_group_body,
+    first_idle_round,
+)
 from p2pfl.telemetry import logger
 
 log = logger("rounds.proposal")
@@ -35,10 +41,10 @@ class Proposals:
 
     async def make(
         self, effect: ct.Build, heard: Collected, close: SignedClose, *, patience_s: float
-    ) -> ct.Block:
-        """The block that follows from this Close. Raises PeerFault when more than f did not reveal.
+    ) -> ct.Block | None:
+        """The block that follows from this Close; None when more than f did not reveal.
 
-        patience_s: how long updates may still come.
+        patience_s: how long updates may still come. Raises PeerFault.
         """
         context, txs = self._context, heard.closed_txs(close)
         assert txs is not None
@@ -48,7 +54,25 @@ class Proposals:
         updates = {signed.tx.member: await self._update(signed, resolved) for signed in txs}
         unrevealed = tuple(member for member, update in updates.items() if update is None)
         if len(unrevealed) > context.committee.faulty_max:
-            raise PeerFault("not_revealed", f"{len(unrevealed)} updates are missing")
+            log.warning("updates are missing", height=heard.height, members=len(unrevealed))
+            return None
+        return await self._block(effect, heard, txs, close, unrevealed, resolved)
+
+    async def make_idle(self, effect: ct.Build, heard: Collected, council_block_id: ct.Digest) -> ct.Block:
+        """The block that ends a height in which no quorum can commit to one base. Raises PeerFault."""
+        resolved = await self._bases.resolve(council_block_id, heard.height)
+        return await self._block(effect, heard, (), None, (), resolved)
+
+    async def _block(
+        self,
+        effect: ct.Build,
+        heard: Collected,
+        txs: tuple[SignedParamTx, ...],
+        close: SignedClose | None,
+        unrevealed: tuple[ct.MemberId, ...],
+        resolved: Resolved,
+    ) -> ct.Block:
+        context = self._context
         inputs = await self._inputs(heard, txs, close, unrevealed, resolved)
         derived = await context.aside(derive_group_body, inputs)
         await self._keep(derived)
@@ -68,12 +92,16 @@ class Proposals:
         self.derived[block_id(header)] = derived
         return ct.Block(header, codec.encode(derived.body))
 
-    async def judge_fresh(self, header: ct.Header, body: GroupBody, heard: Collected) -> None:
+    async def judge_fresh(self, header: ct.Header, body: GroupBody, heard: Collected, round_: int) -> None:
         """Clock, unrevealed list, base and Close, by the own view: of fresh proposals. Raises PeerFault."""
         context = self._context
         context.clocks.judge(header)
-        if body.close is None or (
-            heard.close is not None and body.close.close.round > heard.close.close.round
+        if body.close is None and round_ < first_idle_round(context.committee):
+            raise PeerFault("early_idle", f"no idle block before round {first_idle_round(context.committee)}")
+        if heard.close is not None and (
+            await self._can_follow(heard, heard.close)
+            if body.close is None
+            else body.close.close.round > heard.close.close.round
         ):
             raise PeerFault("late_close", "an earlier close is known")
         resolved = await self._bases.resolve(body.base.council_block_id, header.height)
@@ -86,11 +114,17 @@ class Proposals:
             if body.base.council_height < before.base.council_height:
                 raise PeerFault("old_base", "an older council block than the parent's")
 
+    async def _can_follow(self, heard: Collected, close: SignedClose) -> bool:
+        """Whether updates enough are here for a block with this Close."""
+        txs = heard.closed_txs(close)
+        assert txs is not None
+        resolved = await self._base_of(heard, txs[0].tx.base_id)
+        hidden = [signed for signed in txs if await self._update(signed, resolved) is None]
+        return len(hidden) <= self._context.committee.faulty_max
+
     async def check(self, header: ct.Header, body: GroupBody, heard: Collected) -> None:
         """Derive the body again from the own blobs. Raises PeerFault for the first field that differs."""
         context = self._context
-        if body.close is None:
-            raise PeerFault("wrong_close", "a round without a Close")
         await self.fetch([signed for signed in body.txs if signed.tx.member not in body.unrevealed])
         resolved = await self._bases.resolve(body.base.council_block_id, header.height)
         if header.next_committee_root != self._next_root(resolved):
@@ -142,7 +176,10 @@ class Proposals:
     async def _base_of(self, heard: Collected, base_id: ct.Digest) -> Resolved:
         """The base that the commitments name: by a request for it, else by a council block that gives it."""
         named = [signed.request.council_block_id for _, signed in sorted(heard.requests.items())]
-        for council_block_id in (*named, *self._context.council.newest_ids()):
+        # What is not here may come; a liar may as well have made it up.
+        here = [each for each in named if self._context.council.at(each) is not None]
+        missing = [each for each in named if each not in here]
+        for council_block_id in (*here, *self._context.council.newest_ids(), *missing):
             if self._bases.too_old(council_block_id):
                 continue  # Nobody commits to it; a liar may have asked for it.
             resolved = await self._bases.resolve(council_block_id, heard.height)
@@ -154,7 +191,7 @@ class Proposals:
         self,
         heard: Collected,
         txs: tuple[SignedParamTx, ...],
-        close: SignedClose,
+        close: SignedClose | None,
         unrevealed: tuple[ct.MemberId, ...],
         resolved: Resolved,
     ) -> GroupInputs:

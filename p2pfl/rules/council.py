@@ -167,7 +167,9 @@ def suspicions(inputs: CouncilInputs, comparison: Comparison) -> tuple[Suspicion
         blocks = [
             block
             for block in inputs.counted
-            if block.header.group_id == row.group_id and _is_recent(block, inputs.state.exponents)
+            if block.header.group_id == row.group_id
+            and block.weight > 0
+            and _is_recent(block, inputs.state.exponents)
         ]
         aggregates = [inputs.aggregates[block.aggregate_id] for block in blocks]
         index = least_alike(aggregates, others)

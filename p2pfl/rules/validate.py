@@ -34,7 +34,7 @@ from p2pfl.records import (
     WarningRow,
 )
 from p2pfl.rules import filters
-from p2pfl.rules.aggregate import aggregate
+from p2pfl.rules.aggregate import aggregate, zero_update
 from p2pfl.rules.chunks import chunk_grams
 from p2pfl.rules.gram import Gram, Triangle, add_up, view
 from p2pfl.rules.state import LEFT_OUT
@@ -50,7 +50,8 @@ ROLE_LEFT_OUT = "left_out"
 class GroupInputs:
     """All that a group's body follows from.
 
-    txs: in committee order, those of the Close. updates: of every revealed member. exponents, root_update: of
+    txs: in committee order, those of the Close. close: None for an idle block, which has no txs: so ends a
+    height that was split. updates: of every revealed member. exponents, root_update: of
     the council block that the base names; updates and root update share them. previous_aggregate: of this
     group's block before, with its own exponents. Both are None where there is none (a zero row). standings:
     of the group's members, as of that council block. base_values: the base that `base.base_id` names.
@@ -63,7 +64,7 @@ class GroupInputs:
     epoch: int
     height: int
     txs: tuple[SignedParamTx, ...]
-    close: SignedClose
+    close: SignedClose | None
     unrevealed: tuple[MemberId, ...]
     updates: Mapping[MemberId, Update]
     exponents: tuple[int, ...]
@@ -116,8 +117,10 @@ def derive_group_body(inputs: GroupInputs) -> Derived:
     rows = triage(inputs.revealed, whole, f, rules)
     weights = derive_weights(inputs.txs, inputs.unrevealed, rows, inputs.standings, rules.weight_cap)
     shown = [w for s, w in zip(inputs.txs, weights, strict=True) if s.tx.member not in inputs.unrevealed]
-    values = aggregate(rules.aggregator, [update.values for update in updates], shown, shown_gram, f)
-    total = Update(inputs.layout, inputs.exponents, values)
+    total = zero_update(inputs.layout, inputs.exponents)
+    if updates:
+        values = aggregate(rules.aggregator, [update.values for update in updates], shown, shown_gram, f)
+        total = Update(inputs.layout, inputs.exponents, values)
     next_base = apply_update(inputs.base_values, total)
     with_root = [*range(len(updates)), len(updates) + 1]
     warned = warnings(
@@ -173,10 +176,17 @@ def check_txs(
     base_id: Digest,
     exponents: tuple[int, ...],
     txs: Sequence[SignedParamTx],
-    close: SignedClose,
+    close: SignedClose | None,
     unrevealed: Sequence[MemberId],
 ) -> None:
-    """Raises PeerFault unless these commitments, this Close and these unrevealed names make one round."""
+    """Raises PeerFault unless these commitments, this Close and these unrevealed names make one round.
+
+    Without a Close nothing may be committed: an idle block.
+    """
+    if close is None:
+        if txs or unrevealed:
+            raise PeerFault("bad_close", "commitments without a Close")
+        return
     domain = genesis.domain(group)
     length = byte_length("update", genesis.task.layout, exponents)
     order = {member: index for index, member in enumerate(committee.members)}
@@ -198,6 +208,11 @@ def check_txs(
         raise PeerFault("bad_unrevealed", "not distinct committed members in the committee's order")
     if len(unrevealed) > committee.faulty_max:
         raise PeerFault("bad_unrevealed", f"{len(unrevealed)} names, the limit is {committee.faulty_max}")
+
+
+def first_idle_round(committee: Committee) -> int:
+    """From here on Ci may end the height with an idle block: at least one honest Ci has tried before."""
+    return committee.faulty_max + 1
 
 
 def check_param_tx(
@@ -315,8 +330,9 @@ def _filters(
     warned: Sequence[WarningRow],
 ) -> tuple[BloomFilter, ...]:
     keys: dict[str, list[bytes]] = {name: [] for name in filters.NAMES}
-    ci = inputs.committee.proposer(inputs.height, inputs.close.close.round)
-    keys[filters.ACTORS] = [filters.actor_key(ci, ROLE_AGGREGATOR)]
+    if inputs.close is not None:
+        ci = inputs.committee.proposer(inputs.height, inputs.close.close.round)
+        keys[filters.ACTORS] = [filters.actor_key(ci, ROLE_AGGREGATOR)]
     for signed, weight in zip(inputs.txs, weights, strict=True):
         member = signed.tx.member
         keys[filters.ACTORS].append(filters.actor_key(member))

@@ -67,6 +67,9 @@ def body_changes() -> list[tuple[str, str, Callable[[GroupBody], GroupBody]]]:
         assert body.close is not None
         return replace(body, close=replace(body.close, **change))
 
+    def idle(body: GroupBody) -> GroupBody:
+        return replace(body, close=None, txs=(), unrevealed=())
+
     def row(body: GroupBody) -> GroupBody:
         rows = (replace(body.triage[0], krum_micro=body.triage[0].krum_micro + 1), *body.triage[1:])
         return replace(body, triage=rows)
@@ -87,6 +90,7 @@ def body_changes() -> list[tuple[str, str, Callable[[GroupBody], GroupBody]]]:
         ("Close changed", "bad_signature", lambda body: close(body, tx_ids=close(body).close.tx_ids[::-1])),
         ("Close unsigned", "bad_signature", lambda body: close(body, signature=bytes(65))),
         ("no Close", "bad_signature", lambda body: replace(body, close=None)),
+        ("an idle block too early", "wrong_field", idle),
         ("a stranger unrevealed", "bad_signature", lambda body: replace(body, unrevealed=(member_of("x"),))),
         ("rule", "wrong_field", lambda body: replace(body, rule="median")),
         ("weights", "wrong_field", lambda body: replace(body, weights=(100, 100, 100, 100))),

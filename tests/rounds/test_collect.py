@@ -113,6 +113,24 @@ def test_a_commitment_is_signed_by_its_member_and_of_this_height(heard: Collecte
     assert not heard.txs
 
 
+def test_a_height_is_split_when_no_base_can_have_a_quorum_any_more(heard: Collected) -> None:
+    other = Digest(b"y" * 32)
+    for who, base, split in ((0, BASE, False), (1, other, False), (2, BASE, False), (3, other, True)):
+        assert not heard.split
+        heard.add_tx(tx_of(who, base=base))
+        assert heard.split == split
+    assert [signed.tx.member for signed in heard.agreed()] == [MEMBERS[0], MEMBERS[2]]
+
+
+def test_one_commitment_to_another_base_splits_nothing(heard: Collected) -> None:
+    assert heard.agreed() == ()
+    for who in (3, 1, 0):
+        heard.add_tx(tx_of(who))
+    heard.add_tx(tx_of(2, base=Digest(b"y" * 32)))
+    assert not heard.split
+    assert [signed.tx.member for signed in heard.agreed()] == [MEMBERS[0], MEMBERS[1], MEMBERS[3]]
+
+
 def test_a_close_lists_a_quorum_on_one_base_in_committee_order(heard: Collected) -> None:
     three = tuple(tx_of(i) for i in (0, 1, 2))
     bad = {

@@ -314,3 +314,22 @@ def test_a_base_of_another_size_is_our_own_mistake(there: World) -> None:
     wrong = Base(LAYOUT, np.zeros(3, dtype=np.float32))
     with pytest.raises(ValueError, match=r".+"):
         compare(dataclasses.replace(inputs, base_values=wrong))
+
+
+def test_an_idle_block_of_a_group_is_counted_adds_nothing_and_is_not_looked_into(there: World) -> None:
+    updates = groups_of(there, 5)
+    bodies = derive_all(there, 0, updates)
+    lazy = there.inputs("g1", updates["g1"])
+    idle = derive_group_body(dataclasses.replace(lazy, txs=(), close=None, unrevealed=(), updates={}))
+    inputs = there.council_inputs(
+        CouncilState.genesis(there.genesis),
+        [(name, idle if name == "g1" else derived) for name, derived in bodies],
+    )
+    comparison = compare(inputs)
+    assert [row.weight for row in comparison.rows] == [406, 0, 406]
+    assert [row.flagged for row in comparison.rows] == [0, 0, 0]
+    g0, _, g2 = [inputs.aggregates[block.aggregate_id] for block in inputs.counted]
+    assert (comparison.mean.values == combine([g0, g2], [406, 406], 812).values).all()
+    assert there.genesis.group_id("g1") not in {
+        each.block.header.group_id for each in suspicions(inputs, comparison)
+    }

@@ -261,12 +261,33 @@ def test_a_close_of_another_round_list_or_hand_is_refused(there: World, inputs: 
     refused(inputs, "bad_close", close=there.signed_close("g0", 0, inputs.txs[:3]))
     refused(inputs, "bad_close", close=there.signed_close("g0", 1, inputs.txs))
     right = inputs.close
+    assert right is not None
     refused(inputs, "bad_close", close=dataclasses.replace(right, tx_ids=right.tx_ids[::-1]))
     refused(inputs, "bad_close", close=dataclasses.replace(right, signature=bytes(65)))
     # Signed by a member whose turn it is not.
     digest = signing_digest(there.genesis.domain("g0"), right.close)
     other = sign(there.secrets[there.members("g0")[1]], digest)
     refused(inputs, "bad_close", close=dataclasses.replace(right, signature=other))
+
+
+def idle_of(inputs: GroupInputs) -> GroupInputs:
+    return dataclasses.replace(inputs, txs=(), close=None, unrevealed=(), updates={})
+
+
+def test_an_idle_block_has_no_commitments_and_leaves_the_base_as_it_is(inputs: GroupInputs) -> None:
+    derived = derive_group_body(idle_of(inputs))
+    body = derived.body
+    assert (body.txs, body.close, body.weights, body.triage, body.warnings) == ((), None, (), (), ())
+    assert body.next_base_id == inputs.base.base_id
+    assert not derived.aggregate.values.any()
+    assert derived.aggregate.exponents == inputs.exponents
+    decoded = codec.decode(codec.encode(body), GroupBody, size_max=1 << 20)
+    assert check_group_body(decoded, idle_of(inputs)).body == body
+
+
+def test_commitments_without_a_close_are_refused(inputs: GroupInputs) -> None:
+    refused(inputs, "bad_close", close=None)
+    refused(idle_of(inputs), "bad_close", unrevealed=inputs.committee.members[:1])
 
 
 def close_of_round_1(there: World, inputs: GroupInputs, changes: int) -> SignedClose:
@@ -291,6 +312,7 @@ def test_a_close_of_a_later_round_carries_the_quorum_that_asked_for_it(
     ci = filters.actor_key(there.members("g0")[1], "aggregator")
     assert filters.might_contain(body.filters[0], there.salt, ci)
     refused(inputs, "bad_close", close=close_of_round_1(there, inputs, 2))
+    assert inputs.close is not None
     needless = dataclasses.replace(
         inputs.close, justification=close_of_round_1(there, inputs, 3).justification
     )
