@@ -35,6 +35,9 @@ UNFORESEEN = (ValueError, LookupError, ArithmeticError, AssertionError, TypeErro
 INBOX_MAX = 1024
 # R8: how often the own current messages are sent again while a height is open.
 RESEND_S = 2.0
+# After a refused proposal the round ends so soon; twice as late each round, so that members that refuse each
+# other's proposals for a reason that lasts (a clock) do not fill the network with round changes.
+REFUSED_S, REFUSED_DOUBLINGS_MAX = 0.02, 8
 # R4: how often a timer that ran out looks whether a quorum has come to its round.
 FOLLOWERS_S = 0.1
 
@@ -302,7 +305,8 @@ class Driver:
             valid = False
         self._feed(ct.Validated(effect.height, effect.round, block_id(effect.block.header), valid))
         if not valid:
-            # Nobody will vote for it: there is nothing to wait for in this round.
+            # Nobody will vote for it: there is little to wait for in this round.
+            await trio.sleep(REFUSED_S * 2 ** min(effect.round, REFUSED_DOUBLINGS_MAX))
             self._feed(ct.Elapsed(effect.height, effect.round))
 
     async def _decide(self, decided: ct.DecidedBlock) -> None:

@@ -76,6 +76,7 @@ def explore(seeds: range, members: int, **how: Any) -> Findings:
     """Run the worlds of these seeds (`how`: as `world_of`)."""
     findings, began_s = Findings(), time.process_time()
     gc.disable()  # A world is one heap of cycles: collected as a whole, between worlds.
+    gc.freeze()  # What was there before is no world.
     try:
         for seed in seeds:
             world = world_of(seed, members, **how)
@@ -89,6 +90,7 @@ def explore(seeds: range, members: int, **how: Any) -> Findings:
                 gc.collect()
     finally:
         gc.enable()
+        gc.unfreeze()
     findings.cpu_s = time.process_time() - began_s
     return findings
 

@@ -34,6 +34,8 @@ class Epochs:
 
     def at(self, height: int) -> Committee:
         """Who decides this height."""
+        if not self.last_heights:
+            return self.committees[0]
         for last, committee in zip(self.last_heights, self.committees, strict=False):
             if height <= last:
                 return committee

@@ -199,7 +199,8 @@ class Member:
     def perform(self, effects: list[Effect]) -> None:
         """Carry the effects out in their order. What is signed must have been synced before."""
         for effect in effects:
-            self._burn(f"before-{type(effect).__name__}")
+            if self.fuse is not None or self.trap is not None:
+                self._burn(f"before-{type(effect).__name__}")
             match effect:
                 case Persist(event=event):
                     self.tail.append(event)
