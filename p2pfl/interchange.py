@@ -21,7 +21,7 @@ from typing import Any
 from consensus import signing
 from consensus import types as ct
 from consensus.types import Digest, MemberId
-from p2pfl import records
+from p2pfl import signed as structs
 from p2pfl.errors import UserError
 from p2pfl.genesis import Genesis
 from p2pfl.guard_file import GUARD_VERSION, Floor, GuardRecord, Identity, kind_of, struct_of
@@ -34,7 +34,7 @@ _STRUCTS: dict[str, Any] = {
     kind_of(each): each
     for each in (
         *(ct.Propose, ct.Prepare, ct.Commit, ct.RoundChange),
-        *(records.ShareRequest, records.ParamTx, records.Close),
+        *(structs.ShareRequest, structs.ParamTx, structs.Close),
     )
 }
 

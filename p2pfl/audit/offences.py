@@ -26,8 +26,8 @@ from consensus.types import (
 from p2pfl.audit.report import Report
 from p2pfl.jsonform import from_json
 from p2pfl.offences import OFFENCES
-from p2pfl.records import Close, ParamTx, ShareRequest
 from p2pfl.roster import Roster
+from p2pfl.signed import Close, ParamTx, ShareRequest
 from p2pfl.store import Folder, Notes
 
 _SIGNED: dict[str, tuple[type[Any], type[Any]]] = {

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from consensus.evidence import OffenceKind
 from consensus.signing import keccak256
 from consensus.types import Commit, Digest, MemberId, Prepare, Propose, RoundChange
-from p2pfl.records import Close, ParamTx, ShareRequest, Verdict
+from p2pfl.signed import Close, ParamTx, ShareRequest, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from p2pfl.evm.records import (
     pair_kind,
     verdict_key,
 )
-from p2pfl.records import Verdict
+from p2pfl.signed import Verdict
 
 REGISTRY, MANAGER, ANCHORS = "StakingRegistry", "SlashingManager", "EpochAnchors"
 E6 = 6

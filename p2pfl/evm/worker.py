@@ -16,7 +16,7 @@ from p2pfl.evm.client import ChainUnreachable
 from p2pfl.evm.records import Anchor, Done, Judgement, Slashing, State
 from p2pfl.evm.reverts import Reverted
 from p2pfl.evm.staking import Staking
-from p2pfl.records import Verdict
+from p2pfl.signed import Verdict
 
 T = TypeVar("T")
 

@@ -16,14 +16,8 @@ from consensus.types import DecidedBlock, Digest
 from p2pfl.errors import PeerFault
 from p2pfl.membership import SignedLeave
 from p2pfl.params import BLOB_BYTES_MAX, LEAF_BYTES
-from p2pfl.records import (
-    BODY_BYTES_MAX,
-    SignedClose,
-    SignedMeasurement,
-    SignedParamTx,
-    SignedShareRequest,
-    Verdict,
-)
+from p2pfl.records import BODY_BYTES_MAX
+from p2pfl.signed import SignedClose, SignedMeasurement, SignedParamTx, SignedShareRequest, Verdict
 
 VERSION = 1
 # A run of leaves in one answer: long enough that a request costs little beside it, short enough that a liar

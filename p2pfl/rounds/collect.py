@@ -15,8 +15,8 @@ from consensus.signing import Domain, keccak256, struct_hash
 from consensus.types import Digest, MemberId, SignedRoundChange
 from consensus.votes import recoverer
 from p2pfl.errors import PeerFault
-from p2pfl.records import ShareRequest, SignedClose, SignedParamTx, SignedShareRequest
 from p2pfl.rules.validate import list_root, signer_of
+from p2pfl.signed import ShareRequest, SignedClose, SignedParamTx, SignedShareRequest
 
 # Requests, and closes, that are kept of one height: the earliest and the newest. A height may take any number
 # of rounds (a long outage), and a hostile Ci of each may open and close.

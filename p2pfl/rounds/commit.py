@@ -12,12 +12,13 @@ from p2pfl.errors import PeerFault, UserError
 from p2pfl.keys import Refused
 from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.params import blob_id, delta_of, quantize
-from p2pfl.records import MICRO, ParamTx, ShareRequest, SignedParamTx
+from p2pfl.records import MICRO
 from p2pfl.rounds.bases import Bases, Resolved
 from p2pfl.rounds.collect import Collected
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.own import OwnRounds
 from p2pfl.rounds.patience import when_there_is_room
+from p2pfl.signed import ParamTx, ShareRequest, SignedParamTx
 from p2pfl.telemetry import logger
 
 log = logger("rounds.commit")

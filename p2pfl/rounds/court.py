@@ -20,16 +20,7 @@ from p2pfl.keys import Refused
 from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
 from p2pfl.params import BLOB_BYTES_MAX, parse_update
-from p2pfl.records import (
-    Case,
-    GroupBody,
-    Measurement,
-    SignedMeasurement,
-    SignedParamTx,
-    Verdict,
-    VerdictCertificate,
-    decode_body,
-)
+from p2pfl.records import Case, GroupBody, VerdictCertificate, decode_body
 from p2pfl.rounds.bases import base_of_block
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.follow import Chain
@@ -38,6 +29,7 @@ from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.replay import measure, read_opening
 from p2pfl.rules.state import OFFENCE_OF, REPLAYED, UNOPENED, CouncilState
 from p2pfl.rules.verdicts import check_measurement
+from p2pfl.signed import Measurement, SignedMeasurement, SignedParamTx, Verdict
 from p2pfl.telemetry import logger
 
 log = logger("rounds.court")

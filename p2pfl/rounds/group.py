@@ -16,16 +16,7 @@ from p2pfl.errors import PeerFault, UserError
 from p2pfl.keys import Refused
 from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
-from p2pfl.records import (
-    Close,
-    GroupBody,
-    ShareRequest,
-    SignedClose,
-    SignedParamTx,
-    SignedShareRequest,
-    body_root,
-    decode_body,
-)
+from p2pfl.records import GroupBody, body_root, decode_body
 from p2pfl.rounds.bases import Bases
 from p2pfl.rounds.collect import Collected, DoubleSigned, context_of
 from p2pfl.rounds.commit import Committer
@@ -38,6 +29,7 @@ from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.requests import Requests
 from p2pfl.rounds.tell import tell_group_block
 from p2pfl.rules.validate import Derived, first_idle_round, list_root
+from p2pfl.signed import Close, ShareRequest, SignedClose, SignedParamTx, SignedShareRequest
 from p2pfl.telemetry import logger
 
 log = logger("rounds.group")

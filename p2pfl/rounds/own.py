@@ -12,7 +12,7 @@ from pathlib import Path
 from consensus import codec
 from p2pfl.durable import write_whole
 from p2pfl.params import BLOB_BYTES_MAX
-from p2pfl.records import SignedParamTx
+from p2pfl.signed import SignedParamTx
 
 # Rounds that may still be asked for: a case opens at most a few council blocks after its round.
 KEEP_ROUNDS = 32

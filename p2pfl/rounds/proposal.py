@@ -13,7 +13,7 @@ from consensus import types as ct
 from consensus.signing import block_id
 from p2pfl.errors import PeerFault
 from p2pfl.params import BLOB_BYTES_MAX, Update, parse_update
-from p2pfl.records import GroupBody, SignedClose, SignedParamTx, body_root, decode_body
+from p2pfl.records import GroupBody, body_root, decode_body
 from p2pfl.rounds.bases import Bases, Resolved
 from p2pfl.rounds.collect import Collected
 from p2pfl.rounds.context import Context
@@ -24,6 +24,7 @@ from p2pfl.rules.validate import (
     derive_group_body,
     first_idle_round,
 )
+from p2pfl.signed import SignedClose, SignedParamTx
 from p2pfl.telemetry import logger
 
 log = logger("rounds.proposal")

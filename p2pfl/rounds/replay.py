@@ -21,8 +21,8 @@ from p2pfl.genesis import Genesis
 from p2pfl.learn.datasets import data_leaves, parse_leaves
 from p2pfl.learn.train import State, TrainJob, decode_state, start_state, trace_leaves
 from p2pfl.params import BLOB_BYTES_MAX, Base, Update, delta_of, quantize
-from p2pfl.records import ParamTx
 from p2pfl.rounds.trainer import job_of
+from p2pfl.signed import ParamTx
 
 PPM = 1_000_000
 # A distance is recorded as a uint64 in millionths; this is further than any honest training goes.

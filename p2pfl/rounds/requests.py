@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from consensus import types as ct
 from p2pfl.errors import PeerFault
-from p2pfl.records import ShareRequest, SignedShareRequest
 from p2pfl.rounds.bases import Bases
 from p2pfl.rounds.collect import Collected
 from p2pfl.rounds.context import Context
+from p2pfl.signed import ShareRequest, SignedShareRequest
 
 
 class Requests:

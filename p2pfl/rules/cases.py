@@ -21,13 +21,14 @@ from consensus.committee import Committee
 from consensus.signing import block_id
 from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, Header, MemberId
 from p2pfl.params import Update
-from p2pfl.records import MICRO, BloomFilter, Candidate, Case, GroupBody, SignedParamTx
+from p2pfl.records import MICRO, BloomFilter, Candidate, Case, GroupBody
 from p2pfl.rules import filters
 from p2pfl.rules.aggregate import factors_of
 from p2pfl.rules.chunks import ChunkId
 from p2pfl.rules.compare import Weighted, deviating_chunks
 from p2pfl.rules.gram import Gram, view, view_of
 from p2pfl.rules.triage import REASONS
+from p2pfl.signed import SignedParamTx
 
 GROUP_APART = "group_apart"
 MEMBER_APART = "member_apart"

@@ -28,7 +28,6 @@ from p2pfl.records import (
     CountedBlock,
     GroupBody,
     GroupRow,
-    SignedMeasurement,
     VerdictCertificate,
     body_root,
     field_proof,
@@ -48,6 +47,7 @@ from p2pfl.rules.verdicts import (
     check_verdict_certificates,
     derive_outcomes,
 )
+from p2pfl.signed import SignedMeasurement
 
 # A group that was cut off catches up with this many blocks at a time.
 COUNTED_PER_GROUP_MAX = 8

@@ -18,8 +18,9 @@ from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.membership import Closing, SignedJoin
 from p2pfl.offences import NO_OPENING as NO_OPENING_OFFENCE
 from p2pfl.offences import REPLAY_MISMATCH
-from p2pfl.records import Case, CouncilBody, Measurement, SignedMeasurement, Standing, Verdict
+from p2pfl.records import Case, CouncilBody, Standing
 from p2pfl.roster import Roster
+from p2pfl.signed import Measurement, SignedMeasurement, Verdict
 
 OPEN, GUILTY, CLEARED, NO_OPENING = "open", "guilty", "cleared", "no_opening"
 # Outcomes with which a member is left out: while a case is open, and when it was lost or not answered.

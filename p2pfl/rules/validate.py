@@ -21,24 +21,14 @@ from consensus.votes import recoverer
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
 from p2pfl.params import Base, Int64, Layout, Update, apply_update, blob_id, byte_length
-from p2pfl.records import (
-    BaseRef,
-    BloomFilter,
-    GroupBody,
-    ParamTx,
-    SignedBallot,
-    SignedClose,
-    SignedParamTx,
-    Standing,
-    TriageRow,
-    WarningRow,
-)
+from p2pfl.records import BaseRef, BloomFilter, GroupBody, Standing, TriageRow, WarningRow
 from p2pfl.rules import filters
 from p2pfl.rules.aggregate import aggregate, zero_update
 from p2pfl.rules.chunks import chunk_grams
 from p2pfl.rules.gram import Gram, Triangle, add_up, view
 from p2pfl.rules.state import LEFT_OUT
 from p2pfl.rules.triage import triage, warnings
+from p2pfl.signed import ParamTx, SignedBallot, SignedClose, SignedParamTx
 
 # Roles in the actors filter, besides the member as such.
 ROLE_AGGREGATOR = "aggregator"

@@ -13,7 +13,7 @@ from consensus.signing import BadSignature, recover, signing_digest
 from consensus.types import ZERO_MEMBER, Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
-from p2pfl.records import Case, CaseOutcome, SignedMeasurement, VerdictCertificate
+from p2pfl.records import Case, CaseOutcome, VerdictCertificate
 from p2pfl.rules.cases import case_id_of
 from p2pfl.rules.state import (
     CLEARED,
@@ -25,6 +25,7 @@ from p2pfl.rules.state import (
     CaseState,
     CouncilState,
 )
+from p2pfl.signed import SignedMeasurement
 
 
 def admissible_cases(state: CouncilState, cases: Sequence[Case], height: int) -> tuple[Case, ...]:

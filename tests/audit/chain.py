@@ -38,16 +38,9 @@ from p2pfl.params import Base, Layout, TensorSpec, Update, apply_update, blob_id
 from p2pfl.records import (
     BaseRef,
     Case,
-    Close,
     CouncilBody,
     CountedBlock,
     GroupBody,
-    Measurement,
-    ParamTx,
-    SignedClose,
-    SignedMeasurement,
-    SignedParamTx,
-    Verdict,
     VerdictCertificate,
     body_root,
     decode_body,
@@ -58,6 +51,7 @@ from p2pfl.rules.defaults import DEFAULT_RULES
 from p2pfl.rules.filters import epoch_salt
 from p2pfl.rules.state import CouncilState
 from p2pfl.rules.validate import GroupInputs, derive_group_body, list_root
+from p2pfl.signed import Close, Measurement, ParamTx, SignedClose, SignedMeasurement, SignedParamTx, Verdict
 from p2pfl.store import Store
 from p2pfl.store.blocks import identity
 

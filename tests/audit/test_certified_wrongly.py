@@ -13,15 +13,9 @@ from consensus.types import Digest
 from p2pfl.audit.verify import recompute_block, verify
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL
-from p2pfl.records import (
-    BloomFilter,
-    CouncilBody,
-    GroupBody,
-    SignedMeasurement,
-    VerdictCertificate,
-    WarningRow,
-)
+from p2pfl.records import BloomFilter, CouncilBody, GroupBody, VerdictCertificate, WarningRow
 from p2pfl.rules.cases import case_id_of
+from p2pfl.signed import SignedMeasurement
 
 from .chain import Built, build, found, key_of, member_of, verified
 

@@ -18,11 +18,8 @@ from p2pfl.audit.verify import verify
 from p2pfl.durable import Journal
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL
-from p2pfl.records import (
-    Close,
-    body_root,
-    field_leaves,
-)
+from p2pfl.records import body_root, field_leaves
+from p2pfl.signed import Close
 from p2pfl.store import Notes
 from p2pfl.store.blocks import BlockFile, identity
 

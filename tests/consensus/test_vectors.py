@@ -18,7 +18,7 @@ from consensus.chain import BadBlock, Log, verify_chain
 from consensus.committee import Committee
 from consensus.evidence import offence, two_of_one_slot
 from consensus.votes import BadCertificate, verify_certificate
-from p2pfl import records
+from p2pfl import signed as structs
 from tests.consensus import vectors
 from tests.consensus.lab import DOMAIN, Lab
 from tests.vectors import certificates, network
@@ -269,7 +269,7 @@ def test_a_block_ends_its_epoch_or_does_not(vector: dict[str, Any]) -> None:
 
 @every("verdicts")
 def test_a_verdict_is_certified_or_is_not(vector: dict[str, Any]) -> None:
-    verdict = struct_of(records.Verdict, vector["fields"])
+    verdict = struct_of(structs.Verdict, vector["fields"])
     digest = signing.signing_digest(domain(COUNCIL), verdict)
     assert digest == raw(vector["digest"])
     council = network.COMMITTEES["council"][0]
@@ -367,8 +367,8 @@ def test_a_history_holds_or_breaks_where_it_says(vector: dict[str, Any]) -> None
         t.Commit(1 << 64, 0, 0, vectors.A),
         t.Commit(0, 0, 1 << 32, vectors.A),
         t.Commit(0, 0, 0, t.Digest(b"short")),
-        records.Ballot(0, 0, vectors.A, 1 << 63, 0, 0),
-        records.Ballot(0, 0, vectors.A, 0, 0, 256),
+        structs.Ballot(0, 0, vectors.A, 1 << 63, 0, 0),
+        structs.Ballot(0, 0, vectors.A, 0, 0, 256),
     ],
 )
 def test_what_does_not_fit_its_type_is_not_signed(wrong: Any) -> None:

@@ -13,7 +13,7 @@ from consensus.evidence import Offence, OffenceKind, contradiction, offence, two
 from consensus.justification import choose, objection, well_formed
 from consensus.signing import ORDER, Domain, block_id
 from consensus.votes import BadCertificate, recoverer, verify_certificate, with_signature
-from p2pfl.records import Close
+from p2pfl.signed import Close
 from tests.consensus.lab import DOMAIN, IDS, STRANGER, Lab, certificate, committee_of, sign, signed
 
 OTHER_DOMAIN = Domain(DOMAIN.chain_id, DOMAIN.verifying_contract, t.Digest(b"H" * 32))

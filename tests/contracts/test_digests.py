@@ -14,7 +14,7 @@ from consensus.types import Commit, Prepare, Propose, RoundChange
 from p2pfl.evm import offence_key, pair_kind, verdict_key
 from p2pfl.evm.client import checksum
 from p2pfl.evm.records import Possession
-from p2pfl.records import Close, ParamTx, ShareRequest, Verdict
+from p2pfl.signed import Close, ParamTx, ShareRequest, Verdict
 from tests.contracts.world import COUNCIL, GROUP, World, verdict_words
 
 STRUCTS = [Propose, Prepare, Commit, RoundChange, ParamTx, ShareRequest, Close]

@@ -14,7 +14,7 @@ from consensus.evidence import contradiction
 from consensus.signing import address, sign, signing_digest, words
 from consensus.types import Commit, Digest, Prepare, Propose, RoundChange
 from p2pfl.evm import Reverted, State, offence_key, pair_kind
-from p2pfl.records import Close, ParamTx, ShareRequest
+from p2pfl.signed import Close, ParamTx, ShareRequest
 from tests.contracts.world import (
     COUNCIL,
     GROUP,

@@ -11,7 +11,7 @@ from consensus.committee import Committee
 from consensus.signing import Domain, address, sign, signing_digest
 from consensus.types import Digest, MemberId
 from p2pfl.evm import State, verdict_key
-from p2pfl.records import Verdict
+from p2pfl.signed import Verdict
 from tests.contracts.world import (
     COUNCIL,
     GROUP,

@@ -20,7 +20,7 @@ from consensus.types import Digest, MemberId
 from p2pfl.evm import Client, Mined, Reverted, Staking, Terms, deploy
 from p2pfl.evm.client import checksum
 from p2pfl.evm.reverts import decode_revert
-from p2pfl.records import Verdict
+from p2pfl.signed import Verdict
 from testnet import devchain
 
 STAKE_WEI = 10**18

@@ -18,7 +18,7 @@ from consensus.signing import Domain
 from consensus.types import Commit, Digest, MemberId, Prepare, Propose, RoundChange
 from p2pfl.errors import UserError
 from p2pfl.keys import GUARDED, Guard, Refused, SigningKey
-from p2pfl.records import Ballot, Close, Measurement, ParamTx, ShareRequest, Verdict
+from p2pfl.signed import Ballot, Close, Measurement, ParamTx, ShareRequest, Verdict
 
 DOMAIN = Domain(1, MemberId(bytes(20)), Digest(b"g" * 32))
 OTHER_GROUP = Domain(1, MemberId(bytes(20)), Digest(b"h" * 32))

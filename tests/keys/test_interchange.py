@@ -15,7 +15,7 @@ from p2pfl import interchange
 from p2pfl.errors import UserError
 from p2pfl.genesis import ChainEntry, Genesis
 from p2pfl.keys import Guard, Refused, SigningKey
-from p2pfl.records import ParamTx, ShareRequest
+from p2pfl.signed import ParamTx, ShareRequest
 from testnet import plan
 from testnet.scenarios import load
 

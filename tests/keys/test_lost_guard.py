@@ -10,7 +10,7 @@ from consensus.types import Digest, Prepare
 from p2pfl.errors import UserError
 from p2pfl.guard_file import member_of_guard
 from p2pfl.keys import Guard, Refused
-from p2pfl.records import Ballot, Measurement, Verdict
+from p2pfl.signed import Ballot, Measurement, Verdict
 from tests.keys.test_guard import DOMAIN, KEY, PAIRS
 
 A = Digest(b"a" * 32)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import consensus.types as ct
 from consensus import codec
 from p2pfl import records
+from p2pfl import signed as structs
 from p2pfl.errors import PeerFault
 from p2pfl.membership import Leave, SignedLeave
 from p2pfl.net import peer, wire
@@ -145,8 +146,8 @@ def of_sixteen() -> list[Any]:
     )
     prepare = ct.SignedPrepare(ct.Prepare(LARGE, LARGE, 2**32 - 1, bytes(32)), SIGNATURE)
     propose = ct.SignedPropose(ct.Propose(LARGE, LARGE, 2**32 - 1, bytes(32)), SIGNATURE)
-    tx = records.SignedParamTx(
-        records.ParamTx(
+    tx = structs.SignedParamTx(
+        structs.ParamTx(
             LARGE,
             LARGE,
             bytes(20),
@@ -161,15 +162,15 @@ def of_sixteen() -> list[Any]:
         SIGNATURE,
     )
     block = ct.Block(HEADER, bytes(records.BODY_BYTES_MAX))
-    close = records.SignedClose(
-        records.Close(LARGE, LARGE, 9, bytes(32)), (bytes(32),) * 16, SIGNATURE, (change,) * 16
+    close = structs.SignedClose(
+        structs.Close(LARGE, LARGE, 9, bytes(32)), (bytes(32),) * 16, SIGNATURE, (change,) * 16
     )
-    request = records.SignedShareRequest(
-        records.ShareRequest(LARGE, LARGE, 9, bytes(32), bytes(32)), SIGNATURE, (change,) * 16
+    request = structs.SignedShareRequest(
+        structs.ShareRequest(LARGE, LARGE, 9, bytes(32), bytes(32)), SIGNATURE, (change,) * 16
     )
     decided = ct.DecidedBlock(block, ct.Certificate(9, (SIGNATURE,) * 16))
-    measured = records.SignedMeasurement(
-        records.Measurement(LARGE, bytes(32), bytes(20), 1, bytes(32), LARGE), SIGNATURE
+    measured = structs.SignedMeasurement(
+        structs.Measurement(LARGE, bytes(32), bytes(20), 1, bytes(32), LARGE), SIGNATURE
     )
     return [
         wire.ConsensusMessage(bytes(32), ct.Proposal(propose, block, (change,) * 16, (prepare,) * 16)),
@@ -182,7 +183,7 @@ def of_sixteen() -> list[Any]:
         wire.CloseMessage(bytes(32), close, (tx,) * 16),
         wire.Blocks((decided,)),
         wire.MeasurementMessage(measured),
-        wire.VerdictShare(records.Verdict(bytes(32), LARGE, LARGE, bytes(20), 255, bytes(32)), SIGNATURE),
+        wire.VerdictShare(structs.Verdict(bytes(32), LARGE, LARGE, bytes(20), 255, bytes(32)), SIGNATURE),
         wire.Tip(bytes(32), LARGE, bytes(32)),
         wire.OpeningOffer(bytes(32), bytes(32), 1000),
         wire.PieceHead(1 << 26, (bytes(32),) * wire.PROOF_DIGESTS_MAX, wire.PIECE_BYTES_MAX),

@@ -11,9 +11,9 @@ from consensus.committee import Committee
 from consensus.signing import Domain, address, sign, signing_digest, struct_hash
 from consensus.types import Digest, MemberId, RoundChange, SignedRoundChange
 from p2pfl.errors import PeerFault
-from p2pfl.records import Close, ParamTx, ShareRequest, SignedClose, SignedParamTx, SignedShareRequest
 from p2pfl.rounds.collect import ROUNDS_MAX, Collected, DoubleSigned, context_of
 from p2pfl.rules.validate import list_root
+from p2pfl.signed import Close, ParamTx, ShareRequest, SignedClose, SignedParamTx, SignedShareRequest
 
 KEYS = [PrivateKey(bytes([i + 1]) * 32) for i in range(4)]
 MEMBERS = tuple(address(key.public_key) for key in KEYS)

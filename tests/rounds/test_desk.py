@@ -10,9 +10,9 @@ import pytest
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net import wire
-from p2pfl.records import ShareRequest, SignedShareRequest
 from p2pfl.rounds.desk import EARLY_MAX, Desk
 from p2pfl.rules.state import CouncilState
+from p2pfl.signed import ShareRequest, SignedShareRequest
 from tests.rules.test_epochs import EPOCHS, RULES, after
 from tests.rules.world import World, world
 

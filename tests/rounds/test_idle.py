@@ -14,7 +14,8 @@ from p2pfl.audit.verify import verify
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
 from p2pfl.net import wire
-from p2pfl.records import GroupBody, SignedShareRequest, decode_body
+from p2pfl.records import GroupBody, decode_body
+from p2pfl.signed import SignedShareRequest
 from tests.rounds.small_network import SmallNetwork, small_network
 from tests.rounds.test_network import GROUP, SHORT, chain_of
 

@@ -17,9 +17,9 @@ from p2pfl.learn.datasets import data_root
 from p2pfl.learn.train import State, TrainJob, decode_state, encode_state, trace_leaves, train
 from p2pfl.node import initial_base
 from p2pfl.params import Base, Update, delta_of, quantize
-from p2pfl.records import ParamTx
 from p2pfl.rounds.replay import WORST_PPM_MAX, make_opening, measure, read_opening
 from p2pfl.rounds.trainer import job_of
+from p2pfl.signed import ParamTx
 from testnet import plan, scenarios
 from tests.rounds.small_network import NO_CHAIN
 

@@ -16,16 +16,7 @@ from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
 from p2pfl.jsonform import to_json
 from p2pfl.params import Update, apply_update, blob_id
-from p2pfl.records import (
-    BaseRef,
-    BloomFilter,
-    Close,
-    GroupBody,
-    SignedClose,
-    SignedParamTx,
-    Standing,
-    body_root,
-)
+from p2pfl.records import BaseRef, BloomFilter, GroupBody, Standing, body_root
 from p2pfl.rules import filters
 from p2pfl.rules.cases import block_gram
 from p2pfl.rules.gram import view_of
@@ -35,6 +26,7 @@ from p2pfl.rules.validate import (
     derive_group_body,
     list_root,
 )
+from p2pfl.signed import Close, SignedClose, SignedParamTx
 
 from . import vectors
 from .world import EXPONENTS, LAYOUT, World, honest_updates, world

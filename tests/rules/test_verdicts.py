@@ -10,12 +10,13 @@ from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
 from p2pfl.offences import NO_OPENING, REPLAY_MISMATCH
-from p2pfl.records import Case, Standing, Verdict
+from p2pfl.records import Case, Standing
 from p2pfl.rules.cases import HARD_RULE, case_id_of
 from p2pfl.rules.council import compare, derive_council
 from p2pfl.rules.defaults import DEFAULT_RULES
 from p2pfl.rules.state import COOLDOWN_BLOCKS, CouncilState
 from p2pfl.rules.verdicts import admissible_cases, check_measurement, check_verdict_certificate
+from p2pfl.signed import Verdict
 
 from .world import World, world
 

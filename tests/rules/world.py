@@ -14,20 +14,7 @@ from consensus.signing import address, block_id, sign, signing_digest, struct_ha
 from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Certificate, Commit, Digest, Header, MemberId
 from p2pfl.genesis import COUNCIL, ChainEntry, Genesis, GroupEntry, MemberEntry, Rules, Task, Times
 from p2pfl.params import Base, Layout, TensorSpec, Update, blob_id
-from p2pfl.records import (
-    BaseRef,
-    Close,
-    CouncilBody,
-    GroupBody,
-    Measurement,
-    ParamTx,
-    SignedClose,
-    SignedMeasurement,
-    SignedParamTx,
-    Verdict,
-    VerdictCertificate,
-    body_root,
-)
+from p2pfl.records import BaseRef, CouncilBody, GroupBody, VerdictCertificate, body_root
 from p2pfl.rules.council import (
     CouncilDerived,
     CouncilInputs,
@@ -39,6 +26,7 @@ from p2pfl.rules.council import (
 from p2pfl.rules.defaults import DEFAULT_RULES
 from p2pfl.rules.filters import epoch_salt
 from p2pfl.rules.validate import Derived, GroupInputs, derive_group_body, list_root
+from p2pfl.signed import Close, Measurement, ParamTx, SignedClose, SignedMeasurement, SignedParamTx, Verdict
 
 # Three tensors; the first has five chunks, the last of them short.
 LAYOUT = Layout((TensorSpec("w", (17, 256)), TensorSpec("b", (16,)), TensorSpec("out", (10, 170))))

@@ -12,7 +12,8 @@ import pytest
 from consensus.types import ZERO_DIGEST, Elapsed, Started
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL
-from p2pfl.records import Verdict, VerdictCertificate
+from p2pfl.records import VerdictCertificate
+from p2pfl.signed import Verdict
 from p2pfl.store import Folder, Notes, Store, node_folders
 from tests.audit.chain import Built, build, member_of
 

@@ -9,7 +9,7 @@ from typing import Any
 from consensus import types as t
 from consensus.committee import Committee
 from consensus.signing import Domain, block_id, signing_digest, words
-from p2pfl.records import Verdict
+from p2pfl.signed import Verdict
 from tests.consensus.lab import IDS
 from tests.vectors.digests import a_header
 from tests.vectors.network import (

@@ -10,7 +10,7 @@ from consensus.chain import Log
 from consensus.committee import Committee
 from consensus.signing import Domain, block_id, keccak256, signing_digest, struct_hash, words
 from p2pfl.evm.records import Possession
-from p2pfl.records import Ballot, Close, Measurement, ParamTx, ShareRequest, Verdict
+from p2pfl.signed import Ballot, Close, Measurement, ParamTx, ShareRequest, Verdict
 from tests.consensus.lab import IDS
 from tests.vectors.network import (
     CHAIN_ID,

@@ -8,7 +8,7 @@ from typing import Any
 
 from consensus import types as t
 from consensus.signing import Domain, signing_digest, struct_hash, words
-from p2pfl.records import Close, ParamTx, ShareRequest
+from p2pfl.signed import Close, ParamTx, ShareRequest
 from tests.consensus.lab import IDS
 from tests.vectors.network import (
     COUNCIL,

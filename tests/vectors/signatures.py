@@ -20,7 +20,7 @@ from consensus.signing import (
     struct_hash,
     words,
 )
-from p2pfl.records import Close, ParamTx, ShareRequest
+from p2pfl.signed import Close, ParamTx, ShareRequest
 from tests.consensus.lab import IDS, KEYS
 from tests.vectors.network import (
     CHAIN_ID,
