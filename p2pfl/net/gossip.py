@@ -62,9 +62,10 @@ class Gossip:
         while True:
             try:
                 await self._run(host)
-            except Exception as error:  # noqa: BLE001 - of the library's services; announcements may be lost.
-                log.warning("gossip stopped, it is started again", why=repr(error))
-                await trio.sleep(AGAIN_S)
+            except* Exception as errors:  # noqa: BLE001 - of the library's services; announcements may be lost.
+                # Also beside a Cancelled: what is forwarded while the node ends finds its sockets closed.
+                log.warning("gossip stopped, it is started again", why=repr(errors.exceptions))
+            await trio.sleep(AGAIN_S)
 
     async def _run(self, host: Any) -> None:
         router = GossipSub(

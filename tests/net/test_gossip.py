@@ -102,3 +102,24 @@ async def test_connections_that_come_and_go_leave_no_tasks_behind() -> None:
             await trio.sleep(1.5)
             counts.append(trio.lowlevel.current_statistics().tasks_living)
         assert counts[1] <= counts[0] + 2
+
+
+async def test_a_node_that_ends_while_gossip_forwards_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libp2p asks a closed listener for its address then, and raises beside the cancellation."""
+
+    async def forward() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise OSError(9, "Bad file descriptor")
+
+    async def run(host: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(forward)
+
+    told = gossip.Gossip("/mps/test/tips", lambda sender, said: None)
+    monkeypatch.setattr(told, "_run", run)
+    with trio.move_on_after(0.1) as scope:
+        await told.run(None)
+    assert scope.cancelled_caught
