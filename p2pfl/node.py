@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from consensus.types import DecidedBlock, DecidedMessage, Digest, Fault, MemberId
+from p2pfl.contradiction import Contradiction
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.genesis import COUNCIL
 from p2pfl.net.interface import PeerAddress
@@ -64,8 +65,10 @@ class Node:
         self.desk = parts.desk
         self.desk.context = self.context
         self.desk.chains = self._chains
-        self.prosecutor = Prosecutor(self.context, parts.store.notes, parts.chain, self.chain_of)
         self._comings = Comings(self.context, (genesis.group_id(each.name) for each in genesis.groups))
+        self.prosecutor = Prosecutor(
+            self.context, parts.store.notes, parts.chain, self.chain_of, self._accuse
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """See `run` above."""
@@ -329,6 +332,12 @@ class Node:
         self.parts.observe("fault", {"peer": self._name(fault.peer), "reason": fault.reason})
         if fault.pair is not None:
             self.prosecutor.equivocation(fault.peer, fault.pair)
+
+    def _accuse(self, both: Contradiction) -> None:
+        try:
+            self._comings.noticed(both)
+        except PeerFault as fault:
+            log.debug("the council need not hear of a contradiction", why=str(fault))
 
     def _peer_fault(self, peer: MemberId, fault: PeerFault) -> None:
         log.warning("a peer was at fault", peer=self._name(peer), why=str(fault))

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from consensus import codec, merkle
 from consensus.types import Certificate, Digest, Header, MemberId
+from p2pfl.contradiction import Contradiction
 from p2pfl.membership import Assignment, Closing, SignedJoin, SignedLeave
 from p2pfl.signed import SignedBallot, SignedClose, SignedMeasurement, SignedParamTx, Verdict
 
@@ -199,7 +200,8 @@ class CouncilBody:
     """What a council block says. One Merkle leaf a field.
 
     gram: as in GroupBody, of the groups' deltas in the order of `rows`, then the root update. exponents,
-    base_id, root_update_id: in force from this block on. assignment: in an epoch's last block.
+    base_id, root_update_id: in force from this block on. contradictions: who signed one loses its seat
+    at the epoch's end. assignment: in an epoch's last block.
     """
 
     counted: tuple[CountedBlock, ...]
@@ -216,6 +218,7 @@ class CouncilBody:
     joins: tuple[SignedJoin, ...]
     leaves: tuple[SignedLeave, ...]
     closings: tuple[Closing, ...]
+    contradictions: tuple[Contradiction, ...]
     assignment: Assignment | None
 
 

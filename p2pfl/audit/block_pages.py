@@ -7,6 +7,7 @@ from collections import Counter
 from consensus.types import Header
 from p2pfl.audit.cells import case_of, member_of, micro, outcome
 from p2pfl.audit.page import Cell, CellLike, Section, facts, path, short, table
+from p2pfl.contradiction import proved
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.offences import OFFENCES
 from p2pfl.records import BloomFilter, CouncilBody, GroupBody
@@ -102,7 +103,7 @@ def _proofs(chain: str, header: Header, fields: tuple[str, ...]) -> Section:
 
 COUNCIL_FIELDS = (
     *("counted", "rows", "cases", "measurements", "outcomes", "certificates"),
-    *("joins", "leaves", "closings", "assignment"),
+    *("joins", "leaves", "closings", "contradictions", "assignment"),
 )
 
 
@@ -131,6 +132,12 @@ def _turnover(genesis: Genesis, body: CouncilBody) -> list[Section]:
     for joined in body.joins:
         rows.append([joined.entry.name, "joins", "the council" if joined.join.council else joined.location])
     rows += [[member_of(genesis, each.leave.member), "leaves", ""] for each in body.leaves]
+    for both in body.contradictions:
+        name = genesis.group_names.get(both.group_id, "?")
+        broke = proved(genesis.domain(name), both) if name != "?" else None
+        if broke is not None:
+            expelled: CellLike = Cell("is expelled", mark="bad")
+            rows.append([member_of(genesis, broke[0]), expelled, f"{OFFENCES[broke[1]]}, in {name}"])
     for closed in body.closings:
         name = genesis.group_names.get(closed.group_id, "?")
         told = f"epoch {closed.epoch} ends at block {closed.height}, {len(closed.alive)} members are alive"

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import consensus.types as ct
 from consensus import codec
 from consensus.types import DecidedBlock, Digest
+from p2pfl.contradiction import Contradiction
 from p2pfl.errors import PeerFault
 from p2pfl.membership import SignedLeave
 from p2pfl.params import BLOB_BYTES_MAX, LEAF_BYTES
@@ -142,10 +143,10 @@ class VerdictShare:
 
 
 @dataclass(frozen=True, slots=True)
-class LeaveMessage:
-    """A member gives notice to the council."""
+class NoticeMessage:
+    """To the council: a member gives notice, or is proved to have broken a rule."""
 
-    leave: SignedLeave
+    notice: SignedLeave | Contradiction
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ Message: TypeAlias = (
     | OpeningOffer
     | MeasurementMessage
     | VerdictShare
-    | LeaveMessage
+    | NoticeMessage
     | Heartbeat
 )
 
@@ -328,7 +329,7 @@ TABLE: tuple[Row, ...] = (
     Row(9, MeasurementMessage, size_max=KIB, rate_per_s=20, burst=512),
     Row(10, VerdictShare, size_max=KIB, rate_per_s=20, burst=512),
     Row(11, Heartbeat, size_max=16, rate_per_s=50, burst=1024),
-    Row(12, LeaveMessage, size_max=KIB, rate_per_s=1, burst=16),
+    Row(12, NoticeMessage, size_max=2 * KIB, rate_per_s=4, burst=32),
     Row(32, GetStatus, size_max=64, rate_per_s=20, burst=128),
     Row(33, GetBlocks, size_max=64, rate_per_s=20, burst=128),
     Row(34, GetPiece, size_max=64, rate_per_s=4000, burst=8192),

@@ -127,7 +127,7 @@ class CouncilApp:
                 raise PeerFault("bad_body", "its root is not the header's")
             if effect.fresh:
                 self.context.clocks.judge(header)
-                self.comings.judge(Turnover(header.time_ms, body.joins, body.leaves, body.closings))
+                self.comings.judge(Turnover.of(header.time_ms, body))
             await self._check(header, body)
         except (PeerFault, codec.DecodeError, UserError, WorkerDied, TaskFailed) as fault:
             log.warning(

@@ -93,9 +93,9 @@ class Desk:
                     self._other_epoch(sender, group_id)
                     kept = self._early.setdefault(sender, deque(maxlen=EARLY_MAX))
                     kept.append(message)  # Who began an epoch before us says it once.
-            case wire.LeaveMessage(signed):
+            case wire.NoticeMessage(notice):
                 if self.comings is not None:
-                    self.comings.leave(signed)
+                    self.comings.noticed(notice)
             case wire.Tip(group_id, height, _):
                 if (follower := self.followers.get(group_id)) is not None:
                     follower.tip_seen(sender, height)

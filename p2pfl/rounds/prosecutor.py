@@ -15,6 +15,7 @@ import trio
 from consensus.evidence import OffenceKind, offence
 from consensus.signing import signing_digest
 from consensus.types import Digest, MemberId, SignedVote
+from p2pfl.contradiction import Contradiction, of_votes
 from p2pfl.durable import DiskFull
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL
@@ -48,10 +49,13 @@ class Prosecutor:
         notes: Notes,
         connect: Callable[[], StakingWorker] | None,
         chain_of: Callable[[Digest], Chain],
+        to_council: Callable[[Contradiction], None],
     ) -> None:
         """context: of the epoch in which the node works; it follows. connect: opens the chain and checks the
         contracts (blocking, in a thread); None: no chain. chain_of: a group's chain, where it lies here.
+        to_council: takes a proof to the seats, who expel its culprit.
         """
+        self._to_council = to_council
         self._chain_of = chain_of
         self.context = context
         self._notes = notes
@@ -92,13 +96,19 @@ class Prosecutor:
         """E1 to E5: two votes of one signer that contradict each other."""
         proven = offence(self.context.domain, *pair)
         assert proven is not None
-        first, second = proven.first, proven.second
-        self._evidence(culprit, proven.kind, first.vote, first.signature, second.vote, second.signature)
+        both = of_votes(self.context.group_id, proven.first, proven.second)
+        self._evidence(culprit, proven.kind, both)
 
     def double_signed(self, double: DoubleSigned) -> None:
         """E6: two commitments, requests or closes of one slot."""
-        proof = (double.first, double.first_signature, double.second, double.second_signature)
-        self._evidence(double.signer, OffenceKind.TWO_OF_ONE_SLOT, *proof)
+        both = Contradiction(
+            self.context.group_id,
+            double.first,
+            double.first_signature,
+            double.second,
+            double.second_signature,
+        )
+        self._evidence(double.signer, OffenceKind.TWO_OF_ONE_SLOT, both)
 
     def certified(self, body: CouncilBody) -> None:
         """A council block holds verdict certificates: a seat takes them to the contract."""
@@ -115,8 +125,8 @@ class Prosecutor:
         """The own group's epoch has its last block: it goes to the contract, those before it first."""
         self._queue(lambda: self._anchor(chain, epoch))
 
-    def _evidence(self, culprit: MemberId, kind: OffenceKind, *proof: Any) -> None:
-        height = proof[0].height
+    def _evidence(self, culprit: MemberId, kind: OffenceKind, both: Contradiction) -> None:
+        height = both.first.height
         if (culprit, height) in self._accused:
             return
         self._accused.add((culprit, height))
@@ -124,22 +134,21 @@ class Prosecutor:
         log.warning(
             "two signatures contradict each other", member=context.name_of(culprit), offence=kind.name
         )
-        first, first_signature, second, second_signature = proof
         note = {
             "offence": int(kind),
-            "group": context.group_id,
+            "group": both.group_id,
             "culprit": culprit,
-            "kinds": [type(first).__name__, type(second).__name__],
-            "first": first,
-            "first_signature": first_signature,
-            "second": second,
-            "second_signature": second_signature,
+            "kinds": [type(both.first).__name__, type(both.second).__name__],
+            "first": both.first,
+            "first_signature": both.first_signature,
+            "second": both.second,
+            "second_signature": both.second_signature,
         }
         self._keep("evidence", note)
         fields = {"accused": context.name_of(culprit), "offence": int(kind), "height": height}
         context.observe("evidence", fields)
-        group_id = context.group_id  # By the time of the transaction this node may sit elsewhere.
-        self._queue(lambda: self._equivocation(group_id, culprit, int(kind), proof))
+        self._to_council(both)
+        self._queue(lambda: self._equivocation(culprit, int(kind), both))
 
     def _keep(self, name: str, proof: Any) -> None:
         """Durable on return; a proof that finds the disk full waits in memory until there is room."""
@@ -160,16 +169,16 @@ class Prosecutor:
 
     # -- on the chain -------------------------------------------------------------------
 
-    async def _equivocation(
-        self, group_id: Digest, culprit: MemberId, code: int, proof: tuple[Any, ...]
-    ) -> None:
+    async def _equivocation(self, culprit: MemberId, code: int, both: Contradiction) -> None:
         from p2pfl.evm import offence_key
 
-        chain = await self._chain()
-        await self._seated(group_id, proof[0].epoch)
-        done = await chain.submit_equivocation(group_id, *proof)
+        chain, group_id, first = await self._chain(), both.group_id, both.first
+        await self._seated(group_id, first.epoch)
+        done = await chain.submit_equivocation(
+            group_id, first, both.first_signature, both.second, both.second_signature
+        )
         self._tell("equivocation", culprit, code, done)
-        key = offence_key(group_id, proof[0].epoch, proof[0].height, culprit, code)
+        key = offence_key(group_id, first.epoch, first.height, culprit, code)
         await self._tell_slashed(chain, key, culprit, code)
 
     async def _seated(self, group_id: Digest, epoch: int) -> None:

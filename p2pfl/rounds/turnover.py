@@ -3,6 +3,7 @@
     joins/<name>.json in the seat's folder   its operator lets this newcomer in
     leave in a member's folder               its operator wants out
     ROUND-CHANGEs of a group that hangs      who is still alive in it
+    two signatures that contradict           who is to be expelled
 
 What may stand in a block, and what follows, is in `rules.epochs`.
 """
@@ -19,6 +20,7 @@ import trio
 from consensus import types as ct
 from consensus.justification import well_formed
 from consensus.signing import recover, signing_digest
+from p2pfl.contradiction import Contradiction
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
 from p2pfl.jsonform import from_json
@@ -26,7 +28,15 @@ from p2pfl.keys import Refused
 from p2pfl.membership import Closing, Leave, SignedJoin, SignedLeave
 from p2pfl.net import wire
 from p2pfl.rounds.context import Context
-from p2pfl.rules.epochs import JOINS_MAX, Turnover, check_join, check_leave, stalled
+from p2pfl.rules.epochs import (
+    CONTRADICTIONS_MAX,
+    JOINS_MAX,
+    Turnover,
+    check_contradiction,
+    check_join,
+    check_leave,
+    stalled,
+)
 from p2pfl.rules.state import CouncilState
 from p2pfl.telemetry import logger
 
@@ -35,6 +45,8 @@ log = logger("rounds.turnover")
 JOINS, LEAVE = "joins", "leave"
 # How often the wish to leave is looked for, and repeated until the council's chain has it.
 NOTICE_S = 5.0
+# Proofs that are kept, one a culprit, and that are told at once.
+PROOFS_MAX, PROOFS_AT_ONCE = 64, 4
 # Files of newcomers that are read; a request is a few hundred bytes.
 FILES_MAX, FILE_BYTES_MAX = 64, 16 * 1024
 # A newcomer that the other seats have not admitted yet is proposed at last in one of 2^6 heights.
@@ -54,6 +66,7 @@ class Comings:
         self._tries: dict[ct.MemberId, int] = {}
         self._joins: dict[ct.MemberId, SignedJoin] = {}
         self._leaves: dict[ct.MemberId, SignedLeave] = {}
+        self._proofs: dict[ct.MemberId, Contradiction] = {}
         self._alive: dict[ct.Digest, dict[ct.MemberId, ct.SignedRoundChange]] = {}
         # Since when nothing new was heard of a group, by the own clock: outages of ours are not theirs.
         self._heard_s = dict.fromkeys(groups, trio.current_time())
@@ -79,29 +92,55 @@ class Comings:
             raise PeerFault("bad_signature", "a ROUND-CHANGE of somebody else")
         self._alive.setdefault(group_id, {})[sender] = signed
 
-    def leave(self, signed: SignedLeave) -> None:
-        """A member gives notice. Raises PeerFault when it may not."""
-        check_leave(self.context.council.tip, signed)
-        self._leaves[signed.leave.member] = signed
+    def noticed(self, notice: SignedLeave | Contradiction) -> None:
+        """A member gives notice, or is proved to have broken a rule. Raises PeerFault if it does not hold."""
+        state = self.context.council.tip
+        if isinstance(notice, SignedLeave):
+            check_leave(state, notice)
+            self._leaves[notice.leave.member] = notice
+        elif len(self._proofs) < PROOFS_MAX:
+            self._proofs.setdefault(check_contradiction(state, notice), notice)
 
     async def give_notice(self) -> None:
-        """As long as the own operator wants out and the council's chain does not say so: tell the seats."""
+        """Tell the seats, until the council's chain says so: that the own operator wants out, and what proofs
+        this node has.
+        """
         while True:
             await trio.sleep(NOTICE_S)
-            context = self.context
-            state, me = context.council.tip, context.me
-            seated = state.roster.now.group_of(me) is not None
-            told = me in state.leaving | state.departed
-            if told or not seated or not (context.directory / LEAVE).exists():
-                continue
-            notice = Leave(state.roster.epoch, me)
             try:
-                signature = context.guard.sign_plain(context.genesis.domain(COUNCIL), notice)
-                signed = SignedLeave(notice, signature)
-                context.network.broadcast(context.seats, wire.LeaveMessage(signed))
-                self.leave(signed)
+                if self._wants_out():
+                    self._tell(self._own_notice())
             except (Refused, PeerFault) as refused:
                 log.warning("the notice could not be given", why=str(refused))
+            for both in self._checked_proofs()[:PROOFS_AT_ONCE]:
+                self.context.network.broadcast(self.context.seats, wire.NoticeMessage(both))
+
+    def _wants_out(self) -> bool:
+        context = self.context
+        state, me = context.council.tip, context.me
+        seated = state.roster.now.group_of(me) is not None
+        return seated and me not in state.leaving | state.departed and (context.directory / LEAVE).exists()
+
+    def _own_notice(self) -> SignedLeave:
+        context = self.context
+        notice = Leave(context.council.tip.roster.epoch, context.me)
+        return SignedLeave(notice, context.guard.sign_plain(context.genesis.domain(COUNCIL), notice))
+
+    def _tell(self, notice: SignedLeave) -> None:
+        self.context.network.broadcast(self.context.seats, wire.NoticeMessage(notice))
+        self.noticed(notice)
+
+    def _checked_proofs(self) -> tuple[Contradiction, ...]:
+        """Those that no block has yet, by ascending culprit."""
+        found: list[Contradiction] = []
+        for culprit, both in sorted(self._proofs.items()):
+            try:
+                check_contradiction(self.context.council.tip, both)
+            except PeerFault:
+                del self._proofs[culprit]  # Expelled by now.
+                continue
+            found.append(both)
+        return tuple(found)
 
     async def look(self) -> None:
         """Read the operator's folder of newcomers again."""
@@ -125,7 +164,7 @@ class Comings:
     def waits(self, state: CouncilState, time_ms: int) -> bool:
         """Whether there is something that the next block can take in."""
         records = self.records(state, time_ms, frozenset())
-        return bool(records.joins or records.leaves or records.closings)
+        return bool(records.joins or records.leaves or records.closings or records.contradictions)
 
     def propose(self, state: CouncilState, time_ms: int, counted: frozenset[ct.Digest]) -> Turnover:
         """As `records`; a newcomer whom too few seats admit is proposed less and less often.
@@ -162,7 +201,8 @@ class Comings:
             for group_id in stalled(state, time_ms)
             if group_id not in counted and self._is_silent(group_id, PATIENCE_OWN)
         )
-        return Turnover(time_ms, tuple(joins[:JOINS_MAX]), tuple(leaves), closings)
+        proofs = self._checked_proofs()[:CONTRADICTIONS_MAX]
+        return Turnover(time_ms, tuple(joins[:JOINS_MAX]), tuple(leaves), closings, proofs)
 
     def judge(self, proposed: Turnover) -> None:
         """A fresh proposal, by what this seat knows itself. Raises PeerFault."""

@@ -202,7 +202,7 @@ def derive_council(
     """The one body that follows. Raises PeerFault when a part cannot stand in it.
 
     comparison: what `compare(inputs)` gave. cases: as `cases.derive_case` and `hard_rule_cases` gave them.
-    turnover: who came, left or fell silent.
+    turnover: who came, left, was expelled or fell silent.
     """
     state = inputs.state
     check_turnover(state, turnover, frozenset(block.header.group_id for block in inputs.counted))
@@ -225,6 +225,7 @@ def derive_council(
         joins=turnover.joins,
         leaves=turnover.leaves,
         closings=turnover.closings,
+        contradictions=turnover.contradictions,
         assignment=derive_assignment(state, inputs.height, turnover, outcomes),
     )
     return CouncilDerived(body, comparison.base)
@@ -245,7 +246,7 @@ def check_council_body(
         cases=cases,
         measurements=body.measurements,
         certificates=body.certificates,
-        turnover=Turnover(time_ms, body.joins, body.leaves, body.closings),
+        turnover=Turnover.of(time_ms, body),
     )
     for field in dataclasses.fields(CouncilBody):
         if getattr(body, field.name) != getattr(derived.body, field.name):

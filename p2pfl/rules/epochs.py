@@ -1,4 +1,4 @@
-"""Who sits where next: what a council block may hold of joins, leaves and closings, and what follows.
+"""Who sits where next: what a council block may hold of joins, leaves, proofs and closings, and what follows.
 
     entries - departed - guilty -> by location -> shuffled by the public seed -> dealt to the groups
 
@@ -18,16 +18,18 @@ from consensus.committee import MEMBERS_MAX
 from consensus.justification import well_formed
 from consensus.signing import BadSignature, recover, signing_digest
 from consensus.types import Digest, MemberId
+from p2pfl.contradiction import Contradiction, proved
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.membership import AssignedGroup, Assignment, Closing, SignedJoin, SignedLeave, entry_hash
-from p2pfl.records import CaseOutcome
+from p2pfl.records import CaseOutcome, CouncilBody
+from p2pfl.roster import UnknownEpoch
 from p2pfl.rules.state import GUILTY, NO_OPENING, CouncilState
 
 # A group below four tolerates no liar. Where the genesis has smaller groups, those are enough.
 GROUP_MIN = 4
 # What one council block takes in; the rest comes with the next.
-JOINS_MAX = 16
+JOINS_MAX = CONTRADICTIONS_MAX = 16
 TEXT_BYTES_MAX = 256
 _PORT, _HOST = re.compile(r"[1-9][0-9]{0,4}"), re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -42,6 +44,12 @@ class Turnover:
     joins: tuple[SignedJoin, ...] = ()
     leaves: tuple[SignedLeave, ...] = ()
     closings: tuple[Closing, ...] = ()
+    contradictions: tuple[Contradiction, ...] = ()
+
+    @classmethod
+    def of(cls, time_ms: int, body: CouncilBody) -> Turnover:
+        """What a block holds."""
+        return cls(time_ms, body.joins, body.leaves, body.closings, body.contradictions)
 
 
 def check_turnover(state: CouncilState, turnover: Turnover, counted: frozenset[Digest]) -> None:
@@ -59,6 +67,9 @@ def check_turnover(state: CouncilState, turnover: Turnover, counted: frozenset[D
         raise PeerFault("bad_leave", "not distinct and ascending")
     for each in turnover.leaves:
         check_leave(state, each)
+    expelled = [check_contradiction(state, each) for each in turnover.contradictions]
+    if expelled != sorted(set(expelled)) or len(expelled) > CONTRADICTIONS_MAX:
+        raise PeerFault("bad_contradiction", f"not of ascending members, or more than {CONTRADICTIONS_MAX}")
     order = list(state.counted)
     places = [order.index(each.group_id) if each.group_id in order else -1 for each in turnover.closings]
     if -1 in places or places != sorted(set(places)):
@@ -87,8 +98,8 @@ def check_join(state: CouncilState, signed: SignedJoin) -> None:
         raise PeerFault("bad_join", "a peer id or an address that nobody can call")
     if entry.member_id in roster.entries and entry.member_id not in state.departed:
         raise PeerFault("bad_join", "already a member")
-    if state.stands(entry.member_id) == GUILTY:
-        raise PeerFault("bad_join", "found guilty before")
+    if state.stands(entry.member_id) == GUILTY or entry.member_id in state.expelled:
+        raise PeerFault("bad_join", "found guilty before, or expelled")
     others = [each for each in roster.entries.values() if each.member_id != entry.member_id]
     if any(entry.name == each.name or entry.peer_id == each.peer_id for each in others):
         raise PeerFault("bad_join", "a name or peer id that another has")
@@ -129,6 +140,23 @@ def check_leave(state: CouncilState, signed: SignedLeave) -> None:
         raise PeerFault("bad_leave", "not a member, or gone already")
     if _signer(state.network, leave, signed.signature) != leave.member:
         raise PeerFault("bad_leave", "signed by somebody else")
+
+
+def check_contradiction(state: CouncilState, both: Contradiction) -> MemberId:
+    """Who is to lose its seat for it. Raises PeerFault when it proves nothing against a member."""
+    name = state.network.group_names.get(both.group_id)
+    found = proved(state.network.domain(name), both) if name is not None else None
+    if name is None or found is None:
+        raise PeerFault("bad_contradiction", "it proves nothing")
+    try:
+        committee = state.roster.committee(name, both.first.epoch)
+    except UnknownEpoch as error:
+        raise PeerFault("bad_contradiction", f"no {error}") from error
+    if found[0] not in committee:
+        raise PeerFault("bad_contradiction", "signed by no member")
+    if found[0] in state.expelled:
+        raise PeerFault("bad_contradiction", "expelled already")
+    return found[0]
 
 
 def stalled(state: CouncilState, time_ms: int) -> list[Digest]:
@@ -180,6 +208,7 @@ def derive_assignment(
         return None
     after = state.roster.after(turnover.joins, (), None, 0)
     gone = state.departed | state.leaving | {each.leave.member for each in turnover.leaves}
+    gone |= state.expelled.union(state.signer_of(each) for each in turnover.contradictions)
     gone = (gone - {each.entry.member_id for each in turnover.joins}) | frozenset(
         member for closing in turnover.closings for member in state.silent(closing)
     )

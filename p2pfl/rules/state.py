@@ -14,6 +14,7 @@ from consensus import codec
 from consensus.chain import FIRST_HEIGHT, FIRST_PARENT_ID
 from consensus.signing import block_id, recover, signing_digest
 from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, Header, MemberId
+from p2pfl.contradiction import Contradiction, proved
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.membership import Closing, SignedJoin
 from p2pfl.offences import NO_OPENING as NO_OPENING_OFFENCE
@@ -81,8 +82,8 @@ class CouncilState:
 
     roster: the epochs so far. epoch_height: first height of the newest one. open_epochs: of each group, the
     epoch of the block that comes next. moved_ms: header time at which a group was last counted or closed.
-    leaving: who gave notice in this epoch. departed: who left or fell silent. seats_wanted: admitted for the
-    council.
+    leaving: who gave notice in this epoch, or is expelled with it. departed: who left or fell silent.
+    seats_wanted: admitted for the council. expelled: who signed a contradiction; for good.
     """
 
     network: Genesis
@@ -100,6 +101,7 @@ class CouncilState:
     leaving: frozenset[MemberId] = frozenset()
     departed: frozenset[MemberId] = frozenset()
     seats_wanted: frozenset[MemberId] = frozenset()
+    expelled: frozenset[MemberId] = frozenset()
 
     @classmethod
     def genesis(cls, genesis: Genesis) -> CouncilState:
@@ -171,7 +173,8 @@ class CouncilState:
                 moved_ms[group_id] = header.time_ms
         named = body.assignment.groups if body.assignment is not None else ()
         seated = {member for group in named for member in group.members}
-        leaving = self.leaving | {each.leave.member for each in body.leaves}
+        expelled = frozenset(self.signer_of(each) for each in body.contradictions)
+        leaving = self.leaving | expelled | {each.leave.member for each in body.leaves}
         departed = self.departed - {each.entry.member_id for each in body.joins}
         departed = departed.union(*(self.silent(closing) for closing in body.closings))
         return replace(
@@ -183,6 +186,7 @@ class CouncilState:
             leaving=frozenset() if ends else leaving,
             departed=(departed | leaving) - seated if ends else departed,
             seats_wanted=self.wants_seats(body.joins),
+            expelled=self.expelled | expelled,
         )
 
     def wants_seats(self, joins: Iterable[SignedJoin]) -> frozenset[MemberId]:
@@ -207,6 +211,12 @@ class CouncilState:
             for each in self.counted
             if each != group_id and names[each] in before and here & set(before[names[each]].members)
         )
+
+    def signer_of(self, both: Contradiction) -> MemberId:
+        """Who signed both. The contradiction was checked."""
+        found = proved(self.network.domain(self.network.group_names[both.group_id]), both)
+        assert found is not None
+        return found[0]
 
     def silent(self, closing: Closing) -> frozenset[MemberId]:
         """The members of a closed group of whom nothing was heard. The closing was checked."""

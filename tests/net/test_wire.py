@@ -239,7 +239,7 @@ def golden() -> dict[str, Any]:
         "Tip": wire.Tip(one, 5, two),
         "OpenRequest": wire.OpenRequest(one),
         "OpeningOffer": wire.OpeningOffer(one, two, 1000),
-        "LeaveMessage": wire.LeaveMessage(SignedLeave(Leave(3, one[:20]), SIGNATURE)),
+        "NoticeMessage": wire.NoticeMessage(SignedLeave(Leave(3, one[:20]), SIGNATURE)),
         "Heartbeat": wire.Heartbeat(again=True),
         "GetStatus": wire.GetStatus(one),
         "GetBlocks": wire.GetBlocks(one, 6, 7),

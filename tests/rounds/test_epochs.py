@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from p2pfl.audit.verify import verify
 from p2pfl.cli import main
@@ -101,3 +102,20 @@ async def test_a_newcomer_syncs_and_votes_and_who_gave_notice_is_gone(tmp_path: 
     seated = {name for each in network.seen("epoch", epoch=first) for name in each["members"]}
     assert seated >= {"new", *MEMBERS} - {"g1m3"}
     assert verify(tmp_path / "run").findings == []
+
+
+async def test_who_votes_twice_is_out_with_the_next_epoch(tmp_path: Path) -> None:
+    befallen = {"g0m3": [{"name": "equivocate", "options": {"height": 1, "vote": "Prepare"}}]}
+    shape: dict[str, Any] = {"groups": 1, "members": 5, "seats": 1, "rounds": 30}
+    others = [f"g0m{m}" for m in (0, 1, 2, 4)]
+    async with small_network(tmp_path / "run", befallen=befallen, epochs={"blocks": 3}, **shape) as network:
+        await network.until(
+            lambda: any(set(each["members"]) == set(others) for each in network.seen("epoch")), timeout_s=90
+        )
+        out = min(e["epoch"] for e in network.seen("epoch") if set(e["members"]) == set(others))
+        await network.until(lambda: in_epoch(network, others, out + 1))
+    assert {each["accused"] for each in network.seen("evidence")} == {"g0m3"}
+    report = verify(tmp_path / "run", recompute=True)
+    assert report.findings == []
+    blocks = [decode_body(each.block.body, CouncilBody) for each in chain_of(network, "seat0", COUNCIL)]
+    assert sum(len(body.contradictions) for body in blocks) == 1
