@@ -6,6 +6,7 @@ proof travels and stands in a council block.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,11 +14,12 @@ from consensus import evidence
 from consensus import types as ct
 from consensus.evidence import OffenceKind
 from consensus.signing import Domain
+from p2pfl.jsonform import from_json
 from p2pfl.signed import Close, ParamTx, ShareRequest
 
 Struct: TypeAlias = ct.Propose | ct.Prepare | ct.Commit | ct.RoundChange | ShareRequest | ParamTx | Close
 
-STRUCTS: dict[str, type[Struct]] = {
+_STRUCTS: dict[str, type[Struct]] = {
     kind.__name__: kind
     for kind in (ct.Propose, ct.Prepare, ct.Commit, ct.RoundChange, ShareRequest, ParamTx, Close)
 }
@@ -70,3 +72,29 @@ def proved(domain: Domain, both: Contradiction) -> tuple[ct.MemberId, OffenceKin
     )
     found = evidence.offence(domain, one, two)
     return None if found is None else (found.signer, found.kind)
+
+
+def as_note(both: Contradiction) -> dict[str, Any]:
+    """How a node writes it down, with the kinds of the structs."""
+    return {
+        "group": both.group_id,
+        "kinds": [type(both.first).__name__, type(both.second).__name__],
+        "first": both.first,
+        "first_signature": both.first_signature,
+        "second": both.second,
+        "second_signature": both.second_signature,
+    }
+
+
+def from_note(note: Mapping[str, Any]) -> Contradiction | None:
+    """Read back from JSON; None for what is none."""
+    try:
+        return Contradiction(
+            from_json(note["group"], ct.Digest),
+            from_json(note["first"], _STRUCTS[str(note["kinds"][0])]),
+            from_json(note["first_signature"], bytes),
+            from_json(note["second"], _STRUCTS[str(note["kinds"][1])]),
+            from_json(note["second_signature"], bytes),
+        )
+    except (LookupError, ValueError, TypeError):
+        return None

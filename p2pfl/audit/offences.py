@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from consensus.types import Digest, MemberId
+from consensus.types import MemberId
 from p2pfl.audit.report import Report
-from p2pfl.contradiction import STRUCTS, Contradiction, proved
-from p2pfl.jsonform import from_json
+from p2pfl.contradiction import from_note, proved
 from p2pfl.offences import OFFENCES
 from p2pfl.roster import Roster
 from p2pfl.store import Folder, Notes
@@ -42,15 +41,10 @@ def check(roster: Roster, folders: Mapping[str, Folder], report: Report) -> None
 
 def _proved(roster: Roster, note: Mapping[str, Any]) -> Iterator[tuple[str, int, bytes, int]]:
     """(chain, height, culprit, offence) if the note proves one; at most one."""
-    genesis = roster.genesis
+    genesis, both = roster.genesis, from_note(note)
+    if both is None:
+        return
     try:
-        both = Contradiction(
-            from_json(note["group"], Digest),
-            from_json(note["first"], STRUCTS[str(note["kinds"][0])]),
-            from_json(note["first_signature"], bytes),
-            from_json(note["second"], STRUCTS[str(note["kinds"][1])]),
-            from_json(note["second_signature"], bytes),
-        )
         chain = genesis.group_names[both.group_id]
         found = proved(genesis.domain(chain), both)
         if found is not None and found[0] in roster.committee(chain, both.first.epoch):

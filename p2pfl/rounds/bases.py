@@ -45,14 +45,15 @@ class Bases:
         """The base for `height` under this council block. Raises PeerFault when a part is missing."""
         context = self._context
         view = context.council
-        await view.pulse.until(lambda: view.at(council_block_id) is not None, timeout_s=COUNCIL_BLOCK_WAIT_S)
+        if await view.recall(council_block_id, least_height=self._parent_council_height()) is None:
+            await view.pulse.until(
+                lambda: view.at(council_block_id) is not None, timeout_s=COUNCIL_BLOCK_WAIT_S
+            )
         state = view.at(council_block_id)
         if state is None:
             raise PeerFault("unknown_council_block", council_block_id.hex())
-        if state.roster.epoch < context.committee.epoch:
-            raise PeerFault("old_base", "a council block of before this epoch")
         if self.too_old(council_block_id):
-            raise PeerFault("old_base", "an older council block than the parent's")
+            raise PeerFault("old_base", "no block of this height can follow on that council block")
         async with self._turn:
             if self._last is not None and self._last[:2] == (council_block_id, height):
                 return self._last[2]
@@ -61,26 +62,40 @@ class Bases:
             return resolved
 
     def too_old(self, council_block_id: Digest) -> bool:
-        """Whether this council block is known to be older than the one that the last own block is based on.
+        """Whether no block of the open height can follow on this council block, as far as it is known here.
 
-        No block can follow on it. Who commits to it has no second commitment for a base that will do.
+        It is of before this epoch; or older than the one that the last own block is based on; or, for the
+        first height of an epoch, it does not count all blocks before it: what the old committee learnt comes
+        to the new one by the council only. Who commits to it has no second commitment for another base.
         """
         context = self._context
         state = context.council.at(council_block_id)
         parent = context.chain.get(context.chain.height) if context.chain.height >= 0 else None
-        if state is None or parent is None:
+        if state is None:
             return False
+        if state.roster.epoch < context.committee.epoch:
+            return True
+        if parent is None:
+            return False
+        header = parent.block.header
+        begins = header.epoch != context.committee.epoch
+        if begins and state.counted[context.group_id][0] < header.height:
+            return True
+        return state.height < self._parent_council_height()
+
+    def _parent_council_height(self) -> int:
+        """Of the council block on which the last own block rests; -1: the genesis, or there is none."""
+        context = self._context
+        parent = context.chain.get(context.chain.height) if context.chain.height >= 0 else None
+        if parent is None:
+            return -1
         body: GroupBody = decode_body(parent.block.body, GroupBody)
-        return state.height < body.base.council_height
+        return body.base.council_height
 
     async def _resolve(self, state: CouncilState, height: int) -> Resolved:
         context = self._context
         layout = context.genesis.task.layout
         own_heights = tuple(range(state.counted[context.group_id][0] + 1, height))
-        tip = context.chain.tip
-        if own_heights and tip is not None and tip.epoch != context.committee.epoch:
-            # What the old committee learnt comes to the new one by the council only.
-            raise PeerFault("old_base", "an epoch begins with a council block that counts all before it")
         base = await self._council_base(state)
         for own in own_heights:
             base = await context.aside(apply_update, base, await self.aggregate(own))

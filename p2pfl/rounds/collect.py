@@ -46,6 +46,9 @@ class Collected:
     requests: dict[int, SignedShareRequest] = field(default_factory=dict)
     txs: dict[MemberId, SignedParamTx] = field(default_factory=dict)
     closes: dict[int, SignedClose] = field(default_factory=dict)
+    # What each close names: a member who committed twice may stand there with another commitment than here.
+    _named: dict[int, tuple[SignedParamTx, ...]] = field(default_factory=dict)
+    _doubles: list[DoubleSigned] = field(default_factory=list)
 
     @property
     def request(self) -> SignedShareRequest | None:
@@ -54,17 +57,18 @@ class Collected:
 
     @property
     def close(self) -> SignedClose | None:
-        """The earliest close (lowest round) all of whose commitments are here."""
-        for round_ in sorted(self.closes):
-            if self.closed_txs(self.closes[round_]) is not None:
-                return self.closes[round_]
-        return None
+        """The earliest close (lowest round)."""
+        return self.closes[min(self.closes)] if self.closes else None
 
     def closed_txs(self, close: SignedClose) -> tuple[SignedParamTx, ...] | None:
-        """The commitments under this close, in its order; None while one is missing."""
-        by_id = {struct_hash(signed.tx): signed for signed in self.txs.values()}
-        found = [by_id.get(tx_id) for tx_id in close.tx_ids]
-        return None if None in found else tuple(signed for signed in found if signed is not None)
+        """The commitments under this close, in its order; None if it was not taken in."""
+        held = self.closes.get(close.close.round)
+        return self._named[close.close.round] if held is not None and held.close == close.close else None
+
+    def take_doubles(self) -> list[DoubleSigned]:
+        """The contradictions among the commitments that closes brought, each once."""
+        doubles, self._doubles = self._doubles, []
+        return doubles
 
     def agreed(self) -> tuple[SignedParamTx, ...]:
         """The commitments on the base that has most of them, in committee order."""
@@ -128,16 +132,21 @@ class Collected:
         if list_root(signed.tx_ids) != close.list_root:
             raise PeerFault("bad_close", "the ids are not those under its root")
         for tx in txs:
-            self.add_tx(tx)
-        self._check_list(signed)
-        self.closes[close.round] = signed
+            outcome = self.add_tx(tx)
+            if isinstance(outcome, DoubleSigned):
+                self._doubles.append(outcome)
+        named = self._named_by(signed, txs)
+        self.closes[close.round], self._named[close.round] = signed, named
         _keep_few(self.closes, but=close.round)
+        self._named = {round_: self._named[round_] for round_ in self.closes}
         return True
 
-    def _check_list(self, signed: SignedClose) -> None:
-        txs = self.closed_txs(signed)
-        if txs is None:
+    def _named_by(self, signed: SignedClose, brought: tuple[SignedParamTx, ...]) -> tuple[SignedParamTx, ...]:
+        """The commitments on the list: of those that came with it or are here. Raises PeerFault."""
+        by_id = {struct_hash(tx.tx): tx for tx in (*self.txs.values(), *brought)}
+        if any(tx_id not in by_id for tx_id in signed.tx_ids):
             raise PeerFault("bad_close", "it names commitments that it does not bring")
+        txs = tuple(by_id[tx_id] for tx_id in signed.tx_ids)
         order = [tx.tx.member for tx in txs]
         if order != [member for member in self.committee.members if member in set(order)]:
             raise PeerFault("bad_close", "not in committee order, or a member twice")
@@ -145,6 +154,7 @@ class Collected:
             raise PeerFault("bad_close", f"{len(txs)} commitments, {self.committee.quorum} are needed")
         if len({tx.tx.base_id for tx in txs}) != 1:
             raise PeerFault("bad_close", "commitments on different bases")
+        return txs
 
     def _slot(self, epoch: int, height: int) -> None:
         if (epoch, height) != (self.epoch, self.height):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+
+import trio
 
 from consensus.chain import BadBlock
 from consensus.signing import block_id
@@ -17,6 +20,8 @@ from p2pfl.store.blocks import BlockStore
 
 # A group names a council block that is at most a few old; each state is some kilobytes.
 STATES_MAX = 64
+# Older ones that a group still stands on after a long outage; each is folded again from the chain's start.
+RECALLED_MAX = 8
 
 
 class CouncilView:
@@ -26,6 +31,9 @@ class CouncilView:
         self.pulse = Pulse()
         self.on_block: Callable[[CouncilBody], Awaitable[None]] | None = None  # What the node does with each.
         self._states: OrderedDict[Digest, CouncilState] = OrderedDict()
+        self._recalled: OrderedDict[Digest, CouncilState] = OrderedDict()
+        self._blocks = blocks
+        self._genesis = genesis
         self._tip = CouncilState.genesis(genesis)
         self._states[self._tip.block_id] = self._tip
         # Each block is folded before the next is checked: it may name the committee that decides the next.
@@ -38,7 +46,30 @@ class CouncilView:
 
     def at(self, council_block_id: Digest) -> CouncilState | None:
         """The state after this council block, if it is known and not too old."""
-        return self._states.get(council_block_id)
+        return self._states.get(council_block_id) or self._recalled.get(council_block_id)
+
+    async def recall(self, council_block_id: Digest, *, least_height: int) -> CouncilState | None:
+        """`at`, also for a block whose state is no longer held, unless it is below this height.
+
+        A group may have stood still while the council went on.
+        """
+        if (held := self.at(council_block_id)) is not None:
+            return held
+        ids = self._blocks.ids
+        if council_block_id not in ids[max(0, least_height) :]:
+            return None
+        height = ids.index(council_block_id)
+        state = await trio.to_thread.run_sync(self._fold_until, height)
+        self._recalled[council_block_id] = state
+        while len(self._recalled) > RECALLED_MAX:
+            self._recalled.popitem(last=False)
+        return state
+
+    def _fold_until(self, height: int) -> CouncilState:
+        state = CouncilState.genesis(self._genesis)
+        for decided in itertools.islice(self._blocks, height + 1):
+            state = state.apply(decided.block.header, decode_body(decided.block.body, CouncilBody))
+        return state
 
     def newest_ids(self) -> tuple[Digest, ...]:
         """The ids of the council blocks that are still known, the newest first."""

@@ -38,8 +38,6 @@ RESEND_S = 2.0
 # After a refused proposal the round ends so soon; twice as late each round, so that members that refuse each
 # other's proposals for a reason that lasts (a clock) do not fill the network with round changes.
 REFUSED_S, REFUSED_DOUBLINGS_MAX = 0.02, 8
-# R4: how often a timer that ran out looks whether a quorum has come to its round.
-FOLLOWERS_S = 0.1
 
 
 class Application(Protocol):
@@ -117,7 +115,7 @@ class Driver:
         self._muted_height = FIRST_HEIGHT - 1
         self._deadline = float("inf")
         self._deadline_moved = trio.Event()
-        self._part_s, self._waited = 0.0, False
+        self._part_s, self._followed = 0.0, True
         self._round_work: set[trio.CancelScope] = set()
         self._nursery: trio.Nursery | None = None
         self._disk = trio.CapacityLimiter(1)
@@ -138,8 +136,11 @@ class Driver:
         self._wake.set()
 
     def set_deadline(self, at: float) -> None:
-        """The round ends at this trio time unless it is decided or moved before."""
-        self._deadline, self._part_s, self._waited = at, at - trio.current_time(), False
+        """The round ends at this trio time unless it is decided or moved before.
+
+        Not before a quorum has come to it: from then on it has its whole time (R4).
+        """
+        self._deadline, self._part_s = at, at - trio.current_time()
         self._deadline_moved.set()
 
     async def run(self, started: ct.Started, *, resume: bool) -> None:
@@ -151,6 +152,7 @@ class Driver:
             await self._start(started, resume=resume)
             while True:
                 await self._carry_out(self.replica.step(await self._next()))
+                self._look_for_followers()
 
     # -- inside -----------------------------------------------------------
 
@@ -267,6 +269,7 @@ class Driver:
     def _enter(self, effect: ct.EnteredRound) -> None:
         self._cancel_round_work()
         self.round = effect.round
+        self._followed = self.replica.followed
         self.set_deadline(float("inf"))
         self.app.entered(effect)
 
@@ -320,6 +323,12 @@ class Driver:
         else:
             self.ended.set()
 
+    def _look_for_followers(self) -> None:
+        """A quorum has come to the round just now: its part has its whole time from here on (R4)."""
+        if not self._followed and self.replica.followed:
+            self._followed = True
+            self.set_deadline(trio.current_time() + self._part_s)
+
     async def _timer(self) -> None:
         while True:
             self._deadline_moved = trio.Event()
@@ -327,12 +336,7 @@ class Driver:
                 await self._deadline_moved.wait()
                 continue
             self._deadline = float("inf")
-            if self.active and not self.replica.followed:
-                # R4: it leads away from nobody. Once a quorum has come, the part has its whole time again.
-                self._deadline, self._waited = trio.current_time() + FOLLOWERS_S, True
-            elif self.active and self._waited:
-                self._deadline, self._waited = trio.current_time() + self._part_s, False
-            elif self.active:
+            if self.active and self._followed:
                 self._feed(ct.Elapsed(self.height, self.round))
 
     async def _resend(self) -> None:

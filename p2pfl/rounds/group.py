@@ -6,6 +6,7 @@ The application of a group's consensus. What is valid is computed in `rules`; wh
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from consensus import codec
@@ -38,8 +39,8 @@ log = logger("rounds.group")
 REVEAL_SHARE = 0.8
 # The part of the time to collect in which Ci waits for more commitments than a quorum.
 COLLECT_SHARE = 0.8
-# Messages of the next height that wait until it begins: one of each kind a member is enough.
-EARLY_MAX = 64
+# Messages of the next height that wait until it begins, of each sender: one of each kind, and one forwarded.
+EARLY_MAX = 4
 
 
 class GroupApp:
@@ -55,7 +56,7 @@ class GroupApp:
         self._home = home
         self._pulse = Pulse()
         self._catching = False
-        self._early: list[tuple[ct.MemberId, Any]] = []
+        self._early: dict[ct.MemberId, deque[Any]] = {}
         self._listen()
         if context.chain.height >= 0:
             self._home.start_soon(self._catch_blobs)
@@ -179,9 +180,10 @@ class GroupApp:
             self.pace.stop("epoch_ended")
             return False
         self._listen()
-        early, self._early = self._early, []
-        for sender, message in early:
-            self.received(sender, message)
+        early, self._early = self._early, {}
+        for sender, messages in early.items():
+            for message in messages:
+                self._hear_early(sender, message)
         return True
 
     # -- what the network brings -------------------------------------------
@@ -191,8 +193,8 @@ class GroupApp:
         if not isinstance(message, (wire.ShareRequestMessage, wire.ParamTxMessage, wire.CloseMessage)):
             raise PeerFault("unexpected", type(message).__name__)
         height = _height(message)
-        if height == self.heard.height + 1 and len(self._early) < EARLY_MAX:
-            self._early.append((sender, message))
+        if height == self.heard.height + 1:
+            self._early.setdefault(sender, deque(maxlen=EARLY_MAX)).append(message)
         if height != self.heard.height:
             return
         match message:
@@ -203,14 +205,24 @@ class GroupApp:
             case wire.CloseMessage(_, close, txs):
                 self._take_close(close, txs)
 
+    def _hear_early(self, sender: ct.MemberId, message: Any) -> None:
+        try:
+            self.received(sender, message)
+        except PeerFault as fault:
+            log.debug("an early message was of no use", peer=sender.hex(), why=str(fault))
+
     def _take_request(self, request: SignedShareRequest) -> None:
         if self._is_new(self.heard.add_request(request)):
             if self.bases.too_old(request.request.council_block_id):
                 log.warning("a request was not followed", height=self.heard.height, why="old_base")
                 return
+            # Who is reached by a Ci that dies tells the others: else their commitments might split.
+            message = wire.ShareRequestMessage(self.context.group_id, request)
+            self.context.network.broadcast(self.context.others, message)
             if self.heard.close is None:
                 self.pace.step("train")
             self._start_training(request.request)
+            self._end_if_split()
 
     def _take_tx(self, tx: SignedParamTx) -> None:
         if self._is_new(self.heard.add_tx(tx)):
@@ -218,7 +230,10 @@ class GroupApp:
             self._end_if_split()
 
     def _take_close(self, close: SignedClose, txs: tuple[SignedParamTx, ...]) -> None:
-        if self._is_new(self.heard.add_close(close, txs)):
+        outcome = self.heard.add_close(close, txs)
+        for double in self.heard.take_doubles():
+            self.context.on_double(double)
+        if self._is_new(outcome):
             # Forwarded to all before the own blob is served: nobody sees a blob that may still commit.
             self._send_close(close)
             self.pace.step("reveal")
@@ -271,8 +286,10 @@ class GroupApp:
         """Open the round, wait for the commitments, and close. None when no quorum commits to one base."""
         context, heard = self.context, self.heard
         request = self._requests.to_follow() or await self._requests.make(effect)
-        context.network.broadcast(context.others, wire.ShareRequestMessage(context.group_id, request))
-        self._take_request(request)
+        if request.request.round in heard.requests:
+            context.network.broadcast(context.others, wire.ShareRequestMessage(context.group_id, request))
+        else:
+            self._take_request(request)
         quorum = context.committee.quorum
         await self._pulse.until(
             lambda: heard.close is not None or len(heard.agreed()) >= quorum or heard.split,
@@ -297,10 +314,10 @@ class GroupApp:
         return signed
 
     async def _idle(self, effect: ct.Build) -> ct.Block:
-        """End a height in which nothing can be learnt."""
+        """End a height in which nothing can be learnt. It needs nobody's request."""
         log.warning("an idle block ends the height", height=effect.height, round=effect.round)
-        request = (self._requests.to_follow() or await self._requests.make(effect)).request
-        block = await self.proposals.make_idle(effect, self.heard, request.council_block_id)
+        await self._requests.council_counts_all()
+        block = await self.proposals.make_idle(effect, self.heard, self.context.council.tip.block_id)
         self.pace.step("propose")
         return block
 

@@ -43,13 +43,17 @@ class Proposals:
     async def make(
         self, effect: ct.Build, heard: Collected, close: SignedClose, *, patience_s: float
     ) -> ct.Block | None:
-        """The block that follows from this Close; None when more than f did not reveal.
+        """The block that follows from this Close; None when its base is gone, or more than f did not reveal.
 
         patience_s: how long updates may still come. Raises PeerFault.
         """
         context, txs = self._context, heard.closed_txs(close)
         assert txs is not None
-        resolved = await self._base_of(heard, txs[0].tx.base_id)
+        try:
+            resolved = await self._base_of(heard, txs[0].tx.base_id)
+        except PeerFault as fault:
+            log.warning("a close cannot be followed", height=heard.height, why=str(fault))
+            return None
         with trio.move_on_after(patience_s):
             await self.fetch(txs)
         updates = {signed.tx.member: await self._update(signed, resolved) for signed in txs}
@@ -119,7 +123,10 @@ class Proposals:
         """Whether updates enough are here for a block with this Close."""
         txs = heard.closed_txs(close)
         assert txs is not None
-        resolved = await self._base_of(heard, txs[0].tx.base_id)
+        try:
+            resolved = await self._base_of(heard, txs[0].tx.base_id)
+        except PeerFault:
+            return False  # A base that is not to be had any more.
         hidden = [signed for signed in txs if await self._update(signed, resolved) is None]
         return len(hidden) <= self._context.committee.faulty_max
 
@@ -183,7 +190,10 @@ class Proposals:
         for council_block_id in (*here, *self._context.council.newest_ids(), *missing):
             if self._bases.too_old(council_block_id):
                 continue  # Nobody commits to it; a liar may have asked for it.
-            resolved = await self._bases.resolve(council_block_id, heard.height)
+            try:
+                resolved = await self._bases.resolve(council_block_id, heard.height)
+            except PeerFault:
+                continue
             if resolved.ref.base_id == base_id:
                 return resolved
         raise PeerFault("unknown_base", base_id.hex())

@@ -15,7 +15,7 @@ import trio
 from consensus.evidence import OffenceKind, offence
 from consensus.signing import signing_digest
 from consensus.types import Digest, MemberId, SignedVote
-from p2pfl.contradiction import Contradiction, of_votes
+from p2pfl.contradiction import Contradiction, as_note, from_note, of_votes
 from p2pfl.durable import DiskFull
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL
@@ -74,6 +74,9 @@ class Prosecutor:
         """
         for decided in self.context.council.chain.blocks:
             self.certified(decode_body(decided.block.body, CouncilBody))
+        for note in self._notes.read("evidence"):
+            if (both := from_note(note)) is not None:
+                self._to_council(both)  # It may not have come so far before the node ended.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._check_chain)
             nursery.start_soon(self._keep_late)
@@ -134,17 +137,7 @@ class Prosecutor:
         log.warning(
             "two signatures contradict each other", member=context.name_of(culprit), offence=kind.name
         )
-        note = {
-            "offence": int(kind),
-            "group": both.group_id,
-            "culprit": culprit,
-            "kinds": [type(both.first).__name__, type(both.second).__name__],
-            "first": both.first,
-            "first_signature": both.first_signature,
-            "second": both.second,
-            "second_signature": both.second_signature,
-        }
-        self._keep("evidence", note)
+        self._keep("evidence", {"offence": int(kind), "culprit": culprit, **as_note(both)})
         fields = {"accused": context.name_of(culprit), "offence": int(kind), "height": height}
         context.observe("evidence", fields)
         self._to_council(both)

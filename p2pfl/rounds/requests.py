@@ -35,23 +35,25 @@ class Requests:
         if self._bases.too_old(request.council_block_id):
             return False
         why = self._unfit.get(request.round)
-        if why == "unknown_council_block":
-            return self._context.council.at(request.council_block_id) is not None  # It may have come since.
-        return why != "bad_request"
+        if self._context.council.at(request.council_block_id) is None:
+            # It may come; but who was in vain once, or has committed, does not wait for what may be made up.
+            return why is None and self._context.me not in self._heard.txs
+        return why in (None, "unknown_council_block")
 
     async def make(self, effect: ct.Build) -> SignedShareRequest:
         """Choose the base: the newest council block that counts our parent, if it comes in time."""
         context, heard = self._context, self._heard
-        view = context.council
-        await view.pulse.until(
-            lambda: view.tip.counted[context.group_id][0] >= heard.height - 1,
-            timeout_s=self._council_s(),
-        )
-        resolved = await self._bases.resolve(view.tip.block_id, heard.height)
+        await self.council_counts_all()
+        resolved = await self._bases.resolve(context.council.tip.block_id, heard.height)
         request = ShareRequest(
             heard.epoch, heard.height, effect.round, resolved.ref.base_id, resolved.ref.council_block_id
         )
         return SignedShareRequest(request, await context.sign(request), effect.justification)
+
+    async def council_counts_all(self) -> None:
+        """Wait, but not for ever, until the council has counted the own group's last block."""
+        view, group_id, last = self._context.council, self._context.group_id, self._heard.height - 1
+        await view.pulse.until(lambda: view.tip.counted[group_id][0] >= last, timeout_s=self._council_s())
 
     def _council_s(self) -> float:
         """How long Ci waits for the council's next block. An epoch begins with one: then it has no choice."""

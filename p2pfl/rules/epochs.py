@@ -208,10 +208,10 @@ def derive_assignment(
         return None
     after = state.roster.after(turnover.joins, (), None, 0)
     gone = state.departed | state.leaving | {each.leave.member for each in turnover.leaves}
-    gone |= state.expelled.union(state.signer_of(each) for each in turnover.contradictions)
     gone = (gone - {each.entry.member_id for each in turnover.joins}) | frozenset(
         member for closing in turnover.closings for member in state.silent(closing)
     )
+    gone |= state.expelled.union(state.signer_of(each) for each in turnover.contradictions)
     latest = {each.case_id: each.outcome for each in outcomes}
     gone |= {member for member in after.entries if state.stands(member, latest) in (GUILTY, NO_OPENING)}
     seats = _seats(state, turnover, gone)

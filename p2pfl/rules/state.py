@@ -213,9 +213,10 @@ class CouncilState:
         )
 
     def signer_of(self, both: Contradiction) -> MemberId:
-        """Who signed both. The contradiction was checked."""
+        """Who signed both. Raises ValueError or KeyError for what proves nothing (a hostile quorum's)."""
         found = proved(self.network.domain(self.network.group_names[both.group_id]), both)
-        assert found is not None
+        if found is None:
+            raise ValueError("a contradiction that proves nothing")
         return found[0]
 
     def silent(self, closing: Closing) -> frozenset[MemberId]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from consensus.committee import Committee
 from consensus.signing import block_id
-from consensus.types import DecidedBlock, Elapsed, Validate, Validated
+from consensus.types import DecidedBlock, Validate, Validated
 from tests.sim.member import Member
 
 
@@ -61,12 +61,12 @@ class Timeless(Member):
 class Hurried(Member):
     """Goes from round to round, whoever follows."""
 
-    def may_go(self, timer: Elapsed) -> bool:
+    def may_start(self) -> bool:
         return True
 
 
 class Impatient(Member):
-    """Leaves a round the moment in which a quorum has come to it."""
+    """Counts a round's time from its own coming, not from when a quorum has come."""
 
-    def expire(self, timer: Elapsed, life: int, waited: bool = False) -> None:
-        super().expire(timer, life, waited and not self.may_go(timer))
+    def patience_ms(self, round_: int, entered_ms: int) -> int:
+        return max(0, entered_ms + self.timer_ms(round_) - self.world.now_ms)

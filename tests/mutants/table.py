@@ -382,7 +382,7 @@ MUTANTS = (
     Mutant("any next committee will do", member=Obliging),
     Mutant("no clock is looked at", member=Timeless),
     Mutant("timers wait for nobody", member=Hurried, seeds=(22539,)),
-    Mutant("a round has no time left when it begins", member=Impatient, seeds=(40053, 46014)),
+    Mutant("a round has no time left when it begins", member=Impatient, seeds=(30111,)),
     one(
         "context taken for the claim",
         "evidence",

@@ -1,4 +1,4 @@
-"""The driver's clock: a refused proposal ends its round soon, and later each time."""
+"""The driver's clock: when a round's time begins, and how soon a refused proposal ends it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ class Refusing:
         return False
 
 
-async def test_a_round_whose_proposal_is_refused_ends_soon_and_later_each_time(
-    autojump_clock: MockClock,
-) -> None:
+def driver_of(replica: Any, app: Any) -> tuple[Driver, list[ct.Event]]:
+    """A driver without disk or network, and what it feeds to its core."""
     me = ct.MemberId(b"m" * 20)
     driver = Driver(
-        replica=cast(Any, SimpleNamespace()),
-        app=cast(Any, Refusing()),
+        replica=cast(Any, replica),
+        app=cast(Any, app),
         domain=Domain(0, ct.ZERO_MEMBER, ZERO),
         wal=cast(Any, None),
         guard=cast(Any, None),
@@ -41,7 +40,43 @@ async def test_a_round_whose_proposal_is_refused_ends_soon_and_later_each_time(
     )
     fed: list[ct.Event] = []
     driver._feed = fed.append  # type: ignore[method-assign]
-    header = ct.Header(1, ZERO, ZERO, 0, 0, ZERO, me, 1, ZERO, ZERO, ZERO)
+    return driver, fed
+
+
+async def test_a_round_has_its_whole_time_from_the_moment_a_quorum_has_come(
+    autojump_clock: MockClock,
+) -> None:
+    """R4; also when the quorum comes just before the time would have run out, or long after."""
+
+    class Silent:
+        def entered(self, effect: ct.EnteredRound) -> None:
+            driver.set_deadline(trio.current_time() + 5)
+
+    for comes_after_s in (4.9, 60.0):
+        replica = SimpleNamespace(followed=False)
+        driver, fed = driver_of(replica, Silent())
+        driver.active = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(driver._timer)
+            driver._enter(ct.EnteredRound(0, 3, driver.me))
+            await trio.sleep(comes_after_s)
+            driver._look_for_followers()
+            assert fed == []
+            replica.followed = True
+            driver._look_for_followers()
+            await trio.sleep(4.9)
+            driver._look_for_followers()
+            assert fed == []
+            await trio.sleep(0.2)
+            assert fed == [ct.Elapsed(0, 3)]
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_round_whose_proposal_is_refused_ends_soon_and_later_each_time(
+    autojump_clock: MockClock,
+) -> None:
+    driver, fed = driver_of(SimpleNamespace(), Refusing())
+    header = ct.Header(1, ZERO, ZERO, 0, 0, ZERO, driver.me, 1, ZERO, ZERO, ZERO)
     for round_, pause_s in ((0, REFUSED_S), (1, 2 * REFUSED_S), (50, REFUSED_S * 2**REFUSED_DOUBLINGS_MAX)):
         began = trio.current_time()
         await driver._validate(ct.Validate(0, round_, ct.Block(header, b""), True))

@@ -22,6 +22,7 @@ import trio
 from consensus import types as ct
 from consensus.evidence import contradiction
 from p2pfl import telemetry
+from p2pfl.contradiction import Contradiction
 from p2pfl.errors import UserError
 from p2pfl.guard_file import struct_of
 from p2pfl.rounds import patience
@@ -207,7 +208,7 @@ async def test_a_proof_that_finds_no_room_is_kept_when_there_is_some(tmp_path: P
         group_id=bytes(32), name_of=lambda member: "x", observe=lambda kind, fields: None, council=nothing
     )
     notes = Notes(tmp_path)
-    prosecutor = Prosecutor(context, notes, None, lambda _: None)  # type: ignore[arg-type]
+    prosecutor = Prosecutor(context, notes, None, lambda _: None, lambda _: None)  # type: ignore[arg-type]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(prosecutor.run)
@@ -226,6 +227,14 @@ async def test_a_proof_that_finds_no_room_is_kept_when_there_is_some(tmp_path: P
     assert notes.read("faults") == []
     assert "a proof waits for room on the disk" in told.getvalue()
     assert "a note was not kept" in told.getvalue()
+    # After a restart the council hears of it: it may not have come so far before.
+    again: list[Contradiction] = []
+    restarted = Prosecutor(context, notes, None, lambda _: None, again.append)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(restarted.run)
+        await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+    assert [(each.first, each.second) for each in again] == [(a, b)]
 
 
 def fill(path: Path) -> None:

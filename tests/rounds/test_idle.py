@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from consensus import signing
+from consensus import types as ct
 from consensus.types import Digest, MemberId
 from p2pfl import node
 from p2pfl.audit.verify import verify
@@ -15,7 +18,8 @@ from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
 from p2pfl.net import wire
 from p2pfl.records import GroupBody, decode_body
-from p2pfl.signed import SignedShareRequest
+from p2pfl.rounds.requests import Requests
+from p2pfl.signed import ShareRequest, SignedShareRequest
 from tests.rounds.small_network import SmallNetwork, small_network
 from tests.rounds.test_network import GROUP, SHORT, chain_of
 
@@ -104,3 +108,64 @@ async def test_a_request_for_a_base_that_nobody_knows_costs_one_round(tmp_path: 
         await network.until(lambda: network.heights(GROUP, 2), timeout_s=120)
     assert [len(body.txs) >= 3 for body in bodies(network)] == [True] * 3
     assert chain_of(network, "g0m0", "g0")[HEIGHT].certificate.round == 1
+
+
+async def test_a_member_that_commits_twice_neither_halts_its_group_nor_gets_away(tmp_path: Path) -> None:
+    """Each Ci closes with the commitment that it heard; the others take it from the Close."""
+
+    class TwoFaced:
+        def __init__(self, parts: node.Parts) -> None:
+            self._honest, self._parts = parts.network, parts
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._honest, name)
+
+        def broadcast(self, to: Iterable[MemberId], message: Any) -> None:
+            if not isinstance(message, wire.ParamTxMessage) or message.tx.tx.height != HEIGHT:
+                self._honest.broadcast(to, message)
+                return
+            parts, tx = self._parts, replace(message.tx.tx, samples=message.tx.tx.samples + 1)
+            signature = signing.sign(parts.key.secret, signing.signing_digest(parts.genesis.domain("g0"), tx))
+            other = replace(message, tx=replace(message.tx, tx=tx, signature=signature))
+            ci = parts.genesis.committee("g0").proposer(HEIGHT, 0)
+            for each in to:
+                self._honest.send(each, message if each == ci else other)
+
+    def wrap(parts: node.Parts) -> None:
+        if parts.name == "g0m0":
+            parts.network = TwoFaced(parts)
+
+    async with small_network(tmp_path / "run", wrap=wrap, times=SHORT, rounds=3, **SHAPE) as network:
+        await network.until(lambda: network.heights(GROUP, 2), timeout_s=60)
+        await network.until(lambda: bool(network.seen("evidence")))
+    assert {each["accused"] for each in network.seen("evidence")} == {"g0m0"}
+    assert [body.close is None for body in bodies(network)] == [False] * 3
+
+
+async def test_a_request_on_which_no_epoch_can_begin_costs_no_more_than_its_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the council block that holds the assignment, which does not count the group's last block."""
+    honest, asked = Requests.make, list[int]()
+
+    async def make(self: Requests, effect: ct.Build) -> SignedShareRequest:
+        context, heard = self._context, self._heard
+        began = context.chain.tip is not None and context.chain.tip.epoch == 0
+        if not (heard.epoch == 1 and began and effect.round == 0 and context.name == "g0"):
+            return await honest(self, effect)
+        view = context.council
+        later = [i for i in view.newest_ids() if (state := view.at(i)) and state.roster.epoch]
+        request = ShareRequest(heard.epoch, heard.height, 0, Digest(b"\5" * 32), later[-1])
+        asked.append(heard.height)
+        return SignedShareRequest(request, await context.sign(request))
+
+    monkeypatch.setattr(Requests, "make", make)
+    async with small_network(
+        tmp_path / "run", epochs={"blocks": 2}, times=SHORT, rounds=40, **SHAPE
+    ) as network:
+        await network.until(
+            lambda: bool(asked) and bool(network.seen("decided", group="g0", height=asked[0])), timeout_s=120
+        )
+    led = network.seen("decided", group="g0", height=asked[0])[0]
+    assert led["round"] == 1
+    assert led["members"]  # It was no idle block.

@@ -15,7 +15,7 @@ from p2pfl.rules.council import compare, derive_council
 from p2pfl.rules.epochs import Turnover, check_contradiction, check_join, check_turnover, derive_assignment
 from p2pfl.rules.state import CouncilState
 from p2pfl.signed import ShareRequest
-from tests.rules.test_epochs import EPOCHS, NOW, after, everybody, join
+from tests.rules.test_epochs import EPOCHS, NOW, after, everybody, join, leave
 from tests.rules.test_verdicts import RULES
 from tests.rules.world import World, world
 
@@ -109,3 +109,26 @@ def test_what_proves_nothing_expels_nobody(there: World) -> None:
     told = after(there, 1, turnover=Turnover(NOW, contradictions=(both,)))
     with pytest.raises(PeerFault, match="expelled already"):
         check_contradiction(told, both)
+
+
+def test_who_left_and_comes_back_in_the_very_block_that_expels_it_gets_no_seat(there: World) -> None:
+    gone = there.members("g0")[1]
+    leaver = Turnover(NOW, leaves=(leave(there, gone),))
+    state = after(there, 3, turnover=leaver)
+    assert gone in state.departed
+    for _ in range(2):
+        state = after_more(there, state)
+    back = join(there, key=there.secrets[gone], name="again")
+    turnover = Turnover(NOW, joins=(back,), contradictions=(two_commits(there, gone),))
+    check_turnover(state, turnover, frozenset())
+    assigned = derive_assignment(state, state.height + 1, turnover, ())
+    assert assigned is not None
+    assert gone not in everybody(assigned)
+
+
+def test_a_hostile_councils_block_with_a_proof_of_nothing_is_refused_and_crashes_nobody(there: World) -> None:
+    both = replace(two_commits(there, there.members("g0")[1]), first_signature=bytes(65))
+    with pytest.raises(ValueError, match="proves nothing"):
+        after(there, 1).signer_of(both)
+    with pytest.raises(KeyError):
+        after(there, 1).signer_of(replace(both, group_id=Digest(bytes(32))))

@@ -85,6 +85,8 @@ class Member:
         self.mute_until = 0
         self._progress: tuple[int, int] = (0, 0)
         self._inbox: list[Event] = []
+        self._timer: Elapsed | None = None  # Of the own round, as long as it has not started.
+        self._entered_ms = 0
         self.replica: Replica | None = None  # None: it has never voted. Who left keeps the last, to answer.
 
     # Life and death.
@@ -94,7 +96,7 @@ class Member:
         if self.alive:
             return
         self.alive, self.life = True, self.life + 1
-        self.fuse = self.trap = None
+        self.fuse = self.trap = self._timer = None
         self._inbox = []
         self.tell("starts", wal=len(self.wal))
         if self.votes:
@@ -159,6 +161,8 @@ class Member:
                 event = self._inbox.pop(0)
                 if self.replica is not None:
                     self.perform(self.replica.step(event))
+            if self._timer is not None:
+                self._start_timer()
         except Crash as crash:
             self._die(str(crash))
 
@@ -212,8 +216,7 @@ class Member:
                     self.sign(message)
                 case EnteredRound(height=height, round=round_):
                     self.tell("enters round", height=height, round=round_)
-                    timer = Elapsed(height, round_)
-                    self.world.at(self.timer_ms(round_), self.expire, timer, self.life)
+                    self._timer, self._entered_ms = Elapsed(height, round_), self.world.now_ms
                 case Build():
                     self.later(Built(effect.height, effect.round, self.build(effect)))
                 case Validate():
@@ -230,23 +233,21 @@ class Member:
         """How long a round may take."""
         return self.world.weather.base_ms * 2 ** min(round_, DOUBLINGS_MAX)
 
-    def expire(self, timer: Elapsed, life: int, waited: bool = False) -> None:
-        """A timer ran out. It does not lead away from members that have not come so far yet.
+    def _start_timer(self) -> None:
+        """R4: a round's timer starts when a quorum has come to it: nothing could be decided before."""
+        timer = self._timer
+        if timer is not None and self.may_start():
+            self._timer = None
+            self.world.at(self.patience_ms(timer.round, self._entered_ms), self.step, timer, self.life)
 
-        Once a quorum has come, the round has its whole time: it could not begin before.
-        """
-        replica = self.replica
-        mine = replica is not None and (replica.height, replica.round) == (timer.height, timer.round)
-        if mine and life == self.life and not self.may_go(timer):
-            self.world.at(self.world.weather.base_ms // 4, self.expire, timer, life, True)
-        elif mine and waited:
-            self.world.at(self.timer_ms(timer.round), self.expire, timer, life)
-        else:
-            self.step(timer, life)
-
-    def may_go(self, timer: Elapsed) -> bool:
-        """Whether a quorum has come to its round."""
+    def may_start(self) -> bool:
+        """Whether a quorum has come to the own round."""
         return self.replica is None or self.replica.followed
+
+    def patience_ms(self, round_: int, entered_ms: int) -> int:
+        """How long a round may take from now on. entered_ms: when this member came to it."""
+        del entered_ms
+        return self.timer_ms(round_)
 
     def later(self, event: Event) -> None:
         """The application answers after a moment."""
