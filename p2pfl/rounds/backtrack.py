@@ -7,15 +7,14 @@ The reasoning itself is `rules.cases`, so that an auditor repeats it without thi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from consensus.signing import block_id
-from consensus.types import Digest, MemberId
+from consensus.types import Digest, Header, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.params import Update, parse_update
 from p2pfl.records import Case, GroupBody
 from p2pfl.rounds.context import Context
-from p2pfl.rounds.follow import Chain
 from p2pfl.rules.cases import GroupBlock, Suspicion, derive_case, hard_rule_cases
 from p2pfl.rules.council import Comparison, CouncilInputs, suspicions
 from p2pfl.telemetry import logger
@@ -27,11 +26,14 @@ REMEMBERED_MAX = 256
 
 
 class Backtrack:
-    """A seat's way from groups to members. `fetched`: blobs fetched for each case."""
+    """A seat's way from groups to members. `fetched`: blobs fetched for each case.
 
-    def __init__(self, context: Context, groups: Mapping[Digest, Chain]) -> None:
+    on_missing: told of a block of which a candidate's update is not to be had.
+    """
+
+    def __init__(self, context: Context, on_missing: Callable[[Header], None]) -> None:
         self._context = context
-        self._groups = groups
+        self._on_missing = on_missing
         self.fetched: dict[Digest, int] = {}
 
     async def cases(self, inputs: CouncilInputs, comparison: Comparison) -> tuple[Case, ...]:
@@ -68,6 +70,7 @@ class Backtrack:
         except PeerFault as fault:
             name = context.name_of(member)
             log.warning("a candidate's update is not to be had", member=name, why=str(fault))
+            self._on_missing(suspicion.block.header)
             raise
         context.shelf.show(tx.blob_id, context.seats)
         return parse_update(data, context.genesis.task.layout, body.exponents)

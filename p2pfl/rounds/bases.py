@@ -133,12 +133,12 @@ class Bases:
 async def base_of_block(context: Context, chain: Chain, ref: BaseRef, members: Sequence[MemberId]) -> Base:
     """The base that a decided block of a group was trained from: the council's, and own aggregates on it.
 
-    members: of the group, who hold its aggregates. Raises PeerFault when the council block is too old.
+    members: of the group, who hold its aggregates. Raises PeerFault when a part is not to be had.
     """
     layout = context.genesis.task.layout
-    state = context.council.at(ref.council_block_id)
+    state = await context.council.recall(ref.council_block_id, least_height=-1)
     if state is None:
-        raise PeerFault("too_old", "the council block that the round names is no longer held")
+        raise PeerFault("unknown_council_block", "the council block that the round names is not here")
     data = await context.shelf.need(state.base_id, byte_length("base", layout), context.seats, members)
     base = await context.aside(parse_base, data, layout)
     for height in ref.own_heights:

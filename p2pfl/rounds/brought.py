@@ -21,7 +21,8 @@ from p2pfl.telemetry import logger
 
 log = logger("rounds.brought")
 
-# A block whose aggregate nobody serves is left out of the council's blocks for so long, then tried again.
+# A block whose aggregate, or a candidate's update, nobody serves is left out of the council's blocks for so
+# long, then tried again.
 MISSING_S = 30.0
 
 
@@ -31,7 +32,7 @@ class Brought:
     def __init__(self, context: Context, groups: Mapping[ct.Digest, Chain]) -> None:
         self._context = context
         self._groups = groups
-        self._missing: dict[ct.Digest, float] = {}  # Blocks whose aggregate nobody served, and until when.
+        self._missing: dict[ct.Digest, float] = {}  # Blocks whose blobs nobody served, and until when.
         self._told: set[ct.Digest] = set()
 
     async def take(self, decided: ct.DecidedBlock) -> GroupBody:
@@ -48,6 +49,10 @@ class Brought:
         except PeerFault as fault:
             name = self._groups[header.group_id].name
             log.warning("a group's aggregate is not to be had", group=name, why=str(fault))
+
+    def miss(self, header: ct.Header) -> None:
+        """What this block names is not to be had now: the council goes on without it for a while."""
+        self._missing[block_id(header)] = trio.current_time() + MISSING_S
 
     def uncounted(self, state: CouncilState, group_id: ct.Digest) -> range:
         """The heights of this group's blocks that the next council block may count.
@@ -108,7 +113,7 @@ class Brought:
             try:
                 found = await self._aggregate(each.header, bodies[block_id(each.header)])
             except PeerFault:
-                self._missing[block_id(each.header)] = trio.current_time() + MISSING_S
+                self.miss(each.header)
                 raise
             aggregates[each.aggregate_id] = found
         others = self._others()

@@ -129,13 +129,13 @@ class Collected:
         if held is not None:
             signer = self.committee.proposer(self.height, close.round)
             return DoubleSigned(signer, "Close", held.close, held.signature, close, signed.signature)
+        if max(len(txs), len(signed.tx_ids)) > self.committee.size:
+            raise PeerFault("bad_close", "more commitments than members")
         if list_root(signed.tx_ids) != close.list_root:
             raise PeerFault("bad_close", "the ids are not those under its root")
-        for tx in txs:
-            outcome = self.add_tx(tx)
-            if isinstance(outcome, DoubleSigned):
-                self._doubles.append(outcome)
+        outcomes = [self.add_tx(tx) for tx in txs]
         named = self._named_by(signed, txs)
+        self._doubles += [each for each in outcomes if isinstance(each, DoubleSigned)]
         self.closes[close.round], self._named[close.round] = signed, named
         _keep_few(self.closes, but=close.round)
         self._named = {round_: self._named[round_] for round_ in self.closes}
@@ -143,7 +143,8 @@ class Collected:
 
     def _named_by(self, signed: SignedClose, brought: tuple[SignedParamTx, ...]) -> tuple[SignedParamTx, ...]:
         """The commitments on the list: of those that came with it or are here. Raises PeerFault."""
-        by_id = {struct_hash(tx.tx): tx for tx in (*self.txs.values(), *brought)}
+        # What is held was verified; a copy that came with the Close may have another signature.
+        by_id = {struct_hash(tx.tx): tx for tx in (*brought, *self.txs.values())}
         if any(tx_id not in by_id for tx_id in signed.tx_ids):
             raise PeerFault("bad_close", "it names commitments that it does not bring")
         txs = tuple(by_id[tx_id] for tx_id in signed.tx_ids)
@@ -161,7 +162,9 @@ class Collected:
             raise PeerFault("wrong_height", f"{epoch}/{height}, here is {self.epoch}/{self.height}")
 
     def _justified(self, round_: int, changes: tuple[SignedRoundChange, ...]) -> None:
-        """A request or close of a round above 0 brings q ROUND-CHANGEs for that round."""
+        """A request or close of a round above 0 brings q ROUND-CHANGEs for that round, and no other any."""
+        if len(changes) > (self.committee.size if round_ else 0):
+            raise PeerFault("unjustified", f"{len(changes)} ROUND-CHANGEs for round {round_}")
         if round_ == 0:
             return
         if not asks_for_round(recoverer(self.domain), self.committee, self.height, round_, changes):

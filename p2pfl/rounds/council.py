@@ -78,7 +78,7 @@ class CouncilApp:
         self.pace = pace
         self.groups = groups
         self.brought = Brought(context, groups)
-        self.backtrack = Backtrack(context, groups)
+        self.backtrack = Backtrack(context, self.brought.miss)
         self.comings = comings
         self._home = home
         self._certified = certified

@@ -10,7 +10,7 @@ import trio
 
 from consensus.chain import BadBlock
 from consensus.signing import block_id
-from consensus.types import DecidedBlock, Digest
+from consensus.types import ZERO_DIGEST, DecidedBlock, Digest
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.records import CouncilBody, decode_body
 from p2pfl.rounds.follow import Chain
@@ -55,10 +55,11 @@ class CouncilView:
         """
         if (held := self.at(council_block_id)) is not None:
             return held
-        ids = self._blocks.ids
-        if council_block_id not in ids[max(0, least_height) :]:
+        ids, height = self._blocks.ids, -1
+        if council_block_id in ids[max(0, least_height) :]:
+            height = ids.index(council_block_id)
+        elif council_block_id != ZERO_DIGEST or least_height >= 0:  # Zeros: the genesis.
             return None
-        height = ids.index(council_block_id)
         state = await trio.to_thread.run_sync(self._fold_until, height)
         self._recalled[council_block_id] = state
         while len(self._recalled) > RECALLED_MAX:

@@ -13,13 +13,12 @@ from consensus import codec
 from consensus import types as ct
 from consensus.chain import BadBlock
 from consensus.signing import block_id, struct_hash
-from p2pfl.errors import PeerFault, UserError
+from p2pfl.errors import PeerFault
 from p2pfl.keys import Refused
-from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
 from p2pfl.records import GroupBody, body_root, decode_body
 from p2pfl.rounds.bases import Bases
-from p2pfl.rounds.collect import Collected, DoubleSigned, context_of
+from p2pfl.rounds.collect import ROUNDS_MAX, Collected, DoubleSigned, context_of
 from p2pfl.rounds.commit import Committer
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.home import Home
@@ -28,8 +27,8 @@ from p2pfl.rounds.pace import Pace
 from p2pfl.rounds.proposal import Proposals
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.requests import Requests
-from p2pfl.rounds.tell import tell_group_block
-from p2pfl.rules.validate import Derived, first_idle_round, list_root
+from p2pfl.rounds.tell import evaluate, tell_group_block
+from p2pfl.rules.validate import first_idle_round, list_root
 from p2pfl.signed import Close, ShareRequest, SignedClose, SignedParamTx, SignedShareRequest
 from p2pfl.telemetry import logger
 
@@ -39,6 +38,8 @@ log = logger("rounds.group")
 REVEAL_SHARE = 0.8
 # The part of the time to collect in which Ci waits for more commitments than a quorum.
 COLLECT_SHARE = 0.8
+# Of so many blocks the blobs are served again after a restart: seats may not have them all yet.
+SHOWN_AGAIN = 32
 # Messages of the next height that wait until it begins, of each sender: one of each kind, and one forwarded.
 EARLY_MAX = 4
 
@@ -60,6 +61,9 @@ class GroupApp:
         self._listen()
         if context.chain.height >= 0:
             self._home.start_soon(self._catch_blobs)
+        for height in range(max(0, context.chain.height + 1 - SHOWN_AGAIN), context.chain.height + 1):
+            if (decided := context.chain.get(height)) is not None:
+                self._show(decode_body(decided.block.body, GroupBody))
 
     # -- what consensus asks -----------------------------------------------
 
@@ -134,11 +138,9 @@ class GroupApp:
             if body_root(body) != header.app_root:
                 raise PeerFault("bad_body", "its root is not the header's")
             self.pace.step("propose")
+            if body.close is not None:
+                self._take_close_of(body.close, body.txs, fresh=effect.fresh)
             if effect.fresh:
-                if body.close is not None:
-                    self._take_close(
-                        body.close, body.txs
-                    )  # Who has not heard it serves its blob from now on.
                 await self.proposals.judge_fresh(header, body, self.heard, effect.round)
             await self.proposals.check(header, body, self.heard)
         except codec.DecodeError as error:
@@ -160,9 +162,7 @@ class GroupApp:
         body: GroupBody = decode_body(decided.block.body, GroupBody)
         derived = self.proposals.derived.pop(block_id(header), None)
         self.proposals.derived.clear()
-        context.shelf.show(body.aggregate_id)
-        for signed in body.txs:
-            context.shelf.show(signed.tx.blob_id, (*context.committee.members, *context.seats))
+        self._show(body)
         tip = wire.Tip(context.group_id, header.height, block_id(header))
         context.network.broadcast(context.seats, tip)
         context.network.announce(tip)
@@ -170,7 +170,7 @@ class GroupApp:
         if derived is None:
             self._home.start_soon(self._catch_blobs)
         elif header.proposer == context.me or context.evaluates:
-            self._home.start_soon(self._evaluate, header.height, derived)
+            self._home.start_soon(evaluate, context, header.height, derived)
         rounds = context.genesis.rounds
         if rounds and header.height + 1 >= rounds:
             self.pace.stop("finished")
@@ -216,9 +216,10 @@ class GroupApp:
             if self.bases.too_old(request.request.council_block_id):
                 log.warning("a request was not followed", height=self.heard.height, why="old_base")
                 return
-            # Who is reached by a Ci that dies tells the others: else their commitments might split.
-            message = wire.ShareRequestMessage(self.context.group_id, request)
-            self.context.network.broadcast(self.context.others, message)
+            if len(self.heard.requests) < ROUNDS_MAX:
+                # Who is reached by a Ci that dies tells the others: else their commitments might split.
+                message = wire.ShareRequestMessage(self.context.group_id, request)
+                self.context.network.broadcast(self.context.others, message)
             if self.heard.close is None:
                 self.pace.step("train")
             self._start_training(request.request)
@@ -229,13 +230,25 @@ class GroupApp:
             self.pace.votes(len(self.heard.txs))
             self._end_if_split()
 
+    def _take_close_of(self, close: SignedClose, txs: tuple[SignedParamTx, ...], *, fresh: bool) -> None:
+        """Who has not heard a proposal's Close serves its blob from now on.
+
+        So does who has voted and was started anew, when this member passes a prepared block's Close on.
+        """
+        try:
+            self._take_close(close, txs)
+        except PeerFault:
+            if fresh:
+                raise
+
     def _take_close(self, close: SignedClose, txs: tuple[SignedParamTx, ...]) -> None:
         outcome = self.heard.add_close(close, txs)
         for double in self.heard.take_doubles():
             self.context.on_double(double)
         if self._is_new(outcome):
             # Forwarded to all before the own blob is served: nobody sees a blob that may still commit.
-            self._send_close(close)
+            if len(self.heard.closes) < ROUNDS_MAX:
+                self._send_close(close)
             self.pace.step("reveal")
             context = self.context
             for signed in self.heard.closed_txs(close) or ():
@@ -266,6 +279,9 @@ class GroupApp:
             log.warning("a request was not followed", height=heard.height, why=str(fault))
             if heard is self.heard:
                 self._requests.unfit(request, fault)
+                other = self._requests.to_follow()
+                if other is not None and other.request != request:
+                    self._start_training(other.request)
             return
         if signed is not None and heard is self.heard:
             self._take_tx(signed)
@@ -316,7 +332,8 @@ class GroupApp:
     async def _idle(self, effect: ct.Build) -> ct.Block:
         """End a height in which nothing can be learnt. It needs nobody's request."""
         log.warning("an idle block ends the height", height=effect.height, round=effect.round)
-        await self._requests.council_counts_all()
+        if self.bases.too_old(self.context.council.tip.block_id):
+            await self._requests.council_counts_all()
         block = await self.proposals.make_idle(effect, self.heard, self.context.council.tip.block_id)
         self.pace.step("propose")
         return block
@@ -334,6 +351,13 @@ class GroupApp:
         )
 
     # -- around --------------------------------------------------------------
+
+    def _show(self, body: GroupBody) -> None:
+        """What a decided block names: its aggregate to all, its updates to the group and the seats."""
+        context = self.context
+        context.shelf.show(body.aggregate_id)
+        for signed in body.txs:
+            context.shelf.show(signed.tx.blob_id, (*context.committee.members, *context.seats))
 
     def _listen(self) -> None:
         """The next height begins."""
@@ -359,16 +383,6 @@ class GroupApp:
                     log.warning("an aggregate is not to be had yet", height=height, why=str(fault))
         finally:
             self._catching = False
-
-    async def _evaluate(self, height: int, derived: Derived) -> None:
-        try:
-            loss, accuracy = await self.context.trainer.evaluate(derived.next_base.values)
-        except (UserError, WorkerDied, TaskFailed) as error:
-            log.warning("the new base could not be evaluated", height=height, why=str(error))
-            return
-        self.context.observe(
-            "evaluated", {"group": self.context.name, "height": height, "loss": loss, "accuracy": accuracy}
-        )
 
 
 def _height(message: Any) -> int:

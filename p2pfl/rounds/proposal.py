@@ -20,6 +20,7 @@ from p2pfl.rounds.context import Context
 from p2pfl.rules.validate import (
     Derived,
     GroupInputs,
+    check_close,
     check_group_body,
     derive_group_body,
     first_idle_round,
@@ -43,16 +44,13 @@ class Proposals:
     async def make(
         self, effect: ct.Build, heard: Collected, close: SignedClose, *, patience_s: float
     ) -> ct.Block | None:
-        """The block that follows from this Close; None when its base is gone, or more than f did not reveal.
+        """The block that follows from this Close; None when none can, or more than f did not reveal.
 
         patience_s: how long updates may still come. Raises PeerFault.
         """
         context, txs = self._context, heard.closed_txs(close)
         assert txs is not None
-        try:
-            resolved = await self._base_of(heard, txs[0].tx.base_id)
-        except PeerFault as fault:
-            log.warning("a close cannot be followed", height=heard.height, why=str(fault))
+        if (resolved := await self._followed(heard, close, txs)) is None:
             return None
         with trio.move_on_after(patience_s):
             await self.fetch(txs)
@@ -123,12 +121,23 @@ class Proposals:
         """Whether updates enough are here for a block with this Close."""
         txs = heard.closed_txs(close)
         assert txs is not None
-        try:
-            resolved = await self._base_of(heard, txs[0].tx.base_id)
-        except PeerFault:
-            return False  # A base that is not to be had any more.
+        if (resolved := await self._followed(heard, close, txs)) is None:
+            return False
         hidden = [signed for signed in txs if await self._update(signed, resolved) is None]
         return len(hidden) <= self._context.committee.faulty_max
+
+    async def _followed(
+        self, heard: Collected, close: SignedClose, txs: tuple[SignedParamTx, ...]
+    ) -> Resolved | None:
+        """The base on which a block with this Close can follow; None if there is none, or it is no Close."""
+        context = self._context
+        try:
+            resolved = await self._base_of(heard, txs[0].tx.base_id)
+            check_close(close, context.domain, context.committee, epoch=heard.epoch, height=heard.height)
+        except PeerFault as fault:
+            log.warning("a close cannot be followed", height=heard.height, why=str(fault))
+            return None
+        return resolved
 
     async def check(self, header: ct.Header, body: GroupBody, heard: Collected) -> None:
         """Derive the body again from the own blobs. Raises PeerFault for the first field that differs."""

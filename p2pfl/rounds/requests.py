@@ -38,7 +38,7 @@ class Requests:
         if self._context.council.at(request.council_block_id) is None:
             # It may come; but who was in vain once, or has committed, does not wait for what may be made up.
             return why is None and self._context.me not in self._heard.txs
-        return why in (None, "unknown_council_block")
+        return why not in ("bad_request", "old_base")
 
     async def make(self, effect: ct.Build) -> SignedShareRequest:
         """Choose the base: the newest council block that counts our parent, if it comes in time."""

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from consensus import types as ct
+from p2pfl.errors import UserError
+from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.records import MICRO, Case, CouncilBody, GroupBody
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.pace import Pace
+from p2pfl.rules.validate import Derived
+from p2pfl.telemetry import logger
+
+log = logger("rounds.tell")
 
 
 def tell_group_block(context: Context, pace: Pace, decided: ct.DecidedBlock, body: GroupBody) -> None:
@@ -74,3 +80,15 @@ def _case(context: Context, case: Case, fetched: int) -> dict[str, object]:
         ],
         "blobs_fetched": fetched,
     }
+
+
+async def evaluate(context: Context, height: int, derived: Derived) -> None:
+    """How good the new base is on the own held-out data."""
+    try:
+        loss, accuracy = await context.trainer.evaluate(derived.next_base.values)
+    except (UserError, WorkerDied, TaskFailed) as error:
+        log.warning("the new base could not be evaluated", height=height, why=str(error))
+        return
+    context.observe(
+        "evaluated", {"group": context.name, "height": height, "loss": loss, "accuracy": accuracy}
+    )

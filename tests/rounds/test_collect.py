@@ -113,6 +113,54 @@ def test_a_commitment_is_signed_by_its_member_and_of_this_height(heard: Collecte
     assert not heard.txs
 
 
+def test_a_close_cannot_bring_junk_in_the_place_of_what_was_verified(heard: Collected) -> None:
+    """It would be earliest for ever, and no block could follow on it."""
+    three = tuple(tx_of(i) for i in (0, 1, 2))
+    for each in three:
+        heard.add_tx(each)
+    junk = tuple(dataclasses.replace(each, signature=bytes(65)) for each in three)
+    assert heard.add_close(close_of(1, three), junk) is True
+    assert heard.closed_txs(close_of(1, three)) == three
+    fresh = Collected(DOMAIN, Committee(0, MEMBERS), 0, HEIGHT)
+    with pytest.raises(PeerFault, match="did not sign"):
+        fresh.add_close(close_of(1, three), junk)
+    assert fresh.close is None
+
+
+def test_round_0_needs_no_justification_and_takes_none(heard: Collected) -> None:
+    three = tuple(tx_of(i) for i in (0, 1, 2))
+    with pytest.raises(PeerFault, match="unjustified"):
+        heard.add_close(close_of(1, three, justification=changes(0)), three)
+    with pytest.raises(PeerFault, match="unjustified"):
+        heard.add_request(request_of(1, justification=changes(0)))
+    with pytest.raises(PeerFault, match="unjustified"):  # Nor a later one more than its members can ask.
+        heard.add_request(request_of(2, 1, justification=changes(*[0, 1, 2, 3] * 2)))
+    assert (heard.close, heard.request) == (None, None)
+
+
+def test_a_close_that_is_refused_leaves_nothing_behind(heard: Collected) -> None:
+    three = tuple(tx_of(i) for i in (0, 1, 2))
+    heard.add_tx(three[0])
+    other = (tx_of(0, samples=11), *three[1:])
+    with pytest.raises(PeerFault, match="more commitments than members"):
+        heard.add_close(close_of(1, three), (*three, *other))
+    with pytest.raises(PeerFault, match="does not bring"):
+        heard.add_close(close_of(1, (tx_of(0, samples=12), *three[1:])), other)
+    assert heard.take_doubles() == []
+
+
+def test_who_committed_twice_stands_in_each_close_as_its_ci_heard_it(heard: Collected) -> None:
+    three = tuple(tx_of(i) for i in (0, 1, 2))
+    other = (tx_of(0, samples=11), *three[1:])
+    heard.add_tx(three[0])
+    close = close_of(1, other)
+    assert heard.add_close(close, other) is True
+    assert heard.closed_txs(close) == other
+    (double,) = heard.take_doubles()
+    assert (double.signer, double.kind) == (MEMBERS[0], "ParamTx")
+    assert heard.take_doubles() == []
+
+
 def test_a_height_is_split_when_no_base_can_have_a_quorum_any_more(heard: Collected) -> None:
     other = Digest(b"y" * 32)
     for who, base, split in ((0, BASE, False), (1, other, False), (2, BASE, False), (3, other, True)):

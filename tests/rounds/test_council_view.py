@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from consensus.signing import block_id
-from consensus.types import Digest
+from consensus.types import ZERO_DIGEST, Digest
 from p2pfl.genesis import COUNCIL
 from p2pfl.rounds import council_view
 from p2pfl.rounds.council_view import CouncilView
@@ -35,4 +35,10 @@ async def test_a_group_that_stood_still_for_long_still_finds_the_block_it_stands
     assert await view.recall(ids[0], least_height=0) == first
     assert view.at(ids[0]) == first
     assert await view.recall(ids[-1], least_height=0) is view.tip
+    # Zeros stand for the genesis, on which the first blocks rest.
+    genesis = await view.recall(ZERO_DIGEST, least_height=-1)
+    assert genesis is not None
+    assert genesis.height == -1
+    monkeypatch.setattr(view, "_recalled", {})
+    assert await view.recall(ZERO_DIGEST, least_height=0) is None
     store.close()

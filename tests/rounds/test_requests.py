@@ -48,6 +48,12 @@ def test_what_could_not_be_followed_is_not_tried_again(reason: str) -> None:
     assert here.followed() == 1
 
 
+def test_what_failed_for_want_of_a_blob_is_tried_again() -> None:
+    here = Here(asked(0, KNOWN), asked(1, KNOWN))
+    here.requests.unfit(here.heard.requests[0].request, PeerFault("blob_missing"))
+    assert here.followed() == 0
+
+
 def test_a_council_block_that_nobody_has_is_waited_for_once_and_followed_if_it_comes() -> None:
     here = Here(asked(0, MADE_UP), asked(1, KNOWN))
     assert here.followed() == 0
