@@ -28,6 +28,7 @@ from p2pfl.rounds.follow import Chain, Follower
 from p2pfl.rounds.gauges import report_wire, watch_lag
 from p2pfl.rounds.prosecutor import Prosecutor
 from p2pfl.rounds.pulse import Pulse
+from p2pfl.rounds.served import serve_again
 from p2pfl.rounds.shelf import Shelf
 from p2pfl.rounds.turnover import Comings
 from p2pfl.telemetry import counters, logger
@@ -83,6 +84,8 @@ class Node:
             parts.network.on_announce.append(self.desk.announced)
             await self._cut_what_is_void()
             await self._begin_term()
+            for chain in self._chains.values():
+                serve_again(self.context.shelf, self.council.tip.roster, chain)
             await nursery.start(parts.network.run)
             explorer = await self._open_explorer(nursery)
             self._tell_started(explorer)

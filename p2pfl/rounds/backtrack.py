@@ -21,6 +21,8 @@ from p2pfl.telemetry import logger
 
 log = logger("rounds.backtrack")
 
+# How long a candidate's update may take: a round of the council has to have time left to leave its block out.
+UPDATE_WAIT_S = 8.0
 # Cases whose number of fetched blobs is remembered for watchers.
 REMEMBERED_MAX = 256
 
@@ -66,7 +68,9 @@ class Backtrack:
         tx = next(signed.tx for signed in body.txs if signed.tx.member == member)
         others = [each for each in suspicion.committee.members if each != member]
         try:
-            data = await context.shelf.need(tx.blob_id, tx.byte_length, [member], [*others, *context.others])
+            data = await context.shelf.need(
+                tx.blob_id, tx.byte_length, [member], [*others, *context.others], timeout_s=UPDATE_WAIT_S
+            )
         except PeerFault as fault:
             name = context.name_of(member)
             log.warning("a candidate's update is not to be had", member=name, why=str(fault))

@@ -143,7 +143,8 @@ async def base_of_block(context: Context, chain: Chain, ref: BaseRef, members: S
     base = await context.aside(parse_base, data, layout)
     for height in ref.own_heights:
         decided = chain.get(height)
-        assert decided is not None, "own heights lie before the block"
+        if decided is None:
+            raise PeerFault("bad_base", "it names own heights that are not there")
         body: GroupBody = decode_body(decided.block.body, GroupBody)
         length = byte_length("update", layout, body.exponents)
         blob = await context.shelf.need(body.aggregate_id, length, members, context.seats)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
 from consensus import types as ct
 from consensus.signing import block_id
+from consensus.votes import BadCertificate, verify_certificate
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
 from p2pfl.params import Update, byte_length, parse_base, parse_update
 from p2pfl.records import CountedBlock, GroupBody, decode_body
+from p2pfl.roster import UnknownEpoch
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.follow import Chain
 from p2pfl.rules.council import COUNTED_PER_GROUP_MAX, CouncilInputs, count_block, uncountable
@@ -29,9 +31,20 @@ MISSING_S = 30.0
 class Brought:
     """A seat's copies of the groups' chains, by group id."""
 
-    def __init__(self, context: Context, groups: Mapping[ct.Digest, Chain]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        groups: Mapping[ct.Digest, Chain],
+        fetch: Callable[[ct.Header, GroupBody], None],
+    ) -> None:
+        """fetch: begins `fetch_aggregate` in the background."""
         self._context = context
         self._groups = groups
+        self._fetch = fetch
+        self._sound: set[ct.Digest] = set()  # Blocks that were looked into once.
+        self._here: set[ct.Digest] = set()  # Blocks whose aggregate is on the shelf,
+        self._coming: set[ct.Digest] = set()  # or on its way there.
+        self._forked: set[ct.Digest] = set()  # Groups that have certified two blocks of one height.
         self._missing: dict[ct.Digest, float] = {}  # Blocks whose blobs nobody served, and until when.
         self._told: set[ct.Digest] = set()
 
@@ -43,12 +56,16 @@ class Brought:
         return body
 
     async def fetch_aggregate(self, header: ct.Header, body: GroupBody) -> None:
-        """Bring a block's aggregate before it is asked for."""
+        """Bring a block's aggregate before the block is counted."""
         try:
             await self._aggregate(header, body)
+            self._here.add(block_id(header))
         except PeerFault as fault:
             name = self._groups[header.group_id].name
             log.warning("a group's aggregate is not to be had", group=name, why=str(fault))
+            self.miss(header)
+        finally:
+            self._coming.discard(block_id(header))
 
     def miss(self, header: ct.Header) -> None:
         """What this block names is not to be had now: the council goes on without it for a while."""
@@ -61,6 +78,8 @@ class Brought:
         """
         chain, epoch = self._groups[group_id], state.open_epochs[group_id]
         first = state.counted[group_id][0] + 1
+        if group_id in self._forked:
+            return range(first, first)
         for height in range(first, min(chain.height + 1, first + COUNTED_PER_GROUP_MAX)):
             decided = chain.get(height)
             if decided is None or not self._is_countable(state, decided, epoch):
@@ -73,12 +92,25 @@ class Brought:
         header = decided.block.header
         if self._missing.get(block_id(header), 0.0) > trio.current_time():
             return False
-        why = uncountable(state, header, decode_body(decided.block.body, GroupBody), epoch)
+        looked_into = block_id(header) in self._sound
+        body: GroupBody = decode_body(decided.block.body, GroupBody)
+        why = uncountable(state, header, body, epoch, looked_into=looked_into)
+        if why is None:
+            self._sound.add(block_id(header))
         if why is not None and block_id(header) not in self._told:
             self._told.add(block_id(header))
             name = self._groups[header.group_id].name
             log.error("a group's block cannot be counted", group=name, height=header.height, why=why)
-        return why is None
+        if why is not None or block_id(header) in self._here:
+            return why is None
+        self.want(header, body)
+        return False
+
+    def want(self, header: ct.Header, body: GroupBody) -> None:
+        """Begin to fetch this block's aggregate, if it is neither here nor on its way."""
+        if block_id(header) not in self._here | self._coming:
+            self._coming.add(block_id(header))
+            self._fetch(header, body)
 
     def counted(self, state: CouncilState) -> tuple[CountedBlock, ...]:
         """All that can be counted now, by group as in the genesis, then by height."""
@@ -98,8 +130,27 @@ class Brought:
         """Raises PeerFault unless this very block lies here."""
         chain = self._groups.get(counted.header.group_id)
         held = chain.get(counted.header.height) if chain is not None else None
-        if held is None or block_id(held.block.header) != block_id(counted.header):
+        if held is None:
             raise PeerFault("bad_counted", f"block {counted.header.height} of a group is not to be had")
+        if block_id(held.block.header) != block_id(counted.header):
+            self._look_for_fork(counted)
+            raise PeerFault("bad_counted", f"block {counted.header.height} of a group is another here")
+
+    def _look_for_fork(self, counted: CountedBlock) -> None:
+        """Two certified blocks of one height: more than f lie in that group. It counts no more here.
+
+        Each seat would refuse the other's copy for ever, and the council has to go on with the other groups.
+        """
+        group_id, chain = counted.header.group_id, self._groups[counted.header.group_id]
+        try:
+            committee = self._context.roster.committee(chain.name, counted.header.epoch)
+            domain = self._context.genesis.domain(chain.name)
+            verify_certificate(domain, committee, counted.header, counted.certificate)
+        except (BadCertificate, UnknownEpoch):
+            return
+        if group_id not in self._forked:
+            self._forked.add(group_id)
+            log.error("a group has certified two blocks of one height", group=chain.name)
 
     async def inputs(
         self, state: CouncilState, height: int, counted: tuple[CountedBlock, ...]

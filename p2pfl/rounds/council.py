@@ -27,7 +27,7 @@ from p2pfl.params import (
     parse_update,
     quantize,
 )
-from p2pfl.records import Case, CouncilBody, body_root, decode_body
+from p2pfl.records import Case, CouncilBody, GroupBody, body_root, decode_body
 from p2pfl.rounds.backtrack import Backtrack
 from p2pfl.rounds.brought import Brought
 from p2pfl.rounds.context import Context
@@ -77,7 +77,7 @@ class CouncilApp:
         self.context = context
         self.pace = pace
         self.groups = groups
-        self.brought = Brought(context, groups)
+        self.brought = Brought(context, groups, self._fetch_aggregate)
         self.backtrack = Backtrack(context, self.brought.miss)
         self.comings = comings
         self._home = home
@@ -128,7 +128,7 @@ class CouncilApp:
             if effect.fresh:
                 self.context.clocks.judge(header)
                 self.comings.judge(Turnover.of(header.time_ms, body))
-            await self._check(header, body)
+            await self._check(header, body, fresh=effect.fresh)
         except (PeerFault, codec.DecodeError, UserError, WorkerDied, TaskFailed) as fault:
             log.warning(
                 "a council proposal was refused", height=header.height, round=effect.round, why=str(fault)
@@ -169,11 +169,17 @@ class CouncilApp:
     async def take_group_block(self, decided: ct.DecidedBlock) -> None:
         """The next decided block of a group: checked, kept, its aggregate fetched."""
         body = await self.brought.take(decided)
-        header = decided.block.header
-        if header.height in self.brought.uncounted(self.context.council.tip, header.group_id):
-            self.comings.moved(header.group_id)
+        self.brought.want(decided.block.header, body)
         self.changed()
-        self._home.start_soon(self.brought.fetch_aggregate, header, body)
+
+    def _fetch_aggregate(self, header: ct.Header, body: GroupBody) -> None:
+        self._home.start_soon(self._bring_aggregate, header, body)
+
+    async def _bring_aggregate(self, header: ct.Header, body: GroupBody) -> None:
+        await self.brought.fetch_aggregate(header, body)
+        if header.height in self.brought.uncounted(self.context.council.tip, header.group_id):
+            self.comings.moved(header.group_id)  # It can be counted.
+        self.changed()
 
     # -- when there is something to decide ------------------------------------------
 
@@ -258,7 +264,7 @@ class CouncilApp:
         self.pace.step("propose")
         return ct.Block(header, codec.encode(derived.body))
 
-    async def _check(self, header: ct.Header, body: CouncilBody) -> None:
+    async def _check(self, header: ct.Header, body: CouncilBody, *, fresh: bool) -> None:
         context, state = self.context, self.context.council.tip
         wanted = body.counted
         await self._pulse.until(
@@ -268,7 +274,7 @@ class CouncilApp:
             self.brought.check_copy(each)
         inputs = await self.brought.inputs(state, header.height, body.counted)
         comparison = await context.aside(compare, inputs)
-        await self._judge_root(body, state, comparison, header.height)
+        await self._judge_root(body, state, comparison, header.height, fresh=fresh)
         cases: tuple[Case, ...] = await self.backtrack.cases(inputs, comparison)
         derived = await context.aside(check_council_body, body, inputs, comparison, cases, header.time_ms)
         if header.next_committee_root != self._next_root(derived.body):
@@ -283,20 +289,30 @@ class CouncilApp:
         return Committee(body.assignment.epoch, seats).root()
 
     async def _judge_root(
-        self, body: CouncilBody, state: CouncilState, comparison: Comparison, height: int
+        self, body: CouncilBody, state: CouncilState, comparison: Comparison, height: int, *, fresh: bool
     ) -> None:
-        """Float training differs between machines: a root update close to the own one is accepted."""
+        """Float training differs between machines: a root update close to the own one is accepted.
+
+        How close is judged when it is fresh: later a quorum may stand by it whose machines are others.
+        """
         if comparison.base_id == state.base_id and state.root_update_id != ct.ZERO_DIGEST:
             if body.root_update_id != state.root_update_id:
                 raise PeerFault("bad_root_update", "another one for the same base")
             return
         layout = self.context.genesis.task.layout
         length = byte_length("update", layout, comparison.exponents)
-        data = await self.context.shelf.need(body.root_update_id, length, self.context.others)
-        proposed = parse_update(data, layout, comparison.exponents)
         own = await self._train_root(comparison, height)
-        if proposed.values.tobytes() == own.values.tobytes():
+        shelf, own_bytes = self.context.shelf, own.to_bytes()
+        if await self.context.aside(blob_id, own_bytes) == body.root_update_id:
+            await shelf.put(body.root_update_id, own_bytes)
+            shelf.show(body.root_update_id)
             return
+        data = await shelf.need(body.root_update_id, length, self.context.others)
+        # Who proposed it may serve it to some only, or be gone: the others have it from here.
+        shelf.show(body.root_update_id)
+        if not fresh:
+            return
+        proposed = parse_update(data, layout, comparison.exponents)
         distance_ppm = await self.context.aside(_distance_ppm, proposed, own)
         if distance_ppm > ROOT_TOLERANCE_PPM:
             raise PeerFault("bad_root_update", f"{distance_ppm} millionths from the own one")

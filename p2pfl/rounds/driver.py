@@ -29,7 +29,7 @@ log = logger("rounds.driver")
 
 # What content of a liar may raise where nobody foresaw it. One member's rubbish must not stop all the others:
 # the round fails, loudly; a bug of ours elsewhere still stops the node.
-UNFORESEEN = (ValueError, LookupError, ArithmeticError, AssertionError, TypeError)
+UNFORESEEN = (ValueError, LookupError, ArithmeticError, AssertionError, TypeError, RuntimeError)
 
 # Messages of others that may wait for the core. R8 brings back what was dropped.
 INBOX_MAX = 1024

@@ -38,8 +38,6 @@ log = logger("rounds.group")
 REVEAL_SHARE = 0.8
 # The part of the time to collect in which Ci waits for more commitments than a quorum.
 COLLECT_SHARE = 0.8
-# Of so many blocks the blobs are served again after a restart: seats may not have them all yet.
-SHOWN_AGAIN = 32
 # Messages of the next height that wait until it begins, of each sender: one of each kind, and one forwarded.
 EARLY_MAX = 4
 
@@ -61,9 +59,6 @@ class GroupApp:
         self._listen()
         if context.chain.height >= 0:
             self._home.start_soon(self._catch_blobs)
-        for height in range(max(0, context.chain.height + 1 - SHOWN_AGAIN), context.chain.height + 1):
-            if (decided := context.chain.get(height)) is not None:
-                self._show(decode_body(decided.block.body, GroupBody))
 
     # -- what consensus asks -----------------------------------------------
 

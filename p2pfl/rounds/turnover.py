@@ -220,6 +220,8 @@ class Comings:
                 self._signer(each.group_id, signed) for signed in self._closing(state, each.group_id).alive
             }
             named = {self._signer(each.group_id, signed): signed for signed in each.alive}
+            if not all(well_formed(signed.vote) for signed in each.alive):
+                raise PeerFault("bad_closing", "a ROUND-CHANGE that no member sends")
             for signer, signed in named.items():
                 self._alive.setdefault(each.group_id, {}).setdefault(signer, signed)
             if not known <= set(named):

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from consensus.chain import FIRST_HEIGHT
-from consensus.committee import MEMBERS_MAX, Committee
+from consensus.committee import Committee
 from consensus.signing import block_id
 from consensus.types import ZERO_MEMBER, Certificate, Digest, Header
 from consensus.votes import BadCertificate, verify_certificate
@@ -39,6 +39,7 @@ from p2pfl.rules.compare import compare_groups, least_alike
 from p2pfl.rules.epochs import Turnover, check_turnover, derive_assignment
 from p2pfl.rules.gram import Triangle
 from p2pfl.rules.limits import EXPONENT_LAG_MAX
+from p2pfl.rules.sound import unsound
 from p2pfl.rules.state import CouncilState
 from p2pfl.rules.verdicts import (
     admissible_cases,
@@ -270,23 +271,25 @@ def count_block(header: Header, certificate: Certificate, body: GroupBody) -> Co
     )
 
 
-def uncountable(state: CouncilState, header: Header, body: GroupBody, epoch: int) -> str | None:
+def uncountable(
+    state: CouncilState, header: Header, body: GroupBody, epoch: int, *, looked_into: bool = False
+) -> str | None:
     """Why this decided block of a group cannot be counted; None if it can. epoch: in which it has to be.
+
+    looked_into: what needs no state was found in order before.
 
     A quorum of liars can decide anything in its group; it must neither stop nor mislead the council.
     """
-    name, cap = state.network.group_names[header.group_id], state.network.rules.weight_cap
+    name = state.network.group_names[header.group_id]
     if header.epoch != epoch or not state.roster.goes_on(name, epoch):
         return f"it is of epoch {header.epoch}"
     root = header.next_committee_root
     ends = root != state.roster.committee(name, epoch).root()
     if ends and (epoch >= state.roster.epoch or root != state.roster.next_root(name, epoch)):
         return "it names a wrong committee"
-    if len(body.exponents) != len(state.exponents) or len(body.weights) != len(body.txs):
-        return "its lists have wrong lengths"
-    if any(not 0 <= weight <= cap for weight in body.weights) or len(body.txs) > MEMBERS_MAX:
-        return "its weights are out of bounds"
-    return None
+    if looked_into:
+        return None
+    return unsound(state.network, name, state.roster.committee(name, epoch), header, body)
 
 
 def check_counted(inputs: CouncilInputs) -> None:
@@ -309,7 +312,10 @@ def check_counted(inputs: CouncilInputs) -> None:
         if header.height != height + 1 or (height >= FIRST_HEIGHT and header.parent_id != parent_id):
             raise PeerFault("bad_counted", f"block {header.height} does not follow the counted {height}")
         name, epoch = genesis.group_names[header.group_id], epochs[header.group_id]
-        why = uncountable(state, header, inputs.bodies[block_id(header)], epoch)
+        body = inputs.bodies[block_id(header)]
+        if header.app_root != body_root(body) or block != count_block(header, block.certificate, body):
+            raise PeerFault("bad_counted", f"block {header.height} of {name} says something else")
+        why = uncountable(state, header, body, epoch)
         if why is not None:
             raise PeerFault("bad_counted", f"block {header.height} of {name}: {why}")
         committee = state.roster.committee(name, epoch)
@@ -318,9 +324,6 @@ def check_counted(inputs: CouncilInputs) -> None:
         except BadCertificate as error:
             raise PeerFault("bad_counted", str(error)) from error
         epochs[header.group_id] += header.next_committee_root != committee.root()
-        body = inputs.bodies[block_id(header)]
-        if header.app_root != body_root(body) or block != count_block(header, block.certificate, body):
-            raise PeerFault("bad_counted", f"block {header.height} of {name} says something else")
         last[header.group_id] = (header.height, block_id(header))
 
 

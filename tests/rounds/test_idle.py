@@ -146,26 +146,28 @@ async def test_a_request_on_which_no_epoch_can_begin_costs_no_more_than_its_roun
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It names the council block that holds the assignment, which does not count the group's last block."""
-    honest, asked = Requests.make, list[int]()
+    honest, asked = Requests.make, list[tuple[int, int]]()
 
     async def make(self: Requests, effect: ct.Build) -> SignedShareRequest:
         context, heard = self._context, self._heard
-        began = context.chain.tip is not None and context.chain.tip.epoch == 0
-        if not (heard.epoch == 1 and began and effect.round == 0 and context.name == "g0"):
+        view, tip = context.council, context.chain.tip
+        begins = tip is not None and tip.epoch < heard.epoch
+        if asked or not begins or context.name != "g0":
             return await honest(self, effect)
-        view = context.council
-        later = [i for i in view.newest_ids() if (state := view.at(i)) and state.roster.epoch]
-        request = ShareRequest(heard.epoch, heard.height, 0, Digest(b"\5" * 32), later[-1])
-        asked.append(heard.height)
-        return SignedShareRequest(request, await context.sign(request))
+        later = [i for i in view.newest_ids() if (s := view.at(i)) and s.roster.epoch >= heard.epoch]
+        request = ShareRequest(heard.epoch, heard.height, effect.round, Digest(b"\5" * 32), later[-1])
+        asked.append((heard.height, effect.round))
+        return SignedShareRequest(request, await context.sign(request), effect.justification)
 
     monkeypatch.setattr(Requests, "make", make)
     async with small_network(
         tmp_path / "run", epochs={"blocks": 2}, times=SHORT, rounds=40, **SHAPE
     ) as network:
         await network.until(
-            lambda: bool(asked) and bool(network.seen("decided", group="g0", height=asked[0])), timeout_s=120
+            lambda: bool(asked) and bool(network.seen("decided", group="g0", height=asked[0][0])),
+            timeout_s=120,
         )
-    led = network.seen("decided", group="g0", height=asked[0])[0]
-    assert led["round"] == 1
+    height, round_ = asked[0]
+    led = network.seen("decided", group="g0", height=height)[0]
+    assert led["round"] == round_ + 1
     assert led["members"]  # It was no idle block.

@@ -8,11 +8,12 @@ import pytest
 from coincurve import PrivateKey
 
 from consensus.signing import address, sign, signing_digest
-from consensus.types import Digest
+from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
 from p2pfl.membership import Join, SignedJoin, entry_hash
 from p2pfl.net.identity import peer_id_of
+from p2pfl.records import BaseRef, Standing, WarningRow
 from p2pfl.rules.council import uncountable
 from p2pfl.rules.epochs import (
     Turnover,
@@ -145,10 +146,21 @@ def test_who_is_held_up_by_another_groups_end_is_not_late(there: World) -> None:
     [
         ({"epoch": 1}, {}, "epoch"),
         ({"next_committee_root": Digest(bytes(32))}, {}, "committee"),
-        ({}, {"exponents": (1,)}, "lengths"),
-        ({}, {"weights": (1,)}, "lengths"),
-        ({}, {"weights": (-1, 0, 0, 0)}, "bounds"),
-        ({}, {"weights": (1 << 62, 0, 0, 0)}, "bounds"),
+        ({}, {"exponents": (1,)}, "exponents"),
+        ({}, {"weights": (1,)}, "weights"),
+        ({}, {"weights": (-1, 0, 0, 0)}, "weights"),
+        ({}, {"weights": (1 << 62, 0, 0, 0)}, "weights"),
+        ({}, {"exponents": (11, 11)}, "exponents"),
+        ({}, {"triage": ()}, "triage"),
+        ({}, {"rule": "median"}, "rule"),
+        ({}, {"gram": ()}, "shape"),
+        ({}, {"filters": ()}, "filters"),
+        ({}, {"warnings": (WarningRow(MemberId(bytes(20)), 0, 0, "loud"),)}, "warns"),
+        ({}, {"standings": (Standing(MemberId(bytes(20)), Digest(bytes(32)), "open"),)}, "strangers"),
+        ({}, {"unrevealed": (MemberId(bytes(20)),)}, "commitments"),
+        ({}, {"close": None}, "commitments"),
+        ({}, {"txs": ()}, "commitments"),
+        ({}, {"base": BaseRef(Digest(bytes(32)), -1, Digest(bytes(32)), ())}, "commitments"),
     ],
 )
 def test_what_a_quorum_of_liars_decided_is_not_counted(there: World, header, body, why: str) -> None:

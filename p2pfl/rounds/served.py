@@ -1,0 +1,30 @@
+"""What a node that was started anew serves again: whom it may show a blob to is in memory only."""
+
+from __future__ import annotations
+
+from p2pfl.genesis import COUNCIL
+from p2pfl.records import CouncilBody, GroupBody, decode_body
+from p2pfl.roster import Roster
+from p2pfl.rounds.follow import Chain
+from p2pfl.rounds.shelf import Shelf
+
+# Of so many blocks of each chain: the council may not have counted them yet, nor its seats what they need.
+BLOCKS = 32
+
+
+def serve_again(shelf: Shelf, roster: Roster, chain: Chain) -> None:
+    """Show what the chain's newest blocks name: aggregates and bases to all, updates to group and seats."""
+    for height in range(max(0, chain.height + 1 - BLOCKS), chain.height + 1):
+        decided = chain.get(height)
+        if decided is None:
+            continue
+        if chain.name == COUNCIL:
+            told: CouncilBody = decode_body(decided.block.body, CouncilBody)
+            shelf.show(told.base_id)
+            shelf.show(told.root_update_id)
+            continue
+        body: GroupBody = decode_body(decided.block.body, GroupBody)
+        members = roster.committee(chain.name, decided.block.header.epoch).members
+        shelf.show(body.aggregate_id)
+        for signed in body.txs:
+            shelf.show(signed.tx.blob_id, (*members, *roster.newest(COUNCIL).members))
