@@ -56,10 +56,11 @@ class Defence:
         assert trainer.x is not None and trainer.y is not None
         try:
             states = await self._states(case)
-        except (PeerFault, UserError, WorkerDied, TaskFailed) as error:
+            data = await context.aside(make_opening, trainer.x, trainer.y, states)
+        except (PeerFault, UserError, WorkerDied, TaskFailed, ValueError) as error:
+            # ValueError: larger than a blob may be.
             log.error("the round cannot be opened", height=case.height, why=str(error))
             return None
-        data = await context.aside(make_opening, trainer.x, trainer.y, states)
         opening_id = await context.aside(blob_id, data)
         await context.shelf.put(opening_id, data)
         context.shelf.show(opening_id, context.seats)
