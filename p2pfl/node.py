@@ -288,6 +288,7 @@ class Node:
         if term is not None and mine:
             # Consensus checks a block of the own height, and decides it too.
             height = decided.block.header.height
+            await term.begun.wait()
             term.driver.deliver(self.parts.me, DecidedMessage(decided))
             await self._grown.until(lambda: chain.height >= height, timeout_s=HANDED_OVER_S)
         elif chain is self.council.chain:
@@ -359,7 +360,7 @@ class Node:
     # -- the network ------------------------------------------------------------------
 
     def _connected(self, peer: MemberId) -> None:
-        if self._term is not None and peer in self.context.committee:
+        if self._term is not None and self._term.begun.is_set() and peer in self.context.committee:
             self._term.driver.resend_to(peer)
 
     def _behind(self, peer: MemberId, height: int) -> None:

@@ -49,6 +49,7 @@ class Term:
         self._on_fault, self._on_behind, self._on_decided = on_fault, on_behind, on_decided
         self._certified = certified
         self._comings = comings
+        self.begun = trio.Event()  # From then on there is a driver.
         self.app: GroupApp | CouncilApp | None = None
 
     @property
@@ -63,6 +64,7 @@ class Term:
             pace = self._pace()
             app = self.app = self._open(pace, Home(nursery))
             self.driver = self._drive(app, pace)
+            self.begun.set()
             self._at_the_desk(app)
             task_status.started()
             rounds = parts.genesis.rounds
