@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import trio
 
@@ -59,7 +59,8 @@ class Brought:
         """Bring a block's aggregate before the block is counted."""
         try:
             await self._aggregate(header, body)
-            self._here.add(block_id(header))
+            if header.height > self._context.council.tip.counted[header.group_id][0]:
+                self._here.add(block_id(header))
         except PeerFault as fault:
             name = self._groups[header.group_id].name
             log.warning("a group's aggregate is not to be had", group=name, why=str(fault))
@@ -70,6 +71,14 @@ class Brought:
     def miss(self, header: ct.Header) -> None:
         """What this block names is not to be had now: the council goes on without it for a while."""
         self._missing[block_id(header)] = trio.current_time() + MISSING_S
+
+    def forget(self, counted: Iterable[CountedBlock]) -> None:
+        """These are counted now: what was noted of them on the way is of no use any more."""
+        for each in counted:
+            done = block_id(each.header)
+            self._missing.pop(done, None)
+            for noted in (self._sound, self._here, self._told):
+                noted.discard(done)
 
     def uncounted(self, state: CouncilState, group_id: ct.Digest) -> range:
         """The heights of this group's blocks that the next council block may count.

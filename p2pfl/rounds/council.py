@@ -143,6 +143,7 @@ class CouncilApp:
         body: CouncilBody = decode_body(decided.block.body, CouncilBody)
         derived = self._derived.pop(block_id(header), None)
         self._derived.clear()
+        self.brought.forget(body.counted)
         self._decided_s, self._since_s = trio.current_time(), None
         for shown in (body.base_id, body.root_update_id):
             context.shelf.show(shown)
@@ -168,8 +169,9 @@ class CouncilApp:
 
     async def take_group_block(self, decided: ct.DecidedBlock) -> None:
         """The next decided block of a group: checked, kept, its aggregate fetched."""
-        body = await self.brought.take(decided)
-        self.brought.want(decided.block.header, body)
+        body, header = await self.brought.take(decided), decided.block.header
+        if header.height > self.context.council.tip.counted[header.group_id][0]:
+            self.brought.want(header, body)
         self.changed()
 
     def _fetch_aggregate(self, header: ct.Header, body: GroupBody) -> None:
@@ -310,9 +312,9 @@ class CouncilApp:
         data = await shelf.need(body.root_update_id, length, self.context.others)
         # Who proposed it may serve it to some only, or be gone: the others have it from here.
         shelf.show(body.root_update_id)
+        proposed = parse_update(data, layout, comparison.exponents)
         if not fresh:
             return
-        proposed = parse_update(data, layout, comparison.exponents)
         distance_ppm = await self.context.aside(_distance_ppm, proposed, own)
         if distance_ppm > ROOT_TOLERANCE_PPM:
             raise PeerFault("bad_root_update", f"{distance_ppm} millionths from the own one")

@@ -8,6 +8,7 @@ What the numbers mean is in `rules.council`; the contract is in `prosecutor`.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 
 import trio
@@ -23,6 +24,7 @@ from p2pfl.params import BLOB_BYTES_MAX, parse_update
 from p2pfl.records import Case, GroupBody, VerdictCertificate, decode_body
 from p2pfl.rounds.bases import base_of_block
 from p2pfl.rounds.context import Context
+from p2pfl.rounds.driver import UNFORESEEN
 from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.home import Home
 from p2pfl.rounds.pulse import Pulse
@@ -186,6 +188,10 @@ class Court:
             await self._ask(case, scope)
         except Refused as refused:
             log.warning("the guard refused to sign a measurement", why=str(refused))
+        except UNFORESEEN:
+            # A lost group can decide what nobody foresaw: the inquiry ends, and not the node.
+            told = traceback.format_exc()[-2000:]
+            log.error("a bug: a case cannot be looked into", accused=case.accused.hex(), error=told)
 
     async def _ask(self, case: Case, scope: trio.CancelScope) -> None:
         """Ask until something valid came and is replayed; when the deadline passes, say that nothing did."""

@@ -27,6 +27,7 @@ from p2pfl.rounds.pace import Pace
 from p2pfl.rounds.proposal import Proposals
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.requests import Requests
+from p2pfl.rounds.served import serve
 from p2pfl.rounds.tell import evaluate, tell_group_block
 from p2pfl.rules.validate import first_idle_round, list_root
 from p2pfl.signed import Close, ShareRequest, SignedClose, SignedParamTx, SignedShareRequest
@@ -157,7 +158,7 @@ class GroupApp:
         body: GroupBody = decode_body(decided.block.body, GroupBody)
         derived = self.proposals.derived.pop(block_id(header), None)
         self.proposals.derived.clear()
-        self._show(body)
+        serve(context.shelf, body, (*context.committee.members, *context.seats))
         tip = wire.Tip(context.group_id, header.height, block_id(header))
         context.network.broadcast(context.seats, tip)
         context.network.announce(tip)
@@ -346,13 +347,6 @@ class GroupApp:
         )
 
     # -- around --------------------------------------------------------------
-
-    def _show(self, body: GroupBody) -> None:
-        """What a decided block names: its aggregate to all, its updates to the group and the seats."""
-        context = self.context
-        context.shelf.show(body.aggregate_id)
-        for signed in body.txs:
-            context.shelf.show(signed.tx.blob_id, (*context.committee.members, *context.seats))
 
     def _listen(self) -> None:
         """The next height begins."""

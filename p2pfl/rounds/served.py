@@ -1,7 +1,10 @@
-"""What a node that was started anew serves again: whom it may show a blob to is in memory only."""
+"""To whom a node serves what decided blocks name; once more after a restart, for it is in memory only."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from consensus.types import MemberId
 from p2pfl.genesis import COUNCIL
 from p2pfl.records import CouncilBody, GroupBody, decode_body
 from p2pfl.roster import Roster
@@ -10,6 +13,14 @@ from p2pfl.rounds.shelf import Shelf
 
 # Of so many blocks of each chain: the council may not have counted them yet, nor its seats what they need.
 BLOCKS = 32
+
+
+def serve(shelf: Shelf, body: GroupBody, to: Iterable[MemberId]) -> None:
+    """A group's block: its aggregate to all, its updates to these, who are its members and the seats."""
+    shelf.show(body.aggregate_id)
+    to = tuple(to)
+    for signed in body.txs:
+        shelf.show(signed.tx.blob_id, to)
 
 
 def serve_again(shelf: Shelf, roster: Roster, chain: Chain) -> None:
@@ -25,6 +36,4 @@ def serve_again(shelf: Shelf, roster: Roster, chain: Chain) -> None:
             continue
         body: GroupBody = decode_body(decided.block.body, GroupBody)
         members = roster.committee(chain.name, decided.block.header.epoch).members
-        shelf.show(body.aggregate_id)
-        for signed in body.txs:
-            shelf.show(signed.tx.blob_id, (*members, *roster.newest(COUNCIL).members))
+        serve(shelf, body, (*members, *roster.newest(COUNCIL).members))
