@@ -20,6 +20,7 @@ from p2pfl.genesis import COUNCIL, Genesis, MemberEntry
 from p2pfl.keys import Guard, SigningKey, load_peer_key, load_signing_key
 from p2pfl.learn.models import initial_parameters
 from p2pfl.net.interface import Handlers, NetworkLike, PeerAddress
+from p2pfl.net.options import DEFAULTS, NetOptions
 from p2pfl.params import Base
 from p2pfl.rounds.context import Observe, wall_clock_ms
 from p2pfl.rounds.desk import Desk
@@ -43,7 +44,7 @@ class NodeSettings:
     default the genesis entry's. explorer: host and port (0: any free), None for no pages. rpc: the chain's
     JSON-RPC. account_key: funded EVM account that submits evidence. new_keys: the signing key is new, so a
     guard may be made. guard_lost: there was a guard and it is gone; make one that signs nothing until the
-    next epoch.
+    next epoch. net: how it speaks to others.
     """
 
     dir: Path
@@ -56,6 +57,7 @@ class NodeSettings:
     data_dir: Path | None = None
     new_keys: bool = False
     guard_lost: bool = False
+    net: NetOptions = DEFAULTS
 
 
 @dataclass
@@ -217,6 +219,7 @@ def _libp2p(settings: NodeSettings) -> MakeNetwork:
             handlers=handlers,
             network_id=genesis.network_id,
             neighbours=genesis.committee(COUNCIL).members,  # The node says more when it knows its seat.
+            options=settings.net,
         )
 
     return make

@@ -19,6 +19,7 @@ from p2pfl.cli import membership
 from p2pfl.config import Config
 from p2pfl.durable import disk_error
 from p2pfl.errors import EXIT_OK, UserError
+from p2pfl.net.options import NetOptions
 from p2pfl.store import Folder
 
 if TYPE_CHECKING:  # torch and libp2p come with it.
@@ -127,7 +128,14 @@ def node_settings(settings: Config) -> NodeSettings:
         data_dir=settings.path("data.dir"),
         new_keys=settings.switch("node.new_keys"),
         guard_lost=settings.switch("node.guard_lost"),
+        net=_net_options(settings),
     )
+
+
+def _net_options(settings: Config) -> NetOptions:
+    """The settings of section `net`."""
+    del settings
+    return NetOptions()
 
 
 def _account_key(settings: Config, folder: Folder) -> bytes | None:

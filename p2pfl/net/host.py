@@ -22,6 +22,7 @@ from p2pfl.net import wire
 from p2pfl.net.exchange import BLOBS, REQUESTS, Exchange
 from p2pfl.net.gossip import Gossip
 from p2pfl.net.interface import Fetched, Handlers, PeerAddress, Unreachable
+from p2pfl.net.options import DEFAULTS, NetOptions
 from p2pfl.net.peer import Peer
 from p2pfl.net.sockets import Sockets
 from p2pfl.net.stream import FROZEN_S, Link, Stream, StreamBroken, one_error
@@ -59,14 +60,17 @@ class Network:
         neighbours: Iterable[MemberId] | None = None,
         admit: Callable[[str], bool] | None = None,
         gossip: bool = True,
+        options: NetOptions = DEFAULTS,
     ) -> None:
         """A network that does not run yet.
 
         peer_key: ed25519 seed, 32 bytes. listen: multiaddr. network_id: names the topic of announcements.
         neighbours: whom to call (None: everybody of `peers`); the others may still call us.
         admit: may this stranger (peer id) stay connected, for libp2p's own protocols and announcements only.
+        options: the operator's.
         """
         self.me = me
+        self.options = options
         self.handlers = handlers
         self.connected: set[MemberId] = set()
         self.on_connect: list[Callable[[MemberId], None]] = []
