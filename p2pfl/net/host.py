@@ -1,7 +1,8 @@
 """The network of one member, over libp2p: messages, requests, blobs and announcements, members by their ids.
 
 Keeps a connection to every member for ever, notices who is frozen, remembers who broke which rule, and bars
-who does so again and again. How libp2p is tamed is in `sockets`, how messages are numbered in `stream`.
+who does so again and again. How libp2p is tamed is in `sockets`, who calls whom in `dialer`, how messages are
+numbered in `stream`.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import trio
 from consensus.types import ZERO_DIGEST, Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net import wire
+from p2pfl.net.dialer import Dialer
 from p2pfl.net.exchange import BLOBS, REQUESTS, Exchange
 from p2pfl.net.gossip import Gossip
 from p2pfl.net.interface import Fetched, Handlers, PeerAddress, Unreachable
 from p2pfl.net.options import DEFAULTS, NetOptions
 from p2pfl.net.peer import Peer
 from p2pfl.net.sockets import Sockets
-from p2pfl.net.stream import FROZEN_S, Link, Stream, StreamBroken, one_error
+from p2pfl.net.stream import Link, Stream, StreamBroken, one_error
 from p2pfl.telemetry import counters, logger
 
 log = logger("net")
@@ -34,13 +36,6 @@ MESSAGES = "/mps/messages/1"
 _NAMES = {MESSAGES: "messages", REQUESTS: "requests", BLOBS: "blobs"}
 _GOSSIP = "/meshsub/"
 
-# The lower of two ids calls at once; the other one waits so long for the call before it makes its own.
-GRACE_S = 2.0
-# A call that failed is repeated for ever, at most this long after the last one.
-BACKOFF_MIN_S, BACKOFF_MAX_S = 0.1, 5.0
-# A connection on which no messages flow after so long is of no use.
-SILENT_CONNECTION_S = 10.0
-WATCH_S = 1.0
 # How many strangers are remembered by name in `strangers`.
 STRANGERS_MAX = 1000
 
@@ -80,11 +75,8 @@ class Network:
         self._session = os.urandom(16)
         self._peers = {member: self._new_peer(member, peers[member]) for member in peers if member != me}
         self._by_peer_id = {peer.address.peer_id: peer for peer in self._peers.values()}
-        self._neighbours = set(self._peers if neighbours is None else neighbours) & set(self._peers)
         self._admit = admit or (lambda _: False)
-        self._chance = Random(self._session)
         self._changed = trio.Event()
-        self._resumed_s = 0.0
         self._bug: Exception | None = None
         self._bug_found = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -95,6 +87,15 @@ class Network:
             on_change=self._connection_changed,
             on_refused=self._stranger,
             on_bug=self._found_bug,
+        )
+        self._dialer = Dialer(
+            me,
+            self._sockets,
+            self._peers,
+            neighbours=set(self._peers if neighbours is None else neighbours) & set(self._peers),
+            talk=self._open_talk,
+            fault=self._fault,
+            chance=Random(self._session),
         )
         self._exchange = Exchange(self._peers, self.connected, self._sockets.open, self._fault)
         self._gossip = Gossip(f"/mps/{network_id.hex()[:16]}/tips", self._announced) if gossip else None
@@ -118,8 +119,8 @@ class Network:
                 self._nursery = nursery
                 for peer in self._peers.values():
                     nursery.start_soon(self._hear, peer)
-                    nursery.start_soon(self._keep, peer)
-                nursery.start_soon(self._watch)
+                    nursery.start_soon(self._dialer.keep, peer)
+                nursery.start_soon(self._dialer.watch)
                 task_status.started()
                 await self._bug_found.wait()
                 raise self._bug or AssertionError
@@ -139,13 +140,11 @@ class Network:
             self._by_peer_id[address.peer_id] = peer
             if self._nursery is not None:
                 self._nursery.start_soon(self._hear, peer)
-                self._nursery.start_soon(self._keep, peer)
+                self._nursery.start_soon(self._dialer.keep, peer)
 
     def stay_near(self, members: Iterable[MemberId]) -> None:
         """Call these from now on; the others may still call us."""
-        self._neighbours = set(members) & set(self._peers)
-        for peer in self._peers.values():
-            peer.look_again()
+        self._dialer.stay_near(members)
 
     # -- messages ----------------------------------------------------------
 
@@ -195,6 +194,9 @@ class Network:
             self._stranger(peer_id)
         return None if peer is None or peer.is_banned() else peer
 
+    async def _open_talk(self, peer: Peer) -> None:
+        await self._talk(peer, await self._sockets.open(peer.address.peer_id, MESSAGES))
+
     async def _talk(self, peer: Peer, stream: Stream) -> None:
         try:
             await peer.link.serve(stream)
@@ -215,47 +217,6 @@ class Network:
 
     # -- connections -------------------------------------------------------
 
-    async def _keep(self, peer: Peer) -> None:
-        """Stay connected to a peer, and, as the lower of the two ids, keep the stream of messages open."""
-        opener = self.me < peer.member
-        failures = 0
-        while True:
-            ups = peer.link.ups
-            if not self._sockets.is_connected(peer.address.peer_id):
-                if peer.member not in self._neighbours:
-                    await peer.changed.wait()
-                elif not await self._called(peer, failures, at_once=opener):
-                    failures += 1
-                continue
-            if opener:
-                try:
-                    await self._talk(peer, await self._sockets.open(peer.address.peer_id, MESSAGES))
-                except StreamBroken as error:
-                    log.debug("no stream of messages", peer=peer.member, why=str(error))
-            else:
-                await peer.changed.wait()
-            # Whoever takes our call and says nothing may have barred us: call it less and less often.
-            failures = 0 if peer.link.ups > ups else failures + 1
-            if opener:
-                await trio.sleep(self._backoff_s(failures))
-
-    async def _called(self, peer: Peer, failures: int, *, at_once: bool) -> bool:
-        wait_s = self._backoff_s(failures) if failures else 0.0 if at_once else GRACE_S
-        wait_s = max(wait_s, peer.banned_until_s - trio.current_time())
-        with trio.move_on_after(wait_s):
-            await peer.changed.wait()
-            return True
-        try:
-            await self._sockets.connect(peer.address.peer_id, peer.address.address)
-        except Unreachable as error:
-            log.debug("a peer cannot be reached", peer=peer.member, why=str(error), tries=failures + 1)
-            return False
-        return True
-
-    def _backoff_s(self, failures: int) -> float:
-        # Chance keeps two peers that call each other at the same time from doing so again.
-        return min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0 ** min(failures, 10)) * self._chance.uniform(0.5, 1.0)
-
     def _connection_changed(self, peer_id: str, up: bool) -> None:
         peer = self._by_peer_id.get(peer_id)
         if peer is None:
@@ -272,25 +233,6 @@ class Network:
     def _stranger(self, peer_id: str) -> None:
         if len(self.strangers) < STRANGERS_MAX or peer_id in self.strangers:
             self.strangers[peer_id] = self.strangers.get(peer_id, 0) + 1
-
-    async def _watch(self) -> None:
-        """Notice who is frozen: connected for the kernel, silent for us."""
-        while True:
-            due_s = trio.current_time() + WATCH_S
-            await trio.sleep_until(due_s)
-            now = trio.current_time()
-            if now - due_s > WATCH_S:
-                self._resumed_s = now  # We were frozen ourselves: what they said is still to be read.
-            for peer in self._peers.values():
-                if not self._sockets.is_connected(peer.address.peer_id):
-                    continue
-                up = peer.link.up
-                heard_s = peer.link.last_heard_s if up else peer.since_s
-                silent_s = now - max(heard_s, self._resumed_s)
-                if silent_s > (FROZEN_S if up else SILENT_CONNECTION_S):
-                    self._fault(peer, PeerFault("frozen", f"{silent_s:.1f} s"))
-                    peer.since_s = now
-                    self._sockets.drop(peer.address.peer_id)
 
     # -- requests and blobs ------------------------------------------------
 

@@ -349,9 +349,9 @@ async def test_libp2p_writes_nothing_to_the_terminal(capfd: Any, caplog: Any) ->
 
 
 def test_the_heartbeat_notices_within_ten_seconds() -> None:
-    from p2pfl.net import host
+    from p2pfl.net import dialer
 
-    assert stream.FROZEN_S + host.WATCH_S < 10
+    assert stream.FROZEN_S + dialer.WATCH_S < 10
     assert stream.FROZEN_S >= 3 * stream.HEARTBEAT_S
 
 

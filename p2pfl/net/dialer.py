@@ -1,0 +1,123 @@
+"""Calling: a connection to every peer that is to have one, again and again, and who of them has gone silent.
+
+The lower of two ids calls at once and keeps the stream of messages open, the other waits for its call first.
+Knows peers and sockets; what is said on a stream is in `host`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from random import Random
+
+import trio
+
+from consensus.types import MemberId
+from p2pfl.errors import PeerFault
+from p2pfl.net.interface import Unreachable
+from p2pfl.net.peer import Peer
+from p2pfl.net.sockets import Sockets
+from p2pfl.net.stream import FROZEN_S, StreamBroken
+from p2pfl.telemetry import logger
+
+log = logger("net")
+
+# The lower of two ids calls at once; the other one waits so long for the call before it makes its own.
+GRACE_S = 2.0
+# A call that failed is repeated for ever, at most this long after the last one.
+BACKOFF_MIN_S, BACKOFF_MAX_S = 0.1, 5.0
+# A connection on which no messages flow after so long is of no use.
+SILENT_CONNECTION_S = 10.0
+WATCH_S = 1.0
+
+
+class Dialer:
+    """Keeps the connections of one member.
+
+    talk: open the stream of messages and use it until it breaks. fault: count this against the peer.
+    """
+
+    def __init__(
+        self,
+        me: MemberId,
+        sockets: Sockets,
+        peers: Mapping[MemberId, Peer],
+        *,
+        neighbours: Iterable[MemberId],
+        talk: Callable[[Peer], Awaitable[None]],
+        fault: Callable[[Peer, PeerFault], None],
+        chance: Random,
+    ) -> None:
+        self._me = me
+        self._sockets = sockets
+        self._peers = peers
+        self._neighbours = set(neighbours)
+        self._talk = talk
+        self._fault = fault
+        self._chance = chance
+        self._resumed_s = 0.0
+
+    def stay_near(self, members: Iterable[MemberId]) -> None:
+        """Call these from now on; the others may still call us."""
+        self._neighbours = set(members) & set(self._peers)
+        for peer in self._peers.values():
+            peer.look_again()
+
+    async def keep(self, peer: Peer) -> None:
+        """Stay connected to a peer, and, as the lower of the two ids, keep the stream of messages open."""
+        opener = self._me < peer.member
+        failures = 0
+        while True:
+            ups = peer.link.ups
+            if not self._sockets.is_connected(peer.address.peer_id):
+                if peer.member not in self._neighbours:
+                    await peer.changed.wait()
+                elif not await self._called(peer, failures, at_once=opener):
+                    failures += 1
+                continue
+            if opener:
+                try:
+                    await self._talk(peer)
+                except StreamBroken as error:
+                    log.debug("no stream of messages", peer=peer.member, why=str(error))
+            else:
+                await peer.changed.wait()
+            # Whoever takes our call and says nothing may have barred us: call it less and less often.
+            failures = 0 if peer.link.ups > ups else failures + 1
+            if opener:
+                await trio.sleep(self._backoff_s(failures))
+
+    async def _called(self, peer: Peer, failures: int, *, at_once: bool) -> bool:
+        wait_s = self._backoff_s(failures) if failures else 0.0 if at_once else GRACE_S
+        wait_s = max(wait_s, peer.banned_until_s - trio.current_time())
+        with trio.move_on_after(wait_s):
+            await peer.changed.wait()
+            return True
+        try:
+            await self._sockets.connect(peer.address.peer_id, peer.address.address)
+        except Unreachable as error:
+            log.debug("a peer cannot be reached", peer=peer.member, why=str(error), tries=failures + 1)
+            return False
+        return True
+
+    def _backoff_s(self, failures: int) -> float:
+        # Chance keeps two peers that call each other at the same time from doing so again.
+        return min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0 ** min(failures, 10)) * self._chance.uniform(0.5, 1.0)
+
+    async def watch(self) -> None:
+        """Notice who is frozen: connected for the kernel, silent for us."""
+        while True:
+            due_s = trio.current_time() + WATCH_S
+            await trio.sleep_until(due_s)
+            now = trio.current_time()
+            if now - due_s > WATCH_S:
+                self._resumed_s = now  # We were frozen ourselves: what they said is still to be read.
+            for peer in list(self._peers.values()):
+                if not self._sockets.is_connected(peer.address.peer_id):
+                    continue
+                up = peer.link.up
+                heard_s = peer.link.last_heard_s if up else peer.since_s
+                silent_s = now - max(heard_s, self._resumed_s)
+                if silent_s > (FROZEN_S if up else SILENT_CONNECTION_S):
+                    self._fault(peer, PeerFault("frozen", f"{silent_s:.1f} s"))
+                    peer.since_s = now
+                    self._sockets.drop(peer.address.peer_id)
