@@ -50,7 +50,7 @@ class Committee:
 
     def proposer(self, height: int, round_: int) -> MemberId:
         """Whose turn it is: it rotates with every height and every round."""
-        return self.members[(height + round_) % self.size]
+        return self.members[(height + round_) % len(self.members)]
 
     def root(self) -> Digest:
         """What a header commits to: keccak256 over the epoch and the ids, each as one 32-byte word.

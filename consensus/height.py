@@ -130,8 +130,9 @@ class Height:
 
     def offence(self, signer: MemberId, signed: SignedVote) -> Iterator[t.Fault]:
         """What this vote contradicts among the signer's others: once a signer and kind. E5: COMMIT first."""
-        repeated = self.of(type(signed), signed.vote.round).get(signer) == signed
-        for other in () if repeated else self.by(signer):
+        said = self._said.get(signer, {})
+        known = said.get((type(signed), signed.vote.round))
+        for other in () if known is signed or known == signed else said.values():
             kind = contradiction(other.vote, signed.vote)
             if kind is not None and (signer, kind) not in self._accused:
                 self._accused.add((signer, kind))

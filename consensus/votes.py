@@ -100,15 +100,13 @@ def to_round_change(
 
 def subject(message: Message) -> Vote | Header | t.FetchBlock:
     """What names the epoch and the height that a message speaks of."""
-    match message:
-        case t.DecidedMessage(decided=decided):
-            return decided.block.header
-        case t.BlockMessage(block=block):
-            return block.header
-        case t.FetchBlock():
-            return message
-        case _:
-            return getattr(message, _OWN_VOTE[type(message)]).vote
+    signed = signed_vote(message)
+    if signed is not None:
+        return signed.vote
+    if isinstance(message, t.DecidedMessage):
+        return message.decided.block.header
+    assert isinstance(message, t.BlockMessage | t.FetchBlock)
+    return message if isinstance(message, t.FetchBlock) else message.block.header
 
 
 def votes_in(message: Message) -> Iterator[SignedVote]:
@@ -134,6 +132,8 @@ def within_bounds(message: Message, committee: Committee, body_bytes_max: int) -
     """
     n = committee.size
     match message:
+        case t.PrepareMessage() | t.FetchBlock():  # First, since there are most of them.
+            return True
         case t.Proposal(block=block, justification=changes, prepared=prepared):
             return len(changes) <= n and len(prepared) <= n and _block_within(block, body_bytes_max)
         case t.RoundChangeMessage(prepared=prepared):
@@ -143,10 +143,8 @@ def within_bounds(message: Message, committee: Committee, body_bytes_max: int) -
         case t.DecidedMessage(decided=decided):  # Perhaps of another epoch, with a larger committee.
             size = sum(map(len, decided.certificate.signatures))
             return size <= MEMBERS_MAX * SIGNATURE_BYTES and _block_within(decided.block, body_bytes_max)
-        case t.BlockMessage(block=block):
+        case t.BlockMessage(block=block):  # pragma: no branch - there is no other message.
             return _block_within(block, body_bytes_max)
-        case _:
-            return True
 
 
 def _block_within(block: t.Block, body_bytes_max: int) -> bool:

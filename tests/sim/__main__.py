@@ -81,10 +81,12 @@ def explore(seeds: range, members: int, **how: Any) -> Findings:
         for seed in seeds:
             world = world_of(seed, members, **how)
             world.run()
-            for oracle in world.oracles.found:
+            oracles = world.oracles
+            world.dissolve()
+            for oracle in oracles.found:
                 findings.violations.setdefault(oracle, []).append(seed)
-            findings.broken += bool(world.oracles.broken)
-            for kinds in world.oracles.broken.values():
+            findings.broken += bool(oracles.broken)
+            for kinds in oracles.broken.values():
                 findings.offences += kinds
             if seed % WORLDS_A_COLLECTION == 0:
                 gc.collect()

@@ -169,6 +169,12 @@ class World:
                 self.oracles.report("bounds", f"{steps} steps in one phase")
                 return
 
+    def dissolve(self) -> None:
+        """The end of it: what holds what in circles is let go, so that no collector has to find it."""
+        for member in self.members:
+            vars(member).clear()
+        vars(self).clear()
+
     def home_of(self, peer: MemberId, reader: Member) -> Member | None:
         """The process of a peer whose blocks another may read."""
         homes = self.homes[peer]
