@@ -64,7 +64,7 @@ FLOODS = frozenset(name for name in REASONS if name.endswith("flood"))
 class Standing:
     """The offences of one peer, or of one address, and until when they bar it."""
 
-    __slots__ = ("_flooded_s", "_offences_s", "bans", "banned_until_s")
+    __slots__ = ("_flooded_s", "_offences_s", "banned_until_s", "bans")
 
     def __init__(self) -> None:
         self.banned_until_s = -math.inf
@@ -94,50 +94,17 @@ class Standing:
         self._offences_s.append(now)
         if len(self._offences_s) < FAULTS_MAX or now - self._offences_s[0] > FAULTS_WITHIN_S:
             return False
+        self.ban()
+        return True
+
+    def ban(self) -> None:
+        """Bar it from now on, for longer than the last time."""
+        now = trio.current_time()
         if self.bans:
             self.bans = max(0, self.bans - int((now - self.banned_until_s) / BAN_FORGOTTEN_S))
         self.banned_until_s = now + min(BAN_MAX_S, BAN_MIN_S * 2.0 ** min(self.bans, 10))
         self.bans += 1
         self._offences_s.clear()
-        return True
-
-
-@dataclass
-class Conduct:
-    """How one peer behaves: its offences against the wire, and until when it is barred for them."""
-
-    banned_until_s: float = 0.0
-    bans: int = 0
-    _flooded_s: float = -math.inf
-    _offences_s: deque[float] = field(default_factory=lambda: deque(maxlen=FAULTS_MAX))
-
-    def is_banned(self) -> bool:
-        """Whether it is barred now."""
-        return trio.current_time() < self.banned_until_s
-
-    def offend(self, fault: PeerFault) -> bool:
-        """Remember a fault; True when it was one too many, and the peer is barred from now on."""
-        counts, _ = REASONS.get(fault.reason, (False, ""))
-        if not counts or self.is_banned():
-            return False
-        now = trio.current_time()
-        if fault.reason == "flood":
-            # Every message too many is a fault, but a quick moment is one offence and no more.
-            if now - self._flooded_s < 1.0:
-                return False
-            self._flooded_s = now
-        self._offences_s.append(now)
-        if len(self._offences_s) < FAULTS_MAX or now - self._offences_s[0] > FAULTS_WITHIN_S:
-            return False
-        self.ban()
-        return True
-
-    def ban(self) -> None:
-        """Bar it, for longer than the last time."""
-        if not self.is_banned():
-            self.banned_until_s = trio.current_time() + min(BAN_MAX_S, BAN_MIN_S * 2.0 ** min(self.bans, 10))
-            self.bans += 1
-            self._offences_s.clear()
 
 
 @dataclass
@@ -156,7 +123,7 @@ class Peer:
     asks: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(ASKS_MAX))
     buckets: Buckets = field(default_factory=Buckets)
     idle: dict[str, list[tuple[float, Asker]]] = field(default_factory=lambda: defaultdict(list))
-    conduct: Conduct = field(default_factory=Conduct)
+    standing: Standing = field(default_factory=Standing)
     parted: bool = False
 
     def connection_changed(self) -> None:
@@ -173,12 +140,12 @@ class Peer:
     @property
     def banned_until_s(self) -> float:
         """Until when it is barred."""
-        return self.conduct.banned_until_s
+        return self.standing.banned_until_s
 
     def is_banned(self) -> bool:
         """Whether it is barred now."""
-        return self.conduct.is_banned()
+        return self.standing.is_banned()
 
     def offend(self, fault: PeerFault) -> bool:
         """Remember a fault; True when it was one too many, and the peer is barred from now on."""
-        return self.conduct.offend(fault)
+        return self.standing.offend(fault)
