@@ -1,4 +1,4 @@
-"""Files that survive a crash: whole or not there at all, and journals that know their own damage.
+r"""Files that survive a crash: whole or not there at all, and journals that know their own damage.
 
 A journal is a file of checksummed records that only grows. What a crash can do to its end (a record that
 is cut short, or a hole of zeros) is cut off at the next start; anything else is damage, and is reported
@@ -7,6 +7,7 @@ the WAL and the block files.
 
     file    = magic(8) salt(16) record*        the first record is the identity of the file
     record  = marker(4) length(4) check(8) digest(16) payload(length)
+    marker  = "\xb5MPS"; "\xb5MPT" for a record that one write brought with the one before it
     check   = SHA-256(salt || offset || length)[:8]
     digest  = SHA-256(salt || offset || length || payload)[:16]
 """
@@ -30,7 +31,7 @@ TEMPORARY = ".tmp"  # What a crash leaves behind ends like this, and may be dele
 _CALLS = itertools.count()
 
 _MAGIC = b"MPSJRNL1"
-_MARKER = b"\xb5MPS"
+_MARKER, _MARKER_MORE = b"\xb5MPS", b"\xb5MPT"
 _SALT_BYTES = 16
 _HEAD_BYTES = 32
 _START = len(_MAGIC) + _SALT_BYTES
@@ -169,15 +170,15 @@ def _scan(data: mmap.mmap, salt: bytes, size: int, on_record: Callable[[int, byt
     return Scan(identity, salt, offset, None, None)
 
 
-def _head(salt: bytes, offset: int, payload: bytes) -> bytes:
+def _head(salt: bytes, offset: int, payload: bytes, marker: bytes = _MARKER) -> bytes:
     place = salt + offset.to_bytes(8, "big") + len(payload).to_bytes(4, "big")
     digest = sha256(place + payload).digest()[:16]
-    return _MARKER + len(payload).to_bytes(4, "big") + sha256(place).digest()[:8] + digest
+    return marker + len(payload).to_bytes(4, "big") + sha256(place).digest()[:8] + digest
 
 
 def _length_at(data: mmap.mmap, salt: bytes, offset: int, size: int) -> int | None:
     """The length that a record's head claims, if the head's own check agrees."""
-    if size - offset < 16 or data[offset : offset + 4] != _MARKER:
+    if size - offset < 16 or data[offset : offset + 4] not in (_MARKER, _MARKER_MORE):
         return None
     length = int.from_bytes(data[offset + 4 : offset + 8], "big")
     place = salt + offset.to_bytes(8, "big") + length.to_bytes(4, "big")
@@ -191,14 +192,19 @@ def _record_at(data: mmap.mmap, salt: bytes, offset: int, size: int) -> bytes | 
     if length is None or offset + _HEAD_BYTES + length > size:
         return None
     payload = data[offset + _HEAD_BYTES : offset + _HEAD_BYTES + length]
-    return payload if data[offset : offset + _HEAD_BYTES] == _head(salt, offset, payload) else None
+    return payload if _is_head(data[offset : offset + _HEAD_BYTES], salt, offset, payload) else None
+
+
+def _is_head(head: bytes, salt: bytes, offset: int, payload: bytes) -> bool:
+    """Whether this is the head of this record, whichever of the two markers it has."""
+    return head[:4] in (_MARKER, _MARKER_MORE) and head == _head(salt, offset, payload, head[:4])
 
 
 def _damage_at(data: mmap.mmap, salt: bytes, offset: int, size: int) -> str | None:
     """Why the bytes from `offset` on cannot be an interrupted append; None if they can.
 
-    A good record behind a bad one shows that the bad one had been written whole. The salt keeps a peer,
-    whose bytes lie inside a payload, from forging such a record.
+    A good record behind a bad one shows that the bad one had been written whole, unless one write brought
+    both. The salt keeps a peer, whose bytes lie inside a payload, from forging such a record.
     """
     later = data.find(_MARKER, offset + 1)
     while later != -1:
@@ -318,9 +324,10 @@ class Journal:
         """How long the file is."""
         return self._end
 
-    def append(self, *payloads: bytes, sync: bool = True) -> list[int]:
+    def append(self, *payloads: bytes, sync: bool = True, replaceable: bool = False) -> list[int]:
         """Write records behind the last, durable on return (one fsync for all). Returns their offsets.
 
+        replaceable: can be fetched again, so after a power cut a hole in one of them may cut off the rest.
         When the write fails (disk full), the file is as before and UserError is raised. When the fsync
         fails, nobody knows what is on the disk: the journal refuses every later append.
         """
@@ -334,8 +341,9 @@ class Journal:
         for payload in payloads:
             if len(payload) > RECORD_BYTES_MAX:
                 raise ValueError(f"a record of {len(payload)} bytes, the limit is {RECORD_BYTES_MAX}")
+            marker = _MARKER_MORE if offsets and replaceable else _MARKER
             offsets.append(end)
-            parts += [_head(self._salt, end, payload), payload]
+            parts += [_head(self._salt, end, payload, marker), payload]
             end += _HEAD_BYTES + len(payload)
         try:
             os.lseek(self._handle, self._end, os.SEEK_SET)
@@ -369,7 +377,7 @@ class Journal:
         head = os.pread(self._handle, _HEAD_BYTES, offset)
         length = int.from_bytes(head[4:8], "big")
         payload = os.pread(self._handle, min(length, RECORD_BYTES_MAX), offset + _HEAD_BYTES)
-        if head != _head(self._salt, offset, payload):
+        if not _is_head(head, self._salt, offset, payload):
             raise UserError(
                 f"{self.path} is damaged at byte {offset}",
                 because="a record that was good at the start no longer matches its checksum",

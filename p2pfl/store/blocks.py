@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from consensus import codec
@@ -49,24 +49,29 @@ class _Chain:
         """The next record of the file. Raises UserError if it is no block or does not come next."""
         try:
             decided: DecidedBlock = codec.decode(payload, DecidedBlock, size_max=RECORD_BYTES_MAX)
-            self.follow(decided.block.header)
+            follow(self.newest(), decided.block.header)
         except ValueError as error:  # DecodeError is one.
             raise UserError(
                 f"{self.path} is damaged at byte {offset}", because=str(error), fix=_FIX
             ) from error
         self.add(offset, decided)
 
-    def follow(self, header: Header) -> None:
-        """Raises ValueError unless this header comes next."""
-        height = FIRST_HEIGHT + len(self.ids)
-        parent = self.ids[-1] if self.ids else FIRST_PARENT_ID
-        if header.height != height or header.parent_id != parent:
-            raise ValueError(f"block {header.height} does not follow block {height - 1} of this file")
+    def newest(self) -> tuple[int, Digest]:
+        """Height and id of the last block."""
+        return FIRST_HEIGHT + len(self.ids) - 1, self.ids[-1] if self.ids else FIRST_PARENT_ID
 
     def add(self, offset: int, decided: DecidedBlock) -> None:
         self.ids.append(block_id(decided.block.header))
         self.offsets.append(offset)
         self.tip = decided
+
+
+def follow(newest: tuple[int, Digest], header: Header) -> tuple[int, Digest]:
+    """Height and id of this header, which comes after `newest`. Raises ValueError unless it does."""
+    height, parent_id = newest
+    if header.height != height + 1 or header.parent_id != parent_id:
+        raise ValueError(f"block {header.height} does not follow block {height} of this file")
+    return header.height, block_id(header)
 
 
 class BlockStore:
@@ -96,12 +101,23 @@ class BlockStore:
 
     def append(self, decided: DecidedBlock) -> None:
         """Keep the next block; durable when it returns. ValueError if it does not follow the tip."""
+        self.extend((decided,))
+
+    def extend(self, blocks: Sequence[DecidedBlock]) -> None:
+        """Keep the next blocks, with one fsync for all; durable when it returns. ValueError as above.
+
+        A crash before that leaves as many of them as were written whole, from the first on.
+        """
         with self._lock:
-            self._chain.follow(decided.block.header)
-            (offset,) = self._journal.append(codec.encode(decided))
-            self._chain.add(offset, decided)
-            self._remember(decided)
-            telemetry.counters.gauge("height", decided.block.header.height, chain=self.path.stem)
+            follows = self._chain.newest()
+            for decided in blocks:
+                follows = follow(follows, decided.block.header)
+            packed = [codec.encode(decided) for decided in blocks]
+            offsets = self._journal.append(*packed, replaceable=True)
+            for offset, decided in zip(offsets, blocks, strict=True):
+                self._chain.add(offset, decided)
+                self._remember(decided)
+            telemetry.counters.gauge("height", self.tip_height, chain=self.path.stem)
 
     def cut(self, height: int) -> None:
         """Keep the blocks up to this height only: the council has declared those above it void. Durable."""

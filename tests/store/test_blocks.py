@@ -155,3 +155,38 @@ def test_a_chain_can_be_cut_to_nothing(path: Path, chain: list[DecidedBlock]) ->
     store.append(chain[0])
     assert list(store) == chain[:1]
     store.close()
+
+
+@pytest.mark.usefixtures("quick_disk")
+def test_blocks_written_in_one_go_are_a_prefix_after_any_crash(
+    path: Path, chain: list[DecidedBlock], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sectors reach the disk in any order: a block of the batch may be there and the one before it not."""
+    store = opened(path)
+    store.cut(3)
+    store.extend(chain[4:])
+    store.close()
+    assert list(BlockFile(path)) == chain
+    whole, offsets = path.read_bytes(), BlockFile(path).offsets
+    for hole in range(-(-offsets[4] // 512) * 512, len(whole) - 512, 512):
+        path.write_bytes(whole[:hole] + bytes(512) + whole[hole + 512 :])
+        store = opened(path)
+        lost = max(index for index, offset in enumerate(offsets) if offset <= hole)
+        assert list(store) == chain[:lost]
+        store.extend(chain[lost:])
+        assert list(store) == chain
+        store.close()
+    for end in range(offsets[4] + 1, len(whole), 97):
+        path.write_bytes(whole[:end])
+        store = opened(path)
+        assert list(store) == chain[: sum(offset < end for offset in offsets) - 1]
+        store.close()
+
+
+def test_of_a_batch_that_does_not_follow_nothing_is_kept(path: Path, chain: list[DecidedBlock]) -> None:
+    store = opened(path)
+    store.cut(3)
+    with pytest.raises(ValueError, match="does not follow"):
+        store.extend([*chain[4:8], chain[9]])
+    assert store.tip_height == 3
+    store.close()
