@@ -1,0 +1,261 @@
+"""Strangers that may look: auditors and joiners. They read blocks and public blobs, and hear announcements.
+
+They are answered only as far as no member has to wait for it, so all that they cost has limits: how many,
+how many from one host, streams, requests a second, bytes a second in both directions. Knows peer ids; what is
+answered comes from the exchange.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from p2pfl.errors import PeerFault
+from p2pfl.net import ask, wire
+from p2pfl.net.exchange import Unfit
+from p2pfl.net.options import NetOptions
+from p2pfl.net.peer import Standing
+from p2pfl.net.queues import Bucket
+from p2pfl.net.stream import Stream, StreamBroken
+from p2pfl.telemetry import counters, logger
+
+log = logger("net")
+
+# Of all places for observers, one host gets half: whoever makes itself many ids leaves room for others.
+PLACES_PER_HOST_SHARE = 2
+# Streams on which one observer may ask at the same time: two of requests, and two for a blob from each side.
+ASKED_STREAMS_MAX = 4
+# All streams of one observer, libp2p's own included: ping, identify, gossip both ways, and those above.
+STREAMS_MAX = 16
+# An observer that has asked nothing for so long gives its place to another that wants it.
+QUIET_S = 60.0
+# Requests of one observer, a second and at once. Status: a look at a few chains each second or two. Blocks:
+# their bytes are the limit. Pieces: the smallest has 64 KiB, so 64 of them a second are 4 MiB.
+RATES = {
+    wire.GetStatus: (4.0, 32),
+    wire.GetBlocks: (4.0, 32),
+    wire.GetPiece: (64.0, 256),
+    wire.GetHeld: (16.0, 64),
+}
+# What an observer may send: requests are 40 bytes, gossip and window updates little more.
+INBOUND_BYTES_S, INBOUND_BURST = 64 * 1024, 1024 * 1024
+# What we send it beyond answers (announcements, identify, pings), a second; more means that it asks for it.
+CHATTER_BYTES_S, CHATTER_BURST = 32 * 1024, 1024 * 1024
+# Of the bytes a second of all observers, what one of them may have.
+SHARE = 2
+# How many misbehaved ids are remembered; a new id costs nothing, but a place is still one of few.
+BARRED_MAX = 1000
+WATCH_S = 1.0
+
+Answer = Callable[[str, bytes], Awaitable[Sequence[bytes]]]
+
+
+class Turns:
+    """Who may write when, at so many bytes a second: first come, first served."""
+
+    def __init__(self, bytes_s: float) -> None:
+        self._bytes_s = bytes_s
+        self._free_s = 0.0
+
+    async def take(self, size: int) -> None:
+        """Wait until this many bytes may go out."""
+        now = trio.current_time()
+        turn_s = max(now, self._free_s)
+        self._free_s = turn_s + size / self._bytes_s
+        await trio.sleep_until(turn_s)
+
+
+class Spent:
+    """Bytes that a socket has carried, against so many a second."""
+
+    def __init__(self, bytes_s: float, burst: int) -> None:
+        self._bytes_s = bytes_s
+        self._burst = float(burst)
+        self._left = self._burst
+
+    def add(self, size: int, passed_s: float) -> bool:
+        """Whether that is still within the limit."""
+        self._left = min(self._burst, self._left + passed_s * self._bytes_s) - size
+        return self._left >= 0
+
+
+@dataclass
+class Observer:
+    """One stranger that was let in. host: where its connection comes from, once it is known."""
+
+    peer_id: str
+    turns: Turns
+    asked_s: float
+    host: str = ""
+    asking: int = 0
+    answered: int = 0
+    standing: Standing = field(default_factory=Standing)
+    turn: trio.Lock = field(default_factory=trio.Lock)
+    buckets: dict[type, Bucket] = field(
+        default_factory=lambda: {kind: Bucket(*rate) for kind, rate in RATES.items()}
+    )
+    inbound: Spent = field(default_factory=lambda: Spent(INBOUND_BYTES_S, INBOUND_BURST))
+    chatter: Spent = field(default_factory=lambda: Spent(CHATTER_BYTES_S, CHATTER_BURST))
+    seen: tuple[int, int] = (0, 0)  # Sent and received on its connection when last looked.
+    most_chatter: int = 0  # The most that was ever sent on it beyond answers.
+
+
+class Observers:
+    """All strangers of one node.
+
+    sockets: `sockets.Sockets`. answer: from a protocol and a packed request to what is to be written.
+    """
+
+    def __init__(self, options: NetOptions, sockets: Any, answer: Answer) -> None:
+        self.faults: dict[str, int] = Counter()
+        self._places = options.observers
+        self._bytes_s = options.observers_kib_s * 1024
+        self._all_turns = Turns(self._bytes_s)
+        self._sockets = sockets
+        self._answer = answer
+        self._here: dict[str, Observer] = {}
+        self._barred: OrderedDict[str, Standing] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._here)
+
+    # -- who is let in -----------------------------------------------------
+
+    def admits(self, peer_id: str) -> bool:
+        """Whether this stranger may be connected; it has a place from then on."""
+        if peer_id in self._here:
+            return True
+        standing = self._barred.get(peer_id)
+        if not self._places or (standing is not None and standing.is_banned()):
+            return False
+        if len(self._here) >= self._places:
+            quiet = min(self._here.values(), key=lambda each: each.asked_s)
+            if trio.current_time() - quiet.asked_s < QUIET_S:
+                return False
+            self._leave(quiet)
+        one = Observer(peer_id, Turns(self._bytes_s / SHARE), trio.current_time())
+        if standing is not None:
+            one.standing = standing
+        self._here[peer_id] = one
+        return True
+
+    def changed(self, peer_id: str, up: bool) -> None:
+        """Its connection is there, so its host is known and may be one of too many; or it is gone."""
+        one = self._here.get(peer_id)
+        if one is None:
+            return
+        if not up:
+            self.forget(peer_id)
+            return
+        one.host = self._sockets.remote_host(peer_id)
+        places = max(1, self._places // PLACES_PER_HOST_SHARE)
+        if sum(each.host == one.host for each in self._here.values()) > places:
+            log.debug("too many observers of one host", host=one.host)
+            self._leave(one)
+
+    def forget(self, peer_id: str) -> bool:
+        """It is a member now, or gone. Whether it was here."""
+        return self._here.pop(peer_id, None) is not None
+
+    def offended(self, peer_id: str, fault: PeerFault) -> bool:
+        """It broke a rule of libp2p's. False when no such observer is here."""
+        one = self._here.get(peer_id)
+        if one is not None:
+            self._fault(one, fault)
+        return one is not None
+
+    def _leave(self, one: Observer) -> None:
+        self._here.pop(one.peer_id, None)
+        self._sockets.drop(one.peer_id)
+
+    # -- what it asks ------------------------------------------------------
+
+    async def serve(self, protocol: str, peer_id: str, stream: Stream) -> None:
+        """Answer a stranger on a stream that it opened."""
+        one = self._here.get(peer_id)
+        if one is None:
+            return
+        if one.asking >= ASKED_STREAMS_MAX:
+            self._fault(one, PeerFault("too_many_streams", protocol))
+            return
+        one.asking += 1
+        try:
+            await ask.serve(stream, lambda packed: self._answered(one, protocol, packed))
+        except PeerFault as fault:
+            self._fault(one, fault)
+        except StreamBroken:
+            pass  # It has asked all it wanted.
+        finally:
+            one.asking -= 1
+
+    async def _answered(self, one: Observer, protocol: str, packed: bytes) -> Sequence[bytes]:
+        request = wire.unpack(packed)
+        bucket = one.buckets.get(type(request))
+        if bucket is None:
+            raise PeerFault("bad_request", f"{type(request).__name__} on {protocol}")
+        if not bucket.take():
+            self._fault(one, PeerFault("flood", type(request).__name__))
+            return (ask.framed(wire.pack(wire.Refused("busy"))),)
+        one.asked_s = trio.current_time()
+        async with one.turn:  # One answer at a time: what waits for its turn waits in memory.
+            try:
+                parts = await self._answer(protocol, packed)
+            except Unfit as fault:
+                self._fault(one, fault)
+                return (ask.framed(wire.pack(wire.Refused(fault.reason))),)
+            size = sum(len(part) for part in parts)
+            one.answered += size
+            await one.turns.take(size)
+            await self._all_turns.take(size)
+        counters.count("observer_bytes", size)
+        return parts
+
+    # -- how it behaves ----------------------------------------------------
+
+    async def watch(self) -> None:
+        """Until cancelled: forget who is gone, drop who sends or draws too much."""
+        while True:
+            began_s = trio.current_time()
+            await trio.sleep(WATCH_S)
+            counters.gauge("observers", len(self._here))
+            for one in list(self._here.values()):
+                self._look_at(one, trio.current_time() - began_s)
+
+    def _look_at(self, one: Observer, passed_s: float) -> None:
+        if not self._sockets.is_connected(one.peer_id):
+            self.forget(one.peer_id)
+            return
+        sent, received = self._sockets.traffic(one.peer_id)
+        sent_before, received_before = one.seen
+        one.seen = sent, received
+        if sent < sent_before or received < received_before:
+            one.answered = one.most_chatter = 0  # Another connection than last time.
+            return
+        # An answer counts before it is sent, so only a new maximum is chatter. Framing adds a twentieth.
+        chatter = max(one.most_chatter, sent - int(1.05 * one.answered))
+        more, one.most_chatter = chatter - one.most_chatter, chatter
+        in_time = one.inbound.add(received - received_before, passed_s)
+        if not one.chatter.add(more, passed_s) or not in_time:
+            self._fault(one, PeerFault("flood", "bytes"))
+            log.info("an observer drew or sent too much", peer=one.peer_id)
+            self._bar(one)
+
+    def _fault(self, one: Observer, fault: PeerFault) -> None:
+        self.faults[fault.reason] += 1
+        counters.count("observer_faults", reason=fault.reason)
+        log.debug("an observer's fault", peer=one.peer_id, reason=fault.reason, detail=fault.detail)
+        if one.standing.offend(fault):
+            counters.count("bans", whom="observer")
+            log.info("an observer is barred", peer=one.peer_id, reason=fault.reason)
+            self._bar(one)
+
+    def _bar(self, one: Observer) -> None:
+        one.standing.ban()
+        self._barred[one.peer_id] = one.standing
+        while len(self._barred) > BARRED_MAX:
+            self._barred.popitem(last=False)
+        self._leave(one)
