@@ -22,6 +22,9 @@ IDLE_S = 60.0
 # progress in that time comes from a slow one: 64 KiB in 2 s are 0.26 Mbit/s, below any link that we serve.
 STALL_S = 2.0
 SLOW_BYTES = 64 * 1024
+# An answer must be taken in this time, and what its size needs at SLOW_BYTES a STALL_S; whoever takes a byte
+# now and then would hold a piece in memory, and a place, for ever.
+TAKE_S = 15.0
 # Bytes of a blob are only copied, so more of them may come at once.
 READ_BYTES = 256 * 1024
 # Requests are small; whoever sends more before the first frame is complete is not asking.
@@ -125,7 +128,12 @@ async def serve(stream: Stream, answer: Callable[[bytes], Awaitable[Sequence[byt
                 packed = await reader.frame(REQUEST_BYTES_MAX)
             if scope.cancelled_caught:
                 return
-            for part in await answer(packed):
-                await stream.write(part)
+            parts = await answer(packed)
+            size = sum(len(part) for part in parts)
+            with trio.move_on_after(TAKE_S + size * STALL_S / SLOW_BYTES) as scope:
+                for part in parts:
+                    await stream.write(part)
+            if scope.cancelled_caught:
+                raise PeerFault("slow_reader", f"{size} bytes were not taken")
     finally:
         await stream.reset()

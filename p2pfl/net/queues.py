@@ -160,15 +160,16 @@ class Bucket:
         self._burst = self._tokens = float(burst)
         self._time: float | None = None
 
-    def take(self) -> bool:
-        """Whether one more is within the rate."""
+    def take(self, count: float = 1.0) -> bool:
+        """Whether so many more are within the rate; what is more than a whole burst counts as one."""
+        count = min(count, self._burst)
         now = trio.current_time()
         passed_s = now - self._time if self._time is not None else 0.0
         self._tokens = min(self._burst, self._tokens + passed_s * self._rate_per_s)
         self._time = now
-        if self._tokens < 1:
+        if self._tokens < count:
             return False
-        self._tokens -= 1
+        self._tokens -= count
         return True
 
 

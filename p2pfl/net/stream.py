@@ -43,6 +43,10 @@ _SIGN_OF_LIFE = wire.pack(wire.Heartbeat())
 _AGAIN = wire.pack(wire.Heartbeat(again=True))
 # Frames that a peer may repeat: its whole outbox after each reconnect, and a few in a crossing.
 _REPEATS_PER_S, _REPEATS_BURST = 200.0, 8 * OUTBOX_MESSAGES_MAX
+# How often a peer may ask for everything once more: each costs us its whole outbox.
+_AGAIN_PER_S, _AGAIN_BURST = 4.0, 64
+# After a flood nothing is read for so long, which holds the flooder up: 64 KiB each time are 10 ms of work.
+FLOOD_PAUSE_S = 0.1
 # One-way messages have the tags below; requests and answers travel on streams of their own.
 _TAGS = frozenset(row.tag for row in wire.TABLE if row.tag < 32)
 
@@ -136,6 +140,9 @@ class Link:
         self._on_fault = on_fault
         self._buckets = Buckets()
         self._repeats = Bucket(_REPEATS_PER_S, _REPEATS_BURST)
+        self._agains = Bucket(_AGAIN_PER_S, _AGAIN_BURST)
+        self._flooded = False
+        self._newest = 0  # How many streams there have been.
         self._wake = trio.Event()
         self._turn = trio.Lock()
         self._scope: trio.CancelScope | None = None
@@ -162,8 +169,12 @@ class Link:
         """
         if self._scope is not None:
             self._scope.cancel()
+        self._newest += 1
+        mine = self._newest
         try:
             async with self._turn:
+                if mine != self._newest:
+                    return  # A newer one came while we waited: whoever opens many has the last one.
                 with trio.CancelScope() as scope:
                     self._scope = scope
                     try:
@@ -243,6 +254,9 @@ class Link:
                 place = end
             del buffer[:place]
             await trio.lowlevel.checkpoint()  # A peer that never stops must not keep the others waiting.
+            if self._flooded:
+                self._flooded = False
+                await trio.sleep(FLOOD_PAUSE_S)
             buffer += await stream.read()
             self.last_heard_s = trio.current_time()
 
@@ -263,16 +277,19 @@ class Link:
         self.outbox.acknowledged(ack)
         if tag == _HEARTBEAT_TAG:
             if not self._buckets.take(tag):
-                self._on_fault(PeerFault("flood", "Heartbeat"))
-            if wire.unpack(packed) == wire.Heartbeat(again=True):
-                self.outbox.rewind()
-                self._wake.set()
+                self._flood("Heartbeat")
+            elif wire.unpack(packed) == wire.Heartbeat(again=True):
+                if self._agains.take():
+                    self.outbox.rewind()
+                    self._wake.set()
+                else:
+                    self._flood("again")
             return
         if not 1 <= oldest <= number < 1 << 63:
             raise PeerFault("bad_frame", f"number {number}, oldest {oldest}")
         if (place_in_order := self.inbox.place(number, oldest)) != 0:
             if not self._repeats.take():
-                self._on_fault(PeerFault("flood", "repeated messages"))
+                self._flood("repeated messages")
             if place_in_order < 0:
                 self._acknowledge(len(packed))  # Our acknowledgement did not arrive.
             return
@@ -281,8 +298,12 @@ class Link:
             self._on_fault(PeerFault("unknown_message", f"tag {tag}"))
             self.inbox.skip()
         elif not self._buckets.take(tag):
-            self._on_fault(PeerFault("flood", wire.BY_TAG[tag].kind.__name__))
+            self._flood(wire.BY_TAG[tag].kind.__name__)
             self.inbox.skip()
         elif not self.inbox.take(packed):
             return
         self._acknowledge(len(packed))
+
+    def _flood(self, what: str) -> None:
+        self._flooded = True
+        self._on_fault(PeerFault("flood", what))

@@ -1,0 +1,160 @@
+"""Who may knock: connections that somebody makes to us, by their remote address, before we know who it is.
+
+A handshake costs a socket, a task and 10 ms of processor, and is given to anybody who asks. So half-open
+ones are few, the oldest give way to the youngest (an honest handshake takes two round trips, however many
+dishonest ones hang), an address makes so many a second, and one that only breaks handshakes is barred for a
+time. Where a member lives is slowed down and never barred: others behind that address would suffer. Knows
+neither sockets nor peer ids.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address
+
+from p2pfl.errors import PeerFault
+from p2pfl.net.peer import Standing
+from p2pfl.net.queues import Bucket
+
+# All members of a group on one machine start at the same time; more handshakes than that nobody has.
+HALF_OPEN_PER_ADDRESS = 32
+# Two addresses' worth. With the 2 KiB that a handshake reads ahead and its task they cost less than 4 MB.
+HALF_OPEN_MAX = 64
+# A group of twenty behind one address, each calling again after its own restart, and then at most every 5 s.
+CONNECTIONS_PER_S, CONNECTIONS_BURST = 5.0, 100
+# How many addresses are remembered, the barred ones longest: about 1 KiB each.
+ADDRESSES_MAX = 4096
+
+
+class Knock:
+    """One half-open connection. shut: closes its socket at once."""
+
+    __slots__ = ("address", "shut")
+
+    def __init__(self, address: str, shut: Callable[[], None]) -> None:
+        self.address = address
+        self.shut = shut
+
+
+class _Address:
+    __slots__ = ("calls", "home", "open", "standing")
+
+    def __init__(self) -> None:
+        self.calls = Bucket(CONNECTIONS_PER_S, CONNECTIONS_BURST)
+        self.open: OrderedDict[Knock, None] = OrderedDict()
+        self.standing = Standing()
+        self.home = False  # A member has come from here.
+
+
+class Door:
+    """The half-open connections of one host.
+
+    lives_here: is it known that a member has this address. on_fault: (address, fault, barred from now on).
+    """
+
+    def __init__(
+        self, *, lives_here: Callable[[str], bool], on_fault: Callable[[str, PeerFault, bool], None]
+    ) -> None:
+        self._lives_here = lives_here
+        self._on_fault = on_fault
+        self._addresses: OrderedDict[str, _Address] = OrderedDict()
+        self._open: OrderedDict[Knock, None] = OrderedDict()
+
+    @property
+    def half_open(self) -> int:
+        """Handshakes that are on their way."""
+        return len(self._open)
+
+    def barred(self) -> dict[str, float]:
+        """Addresses that are barred, and for how many seconds yet."""
+        found = {address: one.standing.banned_for_s for address, one in self._addresses.items()}
+        return {address: left_s for address, left_s in found.items() if left_s}
+
+    def is_barred(self, remote: str) -> bool:
+        """Whether nobody may come from there now."""
+        one = self._addresses.get(_group(remote))
+        return one is not None and one.standing.is_banned()
+
+    def knock(self, remote: str, shut: Callable[[], None]) -> Knock | None:
+        """A connection came; None when it is to be closed at once."""
+        address = _group(remote)
+        one = self._known(address)
+        if one.standing.is_banned():
+            return None
+        if not one.calls.take():
+            self._offend(address, PeerFault("connection_flood", address))
+            return None
+        if len(one.open) >= HALF_OPEN_PER_ADDRESS:
+            self._give_way(next(iter(one.open)))
+        elif len(self._open) >= HALF_OPEN_MAX:
+            # Of whoever has most of them: one address must not push out all the others.
+            crowded = max(self._addresses.values(), key=lambda each: len(each.open))
+            self._give_way(next(iter(crowded.open)))
+        knock = Knock(address, shut)
+        one.open[knock] = self._open[knock] = None
+        return knock
+
+    def settled(self, knock: Knock, reason: str | None, *, member: bool = False) -> None:
+        """The handshake is over. reason: why it failed; None: it did not. member: who came is one of us."""
+        if knock not in self._open:
+            return  # It gave way, and was counted then.
+        self._forget(knock)
+        if member and reason is None:
+            self._known(knock.address).home = True
+        if reason is not None:
+            self._offend(knock.address, PeerFault(reason, knock.address))
+
+    def offend(self, remote: str, fault: PeerFault) -> bool:
+        """Somebody there, who is no member, broke a rule. True when the address is barred from now on."""
+        return self._offend(_group(remote), fault)
+
+    def _give_way(self, knock: Knock) -> None:
+        self._forget(knock)
+        knock.shut()
+        self._offend(knock.address, PeerFault("half_open", f"{knock.address}, gave way"))
+
+    def _forget(self, knock: Knock) -> None:
+        del self._open[knock]
+        one = self._addresses.get(knock.address)
+        if one is not None:
+            one.open.pop(knock, None)
+
+    def _offend(self, address: str, fault: PeerFault) -> bool:
+        one = self._known(address)
+        home = one.home or self._lives_here(address)
+        barred = not home and one.standing.offend(fault)
+        self._on_fault(address, fault, barred)
+        return barred
+
+    def _known(self, address: str) -> _Address:
+        one = self._addresses.get(address)
+        if one is None:
+            one = self._addresses[address] = _Address()
+            if len(self._addresses) > ADDRESSES_MAX:
+                self._forget_an_address()
+        self._addresses.move_to_end(address)
+        return one
+
+    def _forget_an_address(self) -> None:
+        """One that was not heard of for long and has neither a ban nor a handshake, if there is one."""
+        for looked, (address, one) in enumerate(self._addresses.items()):
+            if not (one.open or one.standing.is_banned()):
+                del self._addresses[address]
+                return
+            if looked == HALF_OPEN_MAX:
+                break  # All of them barred: whoever has so many addresses is not stopped by remembering them.
+        del self._addresses[next(address for address, one in self._addresses.items() if not one.open)]
+
+
+def _group(remote: str) -> str:
+    """What one customer of a provider has: an IPv4 address, or the 64 bits in front of an IPv6 address."""
+    try:
+        parsed = ip_address(remote.partition("%")[0])
+    except ValueError:
+        return remote[:64]
+    if isinstance(parsed, IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(IPv6Address(int(parsed) >> 64 << 64)) + "/64"
+    return str(parsed)
