@@ -50,6 +50,14 @@ SETTINGS = (
         False,
         "The guard is lost for good: make a new one, which signs nothing until the next epoch.",
     ),
+    Setting("net.transport", "transport", "tcp", "What to listen with; the address must agree."),
+    Setting("net.security", "security", "noise", "Handshake of connections, the same for all members."),
+    Setting(
+        "net.psk_file",
+        "path",
+        None,
+        "Key file of a private network (libp2p's swarm.key), the same for all members; unset: none.",
+    ),
     Setting("data.dir", "path", None, "Folder of a data set that does not come with the package."),
     Setting("explorer.on", "switch", False, "Serve the explorer's pages from this node."),
     Setting("explorer.host", "text", "127.0.0.1", "Address that the explorer listens at."),
@@ -83,11 +91,13 @@ def _port(text: str) -> int:
     return port
 
 
-def _level(text: str) -> str:
-    levels = ("debug", "info", "warning", "error")
-    if text not in levels:
-        raise ValueError(f"it is none of {', '.join(levels)}")
-    return text
+def _one_of(*names: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"it is none of {', '.join(names)}")
+        return text
+
+    return read
 
 
 def _text(text: str) -> str:
@@ -102,7 +112,9 @@ _KINDS: dict[str, tuple[str, Callable[[str], str | int | bool]]] = {
     "path": ("path", _text),
     "switch": ("true or false", _switch),
     "port": ("port", _port),
-    "level": ("log level", _level),
+    "level": ("log level", _one_of("debug", "info", "warning", "error")),
+    "transport": ("tcp or websocket", _one_of("tcp", "websocket")),
+    "security": ("noise or tls", _one_of("noise", "tls")),
 }
 
 

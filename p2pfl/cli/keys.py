@@ -1,4 +1,4 @@
-"""`p2pfl keys`: the three keys of a member, each in its own file, and the guard of one of them."""
+"""`p2pfl keys`: the keys of a member and of a private network, each in its own file, and a guard."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from p2pfl import genesis as genesis_file
 from p2pfl import interchange, keys
 from p2pfl.durable import write_whole
 from p2pfl.errors import EXIT_CLAIM_FAILED, EXIT_OK, UserError
+from p2pfl.net import pnet
 from p2pfl.store import Folder
 
 
@@ -21,7 +22,9 @@ def add_parser(commands: Any) -> None:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     new = verbs.add_parser("new", help="make a new key file; refuses to overwrite one")
     new.add_argument(
-        "kind", choices=("peer", "signing", "stake"), help="who connects, who votes, who owns stake"
+        "kind",
+        choices=("peer", "signing", "stake", "network"),
+        help="who connects, who votes, who owns stake; who is in a private network at all",
     )
     new.add_argument("path", type=Path, metavar="FILE", help="the file to make, readable by you alone")
     new.add_argument("--password-file", type=Path, metavar="FILE", help="password of a stake key")
@@ -63,6 +66,9 @@ def _new(arguments: argparse.Namespace) -> None:
     elif arguments.kind == "peer":
         keys.create_peer_key(arguments.path)
         print(f"peer key in {arguments.path}")
+    elif arguments.kind == "network":
+        pnet.create_file(arguments.path)
+        print(f"network key in {arguments.path}: give every member a copy, by a way that nobody else sees")
     else:
         keys.create_stake_key(arguments.path, _password(arguments.password_file))
         print(f"stake key in {arguments.path}, locked with your password")

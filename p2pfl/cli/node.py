@@ -134,8 +134,11 @@ def node_settings(settings: Config) -> NodeSettings:
 
 def _net_options(settings: Config) -> NetOptions:
     """The settings of section `net`."""
-    del settings
-    return NetOptions()
+    return NetOptions(
+        transport=settings.need("net.transport"),
+        security=settings.need("net.security"),
+        psk_file=settings.path("net.psk_file"),
+    )
 
 
 def _account_key(settings: Config, folder: Folder) -> bytes | None:

@@ -87,6 +87,8 @@ class Network:
             on_change=self._connection_changed,
             on_refused=self._stranger,
             on_bug=self._found_bug,
+            announce=peers[me].address if me in peers else None,
+            options=options,
         )
         self._dialer = Dialer(
             me,

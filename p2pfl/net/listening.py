@@ -1,43 +1,109 @@
-"""The address a host listens at, and where libp2p's log lines go. Knows neither peers nor streams."""
+"""The address a host listens at, what others are told of it, and where libp2p's log lines go.
+
+Knows neither peers nor streams.
+"""
 
 from __future__ import annotations
 
 import logging
 import socket
 import traceback
+from collections.abc import Sequence
+from ipaddress import ip_address
 
 import multiaddr
+import trio
 
 from p2pfl.errors import UserError
+from p2pfl.net.interface import Unreachable
 from p2pfl.telemetry import logger
 
 log = logger("net")
 
+_NAMES = ("dns", "dns4", "dns6")
+_FAMILIES = {"dns": 0, "dns4": trio.socket.AF_INET, "dns6": trio.socket.AF_INET6}
+# A name with more addresses than these is a load balancer, and no member.
+_RESOLVED_MAX = 3
+_EXAMPLES = {"tcp": "/ip4/127.0.0.1/tcp/4001", "websocket": "/ip4/127.0.0.1/tcp/4001/ws"}
 
-def parsed(listen: str) -> multiaddr.Multiaddr:
-    """The address, if it is one of IPv4 and TCP. Raises UserError."""
+
+def parsed(listen: str, transport: str = "tcp") -> multiaddr.Multiaddr:
+    """The address to listen at, if it is one of this transport. Raises UserError."""
     try:
         address = multiaddr.Multiaddr(listen)
-        address.value_for_protocol("ip4")
-        int(address.value_for_protocol("tcp") or "")
-    except Exception as error:  # The library's parsers raise many kinds.
+        names = [protocol.name for protocol in address.protocols()]
+        good = names[:1] in (["ip4"], ["ip6"]) and names[1:] in (["tcp"], ["tcp", "ws"])
+        because = "" if good else "it is not an IP address and a TCP port"
+    except Exception as error:  # noqa: BLE001 - the library's parsers raise many kinds.
+        names, because = [], str(error)
+    if because:
         raise UserError(
             f"the address {listen} is not one to listen at",
-            because=str(error),
-            fix="name one like /ip4/127.0.0.1/tcp/4001",
-        ) from error
+            because=because,
+            fix=f"name one like {_EXAMPLES[transport]}, or like /ip6/::1/tcp/4001",
+        )
+    if (names[-1] == "ws") != (transport == "websocket"):
+        raise UserError(
+            f"net.transport is {transport}, and {listen} is no address of it",
+            because="a WebSocket's address ends in /ws, one of TCP alone does not",
+            fix=f"listen at an address like {_EXAMPLES[transport]}, or change the setting",
+        )
     return address
 
 
 def assert_free(address: multiaddr.Multiaddr) -> None:
     """libp2p listens with SO_REUSEPORT: a second node at the same port would take half of our calls."""
-    where = (address.value_for_protocol("ip4"), int(address.value_for_protocol("tcp") or "0"))
-    with socket.socket() as probe:
+    (name, host), (_, port) = list(address.items())[:2]
+    family = socket.AF_INET6 if name.name == "ip6" else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(where)
+            probe.bind((str(host), int(str(port))))
         except OSError as error:
             raise in_use(str(address), str(error)) from error
+
+
+def announced(listen: multiaddr.Multiaddr, known: str | None) -> list[multiaddr.Multiaddr]:
+    """What we say when somebody asks where we are.
+
+    known: the address that the others were told to call us at. Behind 0.0.0.0 are all addresses of this
+    machine; the others would call themselves there.
+    """
+    if known is not None:
+        try:
+            return [multiaddr.Multiaddr(known)]
+        except ValueError as error:
+            raise UserError(
+                f"the genesis says that we are at {known}",
+                because=str(error),
+                fix="it must be a multiaddr that the others can call",
+            ) from error
+    name, host = next(iter(listen.items()))
+    return [] if name.name in ("ip4", "ip6") and ip_address(str(host)).is_unspecified else [listen]
+
+
+async def resolved(address: str) -> Sequence[multiaddr.Multiaddr]:
+    """The address, with numbers in the place of a name. Raises Unreachable.
+
+    libp2p asks name servers only; the operating system knows /etc/hosts and mDNS names too.
+    """
+    try:
+        at = multiaddr.Multiaddr(address)
+    except ValueError as error:  # Each library has kinds of its own; all are ValueErrors.
+        raise Unreachable(f"{address}: {error}") from error
+    first = next(iter(at.protocols())).name
+    if first not in _NAMES:
+        return (at,)
+    rest = str(at).split("/", 3)
+    try:
+        found = await trio.socket.getaddrinfo(
+            rest[2], None, family=_FAMILIES[first], type=trio.socket.SOCK_STREAM
+        )
+    except OSError as error:
+        raise Unreachable(f"{address}: {error}") from error
+    hosts = dict.fromkeys(str(where[0]) for *_, where in found)
+    kinds = (f"/ip{ip_address(host).version}/{host}/{rest[3]}" for host in list(hosts)[:_RESOLVED_MAX])
+    return [multiaddr.Multiaddr(each) for each in kinds]
 
 
 def in_use(listen: str, because: str) -> UserError:

@@ -103,9 +103,13 @@ def _shield_writes() -> None:
 
 
 def tcp_of(muxed: IMuxedConn) -> tcp_stream.TrioTCPStream:
-    """The TCP stream at the bottom of a noise + yamux connection."""
+    """The TCP stream at the bottom of a connection, whatever the operator chose to put in between."""
     secured: Any = muxed.secured_conn  # type: ignore[attr-defined]
-    return secured.conn.read_writer.read_write_closer.stream
+    cipher = secured.conn
+    noise = getattr(cipher, "read_writer", None)
+    raw = noise.read_write_closer if noise is not None else cipher.stream_writer.raw_connection
+    raw = getattr(raw, "conn", raw)  # Below the key of a private network.
+    return getattr(raw.stream, "tcp", raw.stream)  # Below a WebSocket.
 
 
 def abort(muxed: IMuxedConn) -> None:

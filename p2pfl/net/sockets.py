@@ -1,4 +1,4 @@
-"""A libp2p host made safe: TCP, noise and yamux only; who may connect; streams; a way out that others notice.
+"""A libp2p host made safe: one stack of protocols; who may connect; streams; a way out that others notice.
 
 Knows peer ids and streams. Which member a peer is, and what is said on the streams, is in `host`.
 """
@@ -13,7 +13,8 @@ import trio
 
 from p2pfl.net import patches
 from p2pfl.net.interface import Unreachable
-from p2pfl.net.listening import assert_free, in_use, parsed, route_logs
+from p2pfl.net.listening import announced, assert_free, in_use, parsed, resolved, route_logs
+from p2pfl.net.options import DEFAULTS, NetOptions
 from p2pfl.net.stream import Stream, StreamBroken
 from p2pfl.telemetry import logger
 
@@ -23,15 +24,14 @@ import multiaddr  # noqa: E402 - libp2p is imported once its version is known to
 from libp2p import new_host  # noqa: E402
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee  # noqa: E402
 from libp2p.crypto.ed25519 import create_new_key_pair  # noqa: E402
-from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key  # noqa: E402
 from libp2p.custom_types import TProtocol  # noqa: E402
 from libp2p.network.config import ConnectionConfig, RetryConfig  # noqa: E402
 from libp2p.peer.id import ID  # noqa: E402
 from libp2p.rcmgr.manager import ResourceLimits, ResourceManager  # noqa: E402
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE  # noqa: E402
-from libp2p.security.noise.transport import Transport as NoiseTransport  # noqa: E402
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX  # noqa: E402
 from libp2p.stream_muxer.yamux.yamux import Yamux  # noqa: E402
+
+from p2pfl.net import transport  # noqa: E402
 
 log = logger("net")
 
@@ -60,6 +60,7 @@ class Sockets:
 
     admits: may this peer connect. on_change: a peer's first connection came or its last one went.
     on_bug: an exception of ours in a handler; it never reaches libp2p, which would stop the host.
+    announce: the address that others call us at, where they know one.
     """
 
     def __init__(
@@ -71,8 +72,12 @@ class Sockets:
         on_change: Callable[[str, bool], None],
         on_refused: Callable[[str], None],
         on_bug: Callable[[Exception], None],
+        announce: str | None = None,
+        options: NetOptions = DEFAULTS,
     ) -> None:
         self._listen = listen
+        self._announce = announce
+        self._options = options
         self._admits = admits
         self._on_change = on_change
         self._on_refused = on_refused
@@ -97,7 +102,7 @@ class Sockets:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Listen, until the block ends; then say farewell to everybody. Raises UserError."""
-        address = parsed(self._listen)
+        address = parsed(self._listen, self._options.transport)
         assert_free(address)
         route_logs()
         self.host = self._make(address)
@@ -131,14 +136,14 @@ class Sockets:
                 nursery.cancel_scope.cancel()
 
     def _make(self, address: multiaddr.Multiaddr) -> Any:
-        noise = NoiseTransport(self._key_pair, noise_privkey=create_noise_key().private_key)
         host: Any = new_host(
             key_pair=self._key_pair,
             listen_addrs=[address],
             # Both lists are explicit: the defaults fall back to plaintext, secio and mplex.
-            sec_opt={NOISE: noise},
+            sec_opt=transport.secured(self._options, self._key_pair),
             muxer_opt={TProtocol(YAMUX): Yamux},
-            announce_addrs=[address],
+            transports=transport.transports(),
+            announce_addrs=announced(address, self._announce),
             connection_config=ConnectionConfig(
                 max_connections=CONNECTIONS_MAX,
                 min_connections=0,
@@ -165,6 +170,7 @@ class Sockets:
         # Keys and addresses of members come from the genesis, so identify tells us nothing, and asking
         # everybody cost a quarter of a connection's processor time. We still answer when we are asked.
         host._schedule_identify = _schedule_nothing
+        transport.protect(network, self._options)
         network.set_stream_handler(_contained(network.common_stream_handler))
         network.mps_bytes = ({}, {})
         network.register_notifee(_Notifee(self))
@@ -194,22 +200,30 @@ class Sockets:
     async def connect(self, peer_id: str, address: str) -> None:
         """Connect, unless we are. Raises Unreachable."""
         try:
-            target, at = ID.from_string(peer_id), multiaddr.Multiaddr(address)
-        except ValueError as error:  # Each library has kinds of its own; all are ValueErrors.
-            raise Unreachable(f"{address}: {error}") from error
+            target = ID.from_string(peer_id)
+        except ValueError as error:
+            raise Unreachable(f"{peer_id}: {error}") from error
+        why = f"no answer within {DIAL_S:g} s"
+        with trio.move_on_after(DIAL_S) as scope:
+            places = await resolved(address)
+            for number, place in enumerate(places):
+                # A name's first address may be a black hole; the next one has its share of the time.
+                share_s = (scope.deadline - trio.current_time()) / (len(places) - number)
+                with trio.move_on_after(share_s):
+                    try:
+                        return await self._dial(target, place)
+                    except Exception as error:  # noqa: BLE001 - a dozen kinds, all of the library's.
+                        why = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+        raise Unreachable(f"{address}: {why}")
+
+    async def _dial(self, target: ID, place: multiaddr.Multiaddr) -> None:
         # A failed call bars the peer for a minute, and addresses that identify told us would be called too.
         self._swarm.unblock_peer(target)
         book = self.host.get_peerstore()
         book.clear_addrs(target)
-        book.add_addrs(target, [at], ADDRESS_S)
-        with trio.move_on_after(DIAL_S):
-            try:
-                # Not `host.connect`: it takes a connection that is being closed for a good one.
-                await self._swarm.dial_peer(target)
-            except Exception as error:  # A dozen kinds, all of the library's.
-                raise Unreachable(f"{address}: {error}") from error
-            return
-        raise Unreachable(f"{address}: no handshake within {DIAL_S:g} s")
+        book.add_addrs(target, [place], ADDRESS_S)
+        # Not `host.connect`: it takes a connection that is being closed for a good one.
+        await self._swarm.dial_peer(target)
 
     def drop(self, peer_id: str) -> None:
         """Close all connections to this peer soon, whatever state it is in."""

@@ -109,8 +109,8 @@ def check_join(state: CouncilState, signed: SignedJoin) -> None:
 
 
 def is_address(text: str) -> bool:
-    """Whether this is a multiaddr of a host and a TCP port that a node can call."""
-    parts = text.split("/")
+    """Whether this is a multiaddr of a host and a TCP port, or a WebSocket there, that a node can call."""
+    parts = text.removesuffix("/ws").split("/")
     if len(parts) != 5 or parts[0] or parts[3] != "tcp" or not _PORT.fullmatch(parts[4]):
         return False
     if parts[1] in ("ip4", "ip6"):

@@ -14,6 +14,7 @@ from consensus.types import MemberId
 from p2pfl.net.host import Network
 from p2pfl.net.identity import peer_id_of
 from p2pfl.net.interface import PeerAddress
+from p2pfl.net.options import DEFAULTS, NetOptions
 from tests.net.common import Memo, member
 
 
@@ -27,16 +28,20 @@ def peer_key(number: int) -> bytes:
     return sha256(f"peer {number}".encode()).digest()
 
 
+def address_for(options: NetOptions = DEFAULTS) -> str:
+    """A free one, of the kind that these options listen at."""
+    return f"/ip4/127.0.0.1/tcp/{free_port()}" + ("/ws" if options.transport == "websocket" else "")
+
+
 class Town:
     """Addresses of a few members, in the order of their ids; hosts are made and started one by one."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, options: NetOptions = DEFAULTS) -> None:
         self.numbers = sorted(range(count), key=member)
         self.members = [member(number) for number in self.numbers]
         self.keys = {member(number): peer_key(number) for number in self.numbers}
         self.addresses = {
-            one: PeerAddress(peer_id_of(self.keys[one]), f"/ip4/127.0.0.1/tcp/{free_port()}")
-            for one in self.members
+            one: PeerAddress(peer_id_of(self.keys[one]), address_for(options)) for one in self.members
         }
 
     def network(self, me: MemberId, handlers: Any = None, **options: Any) -> Network:
@@ -53,7 +58,7 @@ class Town:
 @asynccontextmanager
 async def hosts(count: int, **options: Any) -> AsyncIterator[tuple[Town, list[Network], list[Any]]]:
     """`count` hosts that are connected to one another; gossip is off unless asked for."""
-    town = Town(count)
+    town = Town(count, options.get("options", DEFAULTS))
     memos = [Memo() for _ in town.members]
     networks = [
         town.network(one, memo, **{"gossip": False, **options})

@@ -81,6 +81,8 @@ def test_the_guilty_never_join_again(there: World) -> None:
         ("/ip4/10.0.0.5/tcp/9000", True),
         ("/ip6/::1/tcp/1", True),
         ("/dns4/peer.example.org/tcp/443", True),
+        ("/ip4/10.0.0.5/tcp/9000/ws", True),
+        ("/ip4/10.0.0.5/udp/9000/ws", False),
         ("/ip4/10.0.0.500/tcp/9000", False),
         ("/ip6/10.0.0.5/tcp/9000", False),
         ("/ip4/10.0.0.5/udp/9000", False),
