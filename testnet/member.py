@@ -95,6 +95,7 @@ def live(spec: dict[str, Any], events: socket.socket, put_on: Callable[[node.Par
             dir=Path(spec["dir"]),
             genesis=Path(spec["dir"]) / "genesis.json",
             name=spec["name"],
+            listen=spec.get("listen"),
             explorer=tuple(spec["explorer"]) if spec["explorer"] else None,
             rpc=spec["rpc"],
             account_key=bytes.fromhex(spec["account_key"]) if spec["account_key"] else None,

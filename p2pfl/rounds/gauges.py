@@ -1,8 +1,10 @@
-"""What a watcher is told of the process itself: how late the event loop is, how many bytes went out."""
+"""What a watcher is told of the process itself: how late its event loop is, what it holds, what it sent."""
 
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -13,6 +15,7 @@ from p2pfl.rounds.context import Observe
 REPORT_S = 2.0
 # A probe costs a fifth of a millisecond of processor time; a hundred of them a report are enough for a p99.
 LAG_PROBE_S = 0.02
+_STATM = Path("/proc/self/statm")
 
 
 async def watch_lag(observe: Observe) -> None:
@@ -34,3 +37,24 @@ async def report_wire(network: Any, observe: Observe) -> None:
     while True:
         await trio.sleep(REPORT_S)
         observe("wire", {"sent": dict(network.sent_bytes)})
+
+
+async def report_process(observe: Observe) -> None:
+    """What must stay flat in a process that runs for weeks; 0: this system does not say it."""
+    while True:
+        await trio.sleep(REPORT_S)
+        observe(
+            "process",
+            {
+                "rss_bytes": resident_bytes(),
+                "descriptors": len(os.listdir("/dev/fd")),  # noqa: PTH208 (numbers, not paths)
+                "tasks": trio.lowlevel.current_statistics().tasks_living,
+            },
+        )
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; 0 where there is no /proc."""
+    if not _STATM.exists():
+        return 0
+    return int(_STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGESIZE")

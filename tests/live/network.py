@@ -7,6 +7,7 @@ keep. Built from the testnet's plan and zygote. Knows no fault; whether what was
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections import defaultdict
@@ -22,6 +23,8 @@ import trio
 from testnet import plan
 from testnet.launch import IMPORTS
 from testnet.zygote import GRACE_S, Child, Zygote, open_zygote
+from tests.live.line import Line
+from tests.live.lines import Lines
 from tests.live.proxies import Proxies
 from tests.live.shape import GROUP, SEAT, drawn, scenario_for
 from tests.live.switch import Switch
@@ -51,6 +54,7 @@ class Node:
     commit: int = -1  # The highest for which it said that its COMMIT went out.
     options: dict[str, Any] = field(default_factory=dict)
     words: list[str] = field(default_factory=list)  # What it said when it gave up.
+    process: dict[str, int] = field(default_factory=dict)  # What its process held when it last said so.
 
 
 @dataclass
@@ -60,7 +64,7 @@ class Network:
     directory: Path
     members: int
     plan: plan.Plan
-    cable: Proxies | Switch
+    cable: Proxies | Switch | Lines
     zygote: Zygote
     nursery: trio.Nursery
     nodes: dict[str, Node]
@@ -145,6 +149,7 @@ class Network:
             "explorer": None,
             "rpc": None,
             "account_key": None,
+            "listen": self.cable.listens(name),
             "new_keys": node.life == 0,
             "log_level": "info",
             **node.options,
@@ -166,6 +171,14 @@ class Network:
                 node.stopped = True
             elif number is signal.SIGCONT:
                 node.stopped = False
+
+    def signal_family(self, number: signal.Signals, name: str) -> None:
+        """To a member and to its training process, as a machine that sleeps stops them both."""
+        child = self.nodes[name].child
+        assert child is not None
+        for process in Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text("ascii").split():
+            os.kill(int(process), number)
+        self.signal(number, name)
 
     async def kill(self, *names: str) -> None:
         """kill -9, all of them before anybody is waited for."""
@@ -282,14 +295,21 @@ class Network:
                 self.order = max(self.order, (fields["epoch"], fields["members"]))
             case "said":
                 node.words.append(fields["line"])
+            case "process":
+                node.process = fields
             case _:
                 return
         self.record(node.seat.name, kind, at_s=at_s, life=life, **fields)
         self._beat()
 
+    @property
+    def passed_s(self) -> float:
+        """Since the network began; events are written down by it."""
+        return time.monotonic() - self._begun_s
+
     def record(self, by: str, kind: str, *, at_s: float | None = None, **fields: Any) -> None:
         """Write an event down: of a node, or of what was done to it."""
-        passed_s = round((at_s or time.monotonic()) - self._begun_s, 3)
+        passed_s = round(at_s - self._begun_s if at_s else self.passed_s, 3)
         with (self.directory / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({**fields, "at_s": passed_s, "by": by, "kind": kind}) + "\n")
 
@@ -322,14 +342,23 @@ class Network:
 
 @asynccontextmanager
 async def open_network(
-    directory: Path, members: int, seed: int, *, namespaces: bool
+    directory: Path,
+    members: int,
+    seed: int,
+    *,
+    namespaces: bool,
+    line: Line | None = None,
+    model: str = "logistic",
 ) -> AsyncIterator[Network]:
-    """The network with everybody up; in the end nobody is left. namespaces: or relays on loopback."""
-    scenario = scenario_for(members, seed)
+    """The network with everybody up; in the end nobody is left.
+
+    namespaces: or relays on loopback. line: how far the namespaces are from each other; None: on one bridge.
+    """
+    scenario = scenario_for(members, seed, model)
     for each in ("nodes", "logs", "sent", "clocks"):
         (directory / each).mkdir(parents=True, exist_ok=True)
     names = [*scenario.member_names, *scenario.seat_names]
-    cable = Switch(names) if namespaces else Proxies(names)
+    cable = Lines(names, line) if line else Switch(names) if namespaces else Proxies(names)
     try:
         async with open_zygote((*IMPORTS, "tests.live.member"), directory / "zygote.txt") as zygote:
             made = await trio.to_thread.run_sync(partial(drawn, scenario, directory, cable.address))

@@ -82,7 +82,7 @@ async def _one_network(left: list[Fault], result: Result, form: Form, place: Pat
     async with open_network(
         place, result.members, result.seed, namespaces=result.cable == "namespaces"
     ) as network:
-        await _say(f"{result.members} members are up in {place}")
+        await say(f"{result.members} members are up in {place}")
         sound = True
         try:
             await after(network)
@@ -98,7 +98,7 @@ async def _one_network(left: list[Fault], result: Result, form: Form, place: Pat
         result.findings += [f"after {', '.join(tried)}: {words}" for words in unclean]
     heights = network.height + 1
     result.heights += heights
-    await _say(f"the end after {heights} heights; now the files are read")
+    await say(f"the end after {heights} heights; now the files are read")
     files = left_in(place)
     result.signatures += sum(len(files.sent_by(name)) for name in files.folders)
     words = await trio.to_thread.run_sync(judge, files)
@@ -108,7 +108,7 @@ async def _one_network(left: list[Fault], result: Result, form: Form, place: Pat
 
 async def _one_fault(each: Fault, network: Network, chance: Random, form: Form, result: Result) -> bool:
     begun_s, before = time.monotonic(), network.height
-    await _say(f"{each.name}: {each.does}")
+    await say(f"{each.name}: {each.does}")
     held = True
     try:
         await each.run(network, chance, form)
@@ -116,15 +116,14 @@ async def _one_fault(each: Fault, network: Network, chance: Random, form: Form, 
     except NotHeld as wrong:
         held = False
         result.findings.append(f"{each.name}: {wrong}")
-        await _say(f"{each.name}: {wrong}")
+        await say(f"{each.name}: {wrong}")
     done = Done(each.name, held, round(time.monotonic() - begun_s, 1), network.height - before)
     result.faults.append(done)
-    await _say(
-        f"{each.name}: {'held' if held else 'NOT HELD'} after {done.seconds} s, {done.heights} heights"
-    )
+    await say(f"{each.name}: {'held' if held else 'NOT HELD'} after {done.seconds} s, {done.heights} heights")
     return held
 
 
-async def _say(line: str) -> None:
+async def say(line: str) -> None:
+    """What happens, on stderr."""
     print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
     await trio.lowlevel.checkpoint()

@@ -31,8 +31,8 @@ TIMES_MS = {
 EPOCH_BLOCKS = 40
 
 
-def scenario_for(members: int, seed: int) -> Scenario:
-    """One group that learns the smallest model, without an end."""
+def scenario_for(members: int, seed: int, model: str = "logistic") -> Scenario:
+    """One group that learns, by default the smallest model, without an end."""
     return Scenario(
         name="live",
         title="Faults of machines and networks",
@@ -44,7 +44,7 @@ def scenario_for(members: int, seed: int) -> Scenario:
             members=members,
             seats=1,
             rounds=0,
-            model="logistic",
+            model=model,
             partition="Iid",
             seed=seed,
             chain=False,

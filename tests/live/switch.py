@@ -14,10 +14,13 @@ import ctypes
 import os
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import trio
+
+T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
 # Nobody outside of the namespaces sees it.
@@ -34,7 +37,7 @@ class Switch:
         self._ports = {name: index for index, name in enumerate(names)}
         self._handles: list[int] = []
         self._switch = self._new_space()
-        _ip(
+        ip(
             self._switch,
             "link add name whole type bridge",
             "link add name apart type bridge",
@@ -44,10 +47,10 @@ class Switch:
         self._spaces: dict[str, str] = {}
         for name, index in self._ports.items():
             space = self._spaces[name] = self._new_space()
-            _ip(self._switch, f"link add v{index} type veth peer name eth0 netns {space}")
-            _ip(self._switch, f"link set v{index} master whole", f"link set v{index} up")
+            ip(self._switch, f"link add v{index} type veth peer name eth0 netns {space}")
+            ip(self._switch, f"link set v{index} master whole", f"link set v{index} up")
             address = f"addr add {SUBNET}.{index + 1}/24 dev eth0"
-            _ip(space, "link set lo up", address, "link set eth0 up")
+            ip(space, "link set lo up", address, "link set eth0 up")
 
     @staticmethod
     def why_not() -> str | None:
@@ -65,6 +68,10 @@ class Switch:
         """Where this node listens."""
         return f"/ip4/{SUBNET}.{self._ports[name] + 1}/tcp/{self.PORT}"
 
+    def listens(self, name: str) -> str | None:
+        """If not where its address says."""
+        return None
+
     async def open(self, nursery: trio.Nursery) -> None:
         """All is there."""
 
@@ -78,11 +85,11 @@ class Switch:
 
     def cut_off(self, names: Iterable[str]) -> None:
         """These nodes hear each other and nobody else."""
-        _ip(self._switch, *(f"link set v{self._ports[name]} master apart" for name in names))
+        ip(self._switch, *(f"link set v{self._ports[name]} master apart" for name in names))
 
     def heal(self) -> None:
         """Everybody hears everybody."""
-        _ip(self._switch, *(f"link set v{index} master whole" for index in self._ports.values()))
+        ip(self._switch, *(f"link set v{index} master whole" for index in self._ports.values()))
 
     def close(self) -> None:
         """Let go of the namespaces; they end when no process is in them."""
@@ -91,23 +98,42 @@ class Switch:
         self._handles = []
 
     def _new_space(self) -> str:
-        """A new namespace, by a path that any process of this user can open."""
-        made: list[int] = []
+        handle, path = new_space()
+        self._handles.append(handle)
+        return path
 
-        def make() -> None:  # In a thread of its own: the others stay where they are.
-            if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) == 0:
-                made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY))
 
-        thread = threading.Thread(target=make)
-        thread.start()
-        thread.join()
-        if not made:
+def new_space() -> tuple[int, str]:
+    """A new network namespace: a descriptor that keeps it, and a path for any process of this user."""
+
+    def make() -> int:
+        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
             raise OSError("this kernel makes no network namespace")
-        self._handles += made
-        return f"/proc/{os.getpid()}/fd/{made[0]}"
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+
+    handle = elsewhere(make)
+    return handle, f"/proc/{os.getpid()}/fd/{handle}"
 
 
-def _ip(space: str, *lines: str) -> None:
+def inside(handle: int, function: Callable[[], T]) -> T:
+    """The function's result as a thread of that namespace sees it; the others stay where they are."""
+
+    def enter() -> T:
+        if ctypes.CDLL(None, use_errno=True).setns(handle, _CLONE_NEWNET):
+            raise OSError("this namespace cannot be entered")
+        return function()
+
+    return elsewhere(enter)
+
+
+def elsewhere(function: Callable[[], T]) -> T:
+    """The function's result, in a thread of its own: what it does to itself ends with it."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def ip(space: str, *lines: str) -> None:
+    """Run these `ip` commands in a namespace. Raises OSError with what it said."""
     command = ["nsenter", f"--net={space}", "ip", "-batch", "-"]
     done = subprocess.run(command, input="\n".join(lines) + "\n", text=True, capture_output=True, check=False)
     if done.returncode:
