@@ -25,7 +25,7 @@ from p2pfl.rounds.council import CouncilApp
 from p2pfl.rounds.council_view import CouncilView
 from p2pfl.rounds.desk import holders_of
 from p2pfl.rounds.follow import Chain, Follower
-from p2pfl.rounds.gauges import report_wire, watch_lag
+from p2pfl.rounds.gauges import report_process, report_wire, watch_lag
 from p2pfl.rounds.prosecutor import Prosecutor
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.served import serve_again
@@ -92,6 +92,7 @@ class Node:
             nursery.start_soon(self.prosecutor.run)
             nursery.start_soon(watch_lag, parts.observe)
             nursery.start_soon(report_wire, parts.network, parts.observe)
+            nursery.start_soon(report_process, parts.observe)
             nursery.start_soon(self._comings.give_notice)
             task_status.started()
             while True:
