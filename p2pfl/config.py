@@ -58,6 +58,18 @@ SETTINGS = (
         None,
         "Key file of a private network (libp2p's swarm.key), the same for all members; unset: none.",
     ),
+    Setting(
+        "net.announce",
+        "text",
+        None,
+        "Multiaddrs that others reach this node at, with commas between; unset: those that it listens at.",
+    ),
+    Setting(
+        "net.bootstrap",
+        "text",
+        None,
+        "Where some members are, with commas between: multiaddrs that end in /p2p/ and a peer id.",
+    ),
     Setting("data.dir", "path", None, "Folder of a data set that does not come with the package."),
     Setting("explorer.on", "switch", False, "Serve the explorer's pages from this node."),
     Setting("explorer.host", "text", "127.0.0.1", "Address that the explorer listens at."),

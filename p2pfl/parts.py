@@ -220,6 +220,7 @@ def _libp2p(settings: NodeSettings) -> MakeNetwork:
             network_id=genesis.network_id,
             neighbours=genesis.committee(COUNCIL).members,  # The node says more when it knows its seat.
             options=settings.net,
+            book_path=Folder(settings.dir).peers,
         )
 
     return make

@@ -19,7 +19,7 @@ from p2pfl.cli import membership
 from p2pfl.config import Config
 from p2pfl.durable import disk_error
 from p2pfl.errors import EXIT_OK, UserError
-from p2pfl.net.options import NetOptions
+from p2pfl.net.options import NetOptions, announced, bootstrapped
 from p2pfl.store import Folder
 
 if TYPE_CHECKING:  # torch and libp2p come with it.
@@ -138,6 +138,8 @@ def _net_options(settings: Config) -> NetOptions:
         transport=settings.need("net.transport"),
         security=settings.need("net.security"),
         psk_file=settings.path("net.psk_file"),
+        announce=announced(settings.text("net.announce")),
+        bootstrap=bootstrapped(settings.text("net.bootstrap")),
     )
 
 

@@ -1,7 +1,7 @@
 """Calling: a connection to every peer that is to have one, again and again, and who of them has gone silent.
 
 The lower of two ids calls at once and keeps the stream of messages open, the other waits for its call first.
-Knows peers and sockets; what is said on a stream is in `host`.
+Knows peers and sockets; where they are is in `book`, what is said on a stream in `host`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import trio
 
 from consensus.types import MemberId
 from p2pfl.errors import PeerFault
+from p2pfl.net.book import Book
 from p2pfl.net.interface import Unreachable
 from p2pfl.net.peer import Peer
 from p2pfl.net.sockets import Sockets
@@ -33,7 +34,8 @@ WATCH_S = 1.0
 class Dialer:
     """Keeps the connections of one member.
 
-    talk: open the stream of messages and use it until it breaks. fault: count this against the peer.
+    book: where to call. talk: open the stream of messages and use it until it breaks. fault: count this
+    against the peer.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Dialer:
         me: MemberId,
         sockets: Sockets,
         peers: Mapping[MemberId, Peer],
+        book: Book,
         *,
         neighbours: Iterable[MemberId],
         talk: Callable[[Peer], Awaitable[None]],
@@ -50,6 +53,7 @@ class Dialer:
         self._me = me
         self._sockets = sockets
         self._peers = peers
+        self._book = book
         self._neighbours = set(neighbours)
         self._talk = talk
         self._fault = fault
@@ -65,9 +69,13 @@ class Dialer:
     async def keep(self, peer: Peer) -> None:
         """Stay connected to a peer, and, as the lower of the two ids, keep the stream of messages open."""
         opener = self._me < peer.member
-        failures = 0
+        failures, called = 0, frozenset[str]()
         while True:
             ups = peer.link.ups
+            known = frozenset(self._book.addresses(peer.address.peer_id))
+            if not known <= called:
+                failures = 0  # There is an address that was never tried.
+            called = known
             if not self._sockets.is_connected(peer.address.peer_id):
                 if peer.member not in self._neighbours:
                     await peer.changed.wait()
@@ -92,12 +100,17 @@ class Dialer:
         with trio.move_on_after(wait_s):
             await peer.changed.wait()
             return True
-        try:
-            await self._sockets.connect(peer.address.peer_id, peer.address.address)
-        except Unreachable as error:
-            log.debug("a peer cannot be reached", peer=peer.member, why=str(error), tries=failures + 1)
-            return False
-        return True
+        for address in self._book.addresses(peer.address.peer_id):
+            try:
+                await self._sockets.connect(peer.address.peer_id, address)
+            except Unreachable as error:
+                log.debug("a peer cannot be reached", peer=peer.member, why=str(error), tries=failures + 1)
+                if self._sockets.is_connected(peer.address.peer_id):
+                    return True  # It has called us meanwhile.
+            else:
+                self._book.worked(peer.address.peer_id, address)
+                return True
+        return False
 
     def _backoff_s(self, failures: int) -> float:
         # Chance keeps two peers that call each other at the same time from doing so again.

@@ -1,7 +1,8 @@
 """Announcements of decided heights, by gossip: anybody may hear them, nobody relies on them.
 
 Standard signed gossipsub (meshsub 1.1) on one topic a network, so that observers in other languages can
-follow. Votes never travel here: on a full mesh one message costs a hundred times a direct one. Knows tips.
+follow. Votes never travel here: on a full mesh one message costs a hundred times a direct one. Knows tips and
+records of addresses.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import trio
 
 from p2pfl.errors import PeerFault
 from p2pfl.net import patches, wire
+from p2pfl.net.peer_records import PeerRecords
 from p2pfl.telemetry import logger
 
 patches.install()
@@ -42,9 +44,9 @@ QUIET_START_S = 3.0
 
 
 class Gossip:
-    """The topic of one network. on_announce: (peer id of the author, tip)."""
+    """The topic of one network. on_announce: (peer id of the author, what it announced)."""
 
-    def __init__(self, topic: str, on_announce: Callable[[str, wire.Tip], None]) -> None:
+    def __init__(self, topic: str, on_announce: Callable[[str, wire.Tip | PeerRecords], None]) -> None:
         self.topic = topic
         self._on_announce = on_announce
         self._waiting: deque[bytes] = deque(maxlen=WAITING_MAX)
@@ -52,9 +54,9 @@ class Gossip:
         self._chance = Random()
         self.pubsub: Any = None
 
-    def announce(self, tip: wire.Tip) -> None:
+    def announce(self, message: wire.Tip | PeerRecords) -> None:
         """Tell whoever listens; never blocks."""
-        self._waiting.append(wire.pack(tip))
+        self._waiting.append(wire.pack(message))
         self._work.set()
 
     async def run(self, host: Any) -> None:
@@ -115,8 +117,8 @@ class Gossip:
         if author == self.pubsub.my_id:
             return
         try:
-            tip = wire.unpack(message.data)
+            announced = wire.unpack(message.data)
         except PeerFault:
             return  # Nobody knows which of those who passed it on should have looked.
-        if isinstance(tip, wire.Tip):
-            self._on_announce(str(author), tip)
+        if isinstance(announced, wire.Tip | PeerRecords):
+            self._on_announce(str(author), announced)

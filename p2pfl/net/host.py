@@ -12,6 +12,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import cast
 
@@ -22,10 +23,12 @@ from p2pfl.errors import PeerFault
 from p2pfl.net import wire
 from p2pfl.net.dialer import Dialer
 from p2pfl.net.exchange import BLOBS, REQUESTS, Exchange
+from p2pfl.net.finding import Finding
 from p2pfl.net.gossip import Gossip
 from p2pfl.net.interface import Fetched, Handlers, PeerAddress, Unreachable
 from p2pfl.net.options import DEFAULTS, NetOptions
 from p2pfl.net.peer import Peer
+from p2pfl.net.peer_records import PeerRecords
 from p2pfl.net.sockets import Sockets
 from p2pfl.net.stream import Link, Stream, StreamBroken, one_error
 from p2pfl.telemetry import counters, logger
@@ -56,13 +59,14 @@ class Network:
         admit: Callable[[str], bool] | None = None,
         gossip: bool = True,
         options: NetOptions = DEFAULTS,
+        book_path: Path | None = None,
     ) -> None:
         """A network that does not run yet.
 
         peer_key: ed25519 seed, 32 bytes. listen: multiaddr. network_id: names the topic of announcements.
         neighbours: whom to call (None: everybody of `peers`); the others may still call us.
         admit: may this stranger (peer id) stay connected, for libp2p's own protocols and announcements only.
-        options: the operator's.
+        options: the operator's. book_path: where signed peer records are kept; None: nowhere.
         """
         self.me = me
         self.options = options
@@ -73,8 +77,11 @@ class Network:
         self.faults: dict[tuple[MemberId, str], int] = Counter()
         self.strangers: dict[str, int] = {}
         self._session = os.urandom(16)
+        self._by_peer_id: dict[str, Peer] = {}
+        self._chance = Random(self._session)
+        self._finding = self._new_finding(peer_key, listen, book_path)
         self._peers = {member: self._new_peer(member, peers[member]) for member in peers if member != me}
-        self._by_peer_id = {peer.address.peer_id: peer for peer in self._peers.values()}
+        self._by_peer_id.update({peer.address.peer_id: peer for peer in self._peers.values()})
         self._admit = admit or (lambda _: False)
         self._changed = trio.Event()
         self._bug: Exception | None = None
@@ -90,15 +97,7 @@ class Network:
             announce=peers[me].address if me in peers else None,
             options=options,
         )
-        self._dialer = Dialer(
-            me,
-            self._sockets,
-            self._peers,
-            neighbours=set(self._peers if neighbours is None else neighbours) & set(self._peers),
-            talk=self._open_talk,
-            fault=self._fault,
-            chance=Random(self._session),
-        )
+        self._dialer = self._new_dialer(self._peers if neighbours is None else neighbours)
         self._exchange = Exchange(self._peers, self.connected, self._sockets.open, self._fault)
         self._gossip = Gossip(f"/mps/{network_id.hex()[:16]}/tips", self._announced) if gossip else None
 
@@ -123,6 +122,7 @@ class Network:
                     nursery.start_soon(self._hear, peer)
                     nursery.start_soon(self._dialer.keep, peer)
                 nursery.start_soon(self._dialer.watch)
+                nursery.start_soon(self._finding.run)
                 task_status.started()
                 await self._bug_found.wait()
                 raise self._bug or AssertionError
@@ -137,6 +137,7 @@ class Network:
             if member in self._peers:
                 self._peers[member].address = address
                 self._by_peer_id[address.peer_id] = self._peers[member]
+                self._finding.hint(address.peer_id, "genesis", [address.address])
                 continue
             peer = self._peers[member] = self._new_peer(member, address)
             self._by_peer_id[address.peer_id] = peer
@@ -172,7 +173,10 @@ class Network:
             packed = await peer.link.inbox.next()
             try:
                 message = cast(wire.Message, wire.unpack(packed))
-                await self.handlers.received(peer.member, message)
+                if isinstance(message, PeerRecords):
+                    self._finding.received(peer, message)
+                else:
+                    await self.handlers.received(peer.member, message)
                 if isinstance(message, wire.Have):
                     self._exchange.announced(peer.member, message.blob_id)
             except PeerFault as fault:
@@ -214,6 +218,7 @@ class Network:
     def _link_up(self, member: MemberId) -> None:
         self.connected.add(member)
         self._tell_change()
+        self._finding.met(self._peers[member])
         for callback in self.on_connect:
             callback(member)
 
@@ -258,18 +263,21 @@ class Network:
 
     # -- announcements -----------------------------------------------------
 
-    def announce(self, message: wire.Tip) -> None:
+    def announce(self, message: wire.Tip | PeerRecords) -> None:
         """Gossip it to whoever listens; it may be lost."""
         if self._gossip is not None:
             self._gossip.announce(message)
 
-    def _announced(self, author: str, tip: wire.Tip) -> None:
+    def _announced(self, author: str, message: wire.Tip | PeerRecords) -> None:
         peer = self._by_peer_id.get(author)
         if peer is None:
             return
+        if isinstance(message, PeerRecords):
+            self._finding.published(peer, message)
+            return
         for callback in self.on_announce:
             try:
-                callback(peer.member, tip)
+                callback(peer.member, message)
             except PeerFault as fault:
                 self._fault(peer, fault)
 
@@ -313,7 +321,32 @@ class Network:
             on_up=lambda: self._link_up(member),
             on_fault=lambda fault: self._fault(self._peers[member], fault),
         )
+        self._finding.hint(address.peer_id, "genesis", [address.address])
         return Peer(member, address, link)
+
+    def _new_finding(self, peer_key: bytes, listen: str, path: Path | None) -> Finding:
+        return Finding(
+            peer_key=peer_key,
+            listen=listen,
+            options=self.options,
+            path=path,
+            known=self._by_peer_id,
+            fault=self._fault,
+            announce=self.announce,
+            chance=self._chance,
+        )
+
+    def _new_dialer(self, neighbours: Iterable[MemberId]) -> Dialer:
+        return Dialer(
+            self.me,
+            self._sockets,
+            self._peers,
+            self._finding.book,
+            neighbours=set(neighbours) & set(self._peers),
+            talk=self._open_talk,
+            fault=self._fault,
+            chance=self._chance,
+        )
 
     def _fault(self, peer: Peer, fault: PeerFault) -> None:
         self.faults[peer.member, fault.reason] += 1

@@ -5,18 +5,73 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2pfl.errors import UserError
+from p2pfl.net.interface import PeerAddress
+from p2pfl.net.peer_records import ADDRESSES_MAX, can_be_called
+from p2pfl.rules.epochs import is_peer_id
+
 
 @dataclass(frozen=True)
 class NetOptions:
     """The settings of section `net`, as `host.Network` takes them; each default is the setting's default.
 
     transport: what we listen with. security: the handshake; the same for all members. psk_file: the key of a
-    private network, the same for all members.
+    private network, the same for all members. announce: multiaddrs that others reach us at; none: those we
+    listen at. bootstrap: where some peers are, whatever the genesis says.
     """
 
     transport: str = "tcp"  # or "websocket"
     security: str = "noise"  # or "tls"
     psk_file: Path | None = None
+    announce: tuple[str, ...] = ()
+    bootstrap: tuple[PeerAddress, ...] = ()
 
 
 DEFAULTS = NetOptions()
+
+# A list for people: enough for every member of a network, short enough to be no other file by mistake.
+BOOTSTRAP_MAX = 64
+
+
+def announced(text: str | None) -> tuple[str, ...]:
+    """The addresses of setting `net.announce`. Raises UserError."""
+    found = _listed(text)
+    for address in found:
+        if not can_be_called(address):
+            raise UserError(
+                f"net.announce: {address} is no address that others can call",
+                because="it should name a host and a TCP port, as others reach them",
+                fix="give something like /ip4/203.0.113.5/tcp/9000, several with commas between",
+            )
+    if len(found) > ADDRESSES_MAX:
+        raise UserError(
+            f"net.announce has {len(found)} addresses",
+            because=f"others try one after the other, and take {ADDRESSES_MAX} at most",
+            fix="name those that others can really reach",
+        )
+    return found
+
+
+def bootstrapped(text: str | None) -> tuple[PeerAddress, ...]:
+    """The peers of setting `net.bootstrap`. Raises UserError."""
+    found = []
+    for each in _listed(text):
+        address, _, peer_id = each.partition("/p2p/")
+        if not can_be_called(address) or not is_peer_id(peer_id):
+            raise UserError(
+                f"net.bootstrap: {each} does not say who is where",
+                because="it should name a host, a TCP port and a peer id",
+                fix="give something like /ip4/203.0.113.5/tcp/9000/p2p/12D3KooW..., with commas between",
+            )
+        found.append(PeerAddress(peer_id, address))
+    if len(found) > BOOTSTRAP_MAX:
+        raise UserError(
+            f"net.bootstrap has {len(found)} peers",
+            because=f"{BOOTSTRAP_MAX} are plenty: one that can be reached tells where the others are",
+            fix="name a few of them",
+        )
+    return tuple(found)
+
+
+def _listed(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())

@@ -43,6 +43,9 @@ REASONS: dict[str, tuple[bool, str]] = {
     "bad_request": (True, "a request where it cannot be made, or beyond the end of a blob"),
     "bad_answer": (True, "an answer to something that was not asked"),
     "wrong_piece": (True, "bytes that the blob's id does not vouch for"),
+    "bad_record": (True, "a peer record whose signature, key or form is wrong"),
+    "foreign_record": (False, "a record of somebody who is no member here"),
+    "old_record": (False, "a record of its own that is older than the one before"),
     "slow": (False, "no progress for two seconds in the middle of a blob"),
     "slow_reader": (False, "an answer was not taken in the time that a slow link needs"),
     "frozen": (False, "connected, but not a word for eight seconds"),
@@ -131,6 +134,11 @@ class Peer:
         self.since_s = trio.current_time()
         self.idle = defaultdict(list)
         self.look_again()
+
+    def look_again_if_lost(self) -> None:
+        """Wake who waits to call it: there is another address to try."""
+        if not self.link.up:
+            self.look_again()
 
     def look_again(self) -> None:
         """Wake who waits for a change."""

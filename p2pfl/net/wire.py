@@ -16,6 +16,7 @@ from consensus.types import DecidedBlock, Digest
 from p2pfl.contradiction import Contradiction
 from p2pfl.errors import PeerFault
 from p2pfl.membership import SignedLeave
+from p2pfl.net.peer_records import PeerRecords
 from p2pfl.params import BLOB_BYTES_MAX, LEAF_BYTES
 from p2pfl.records import BODY_BYTES_MAX
 from p2pfl.signed import SignedClose, SignedMeasurement, SignedParamTx, SignedShareRequest, Verdict
@@ -171,6 +172,7 @@ Message: TypeAlias = (
     | MeasurementMessage
     | VerdictShare
     | NoticeMessage
+    | PeerRecords
     | Heartbeat
 )
 
@@ -330,6 +332,8 @@ TABLE: tuple[Row, ...] = (
     Row(10, VerdictShare, size_max=KIB, rate_per_s=20, burst=512),
     Row(11, Heartbeat, size_max=16, rate_per_s=50, burst=1024),
     Row(12, NoticeMessage, size_max=2 * KIB, rate_per_s=4, burst=32),
+    # All that is known, once a connection, and one for every move of anybody.
+    Row(13, PeerRecords, size_max=17 * KIB, rate_per_s=2, burst=64),
     Row(32, GetStatus, size_max=64, rate_per_s=20, burst=128),
     Row(33, GetBlocks, size_max=64, rate_per_s=20, burst=128),
     Row(34, GetPiece, size_max=64, rate_per_s=4000, burst=8192),

@@ -64,6 +64,10 @@ class Folder:
         return self.keys / "peer.json"
 
     @property
+    def peers(self) -> Path:
+        return self.path / "peers.json"
+
+    @property
     def signing_key(self) -> Path:
         return self.keys / "signing.json"
 

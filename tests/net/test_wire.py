@@ -240,6 +240,7 @@ def golden() -> dict[str, Any]:
         "OpenRequest": wire.OpenRequest(one),
         "OpeningOffer": wire.OpeningOffer(one, two, 1000),
         "NoticeMessage": wire.NoticeMessage(SignedLeave(Leave(3, one[:20]), SIGNATURE)),
+        "PeerRecords": wire.PeerRecords((one, two)),
         "Heartbeat": wire.Heartbeat(again=True),
         "GetStatus": wire.GetStatus(one),
         "GetBlocks": wire.GetBlocks(one, 6, 7),
