@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cbor2
 import pytest
 from hypothesis import example, given, settings
@@ -137,3 +139,34 @@ def test_a_replica_bears_whatever_decodes(said: list[tuple[int, t.Message]]) -> 
         lab.receive(by, message)
     assert lab.replica.round == 0
     assert lab.store == []
+
+
+def bignum(size: int) -> bytes:
+    return b"\xc2\x5a" + size.to_bytes(4, "big") + b"\xff" * size
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        pytest.param(b"\xc4\x82\x00" + bignum(40_000), id="a decimal fraction"),
+        pytest.param(b"\xc5\x82\x00" + bignum(40_000), id="a big float"),
+        pytest.param(b"\xd8\x1e\x82" + bignum(9_000) + bignum(9_001), id="a ratio"),
+        pytest.param(b"\xd8\x1c\x81\xd8\x1d\x00", id="an array that contains itself"),
+        pytest.param(b"\xa1\x00\x00", id="a map"),
+    ],
+)
+def test_what_is_costly_to_read_is_refused_before_it_is_read(bomb: bytes) -> None:
+    """The library reads tags at once: a decimal fraction of 4 MB in a message stopped a node for an hour."""
+    with pytest.raises(codec.DecodeError, match="not CBOR"):
+        codec.decode(b"\x83\x00\x00" + bomb, t.FetchBlock, size_max=LIMIT)
+
+
+def test_a_large_message_of_small_items_is_refused_before_memory_is_taken() -> None:
+    bomb = b"\x9a" + (4_000_000).to_bytes(4, "big") + b"\x80" * 4_000_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(codec.DecodeError, match="items"):
+            codec.decode(bomb, t.FetchBlock, size_max=1 << 23)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
