@@ -37,6 +37,11 @@ METRICS = (
     Metric("votes_signed", "counter", "guarded signatures that left the signer"),
     Metric("votes_refused", "counter", "signatures that the guard refused"),
     Metric("peer_faults", "counter", "messages refused because a peer broke the protocol, by reason"),
+    Metric("stranger_faults", "counter", "what addresses nobody knows did to the node, by reason"),
+    Metric("bans", "counter", "members, observers and addresses that were barred for a time, by whom"),
+    Metric("observers", "gauge", "strangers that are connected to look"),
+    Metric("observer_bytes", "counter", "bytes that observers were answered with"),
+    Metric("observer_faults", "counter", "what observers did wrong, by reason"),
     Metric("blobs_stored", "counter", "blobs written to the store"),
     Metric("blobs_dropped", "counter", "blobs deleted because nothing needs them any more"),
 )
