@@ -1,4 +1,4 @@
-"""`python -m bench round | consensus | verify | lag`: one measurement each, as words or one JSON object."""
+"""`python -m bench round | consensus | verify | lag | connect | ...`: one measurement each, words or JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from bench import consensus, rounds, verify
+from bench import connect, consensus, messages, rounds, verify
 from p2pfl.cli import failures
 
 
@@ -15,7 +15,13 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(title="measurements", metavar="WHAT", required=True)
-    for add in (rounds.add_parsers, consensus.add_parser, verify.add_parser):
+    for add in (
+        rounds.add_parsers,
+        consensus.add_parser,
+        verify.add_parser,
+        connect.add_parser,
+        messages.add_parser,
+    ):
         add(commands)
     for each in commands.choices.values():
         each.add_argument("--json", action="store_true", help="one JSON object, the last line of stdout")

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import trio
 
-from p2pfl.net import gossip, host
+from p2pfl.net import fences, gossip, host, wire
+from p2pfl.net.peer_records import PeerRecords
 from tests.net.common import tip
 from tests.net.hosts import Town, hosts, until
+
+MESH_S = gossip.MESH_S  # As it is outside of these tests.
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +71,40 @@ async def test_announcements_reach_the_others_also_after_a_restart() -> None:
         # More than libp2p's ten a second; what a full queue of ours gave up is missing, and no more.
         assert sum(height in heard[b.me] for height in burst) >= len(burst) - 10
         nursery.cancel_scope.cancel()
+
+
+async def test_4_of_a_burst_the_newest_are_heard_and_none_is_lost_on_the_way() -> None:
+    """libp2p's queue to a neighbour has 32 places, 1.2 takes two a message; what finds none is dropped."""
+    async with hosts(2, gossip=True) as (_, (a, b), _):
+        heard: list[int] = []
+        b.on_announce.append(lambda sender, said: heard.append(said.height))
+        with trio.fail_after(10):
+            while not heard:
+                a.announce(tip(0))
+                await trio.sleep(0.1)
+        for height in range(1, 301):
+            a.announce(tip(height))
+        newest = set(range(301 - gossip.WAITING_MAX, 301))
+        await until(lambda: newest <= set(heard))
+        assert len([height for height in heard if height]) == gossip.WAITING_MAX
+        for net in (a, b):
+            spoken = {each for each in net._sockets.by_protocol()[0] if str(each).startswith("/meshsub/")}
+            assert spoken == {"/meshsub/1.1.0"}
+
+
+def test_9_nothing_that_is_announced_comes_near_the_size_that_libp2p_drops() -> None:
+    """Above 1 MiB an RPC is gone without a word, and a full mesh sends every byte n - 1 times."""
+    for kind in (wire.Tip, PeerRecords):
+        assert wire.BY_KIND[kind].size_max <= fences.GOSSIP_DATA_BYTES_MAX
+    assert fences.GOSSIP_DATA_BYTES_MAX <= 1024 * 1024 // 32
+
+
+async def test_10_the_mesh_is_mended_every_few_seconds() -> None:
+    """Every 120 seconds otherwise."""
+    assert MESH_S <= 10
+    async with hosts(2, gossip=True) as (_, (a, _), _):
+        await until(lambda: a._gossip is not None and a._gossip.pubsub is not None)
+        assert a._gossip.pubsub.router.heartbeat_interval == gossip.MESH_S
 
 
 async def test_announcements_go_on_after_a_connection_was_lost_for_a_moment() -> None:

@@ -15,10 +15,12 @@ import pytest
 import trio
 
 from p2pfl.errors import UserError
-from p2pfl.net import sockets, stream
+from p2pfl.net import patches, sockets, stream
 from p2pfl.net.interface import Unreachable
+from p2pfl.net.options import NetOptions
 from p2pfl.net.stream import StreamBroken
 from tests.net.common import noise
+from tests.net.hosts import free_port
 from tests.net.nodes import ECHO, RAISE, SINK, Node, echoes, live, nodes, until, write_on
 
 
@@ -55,6 +57,22 @@ async def test_2_a_handler_that_raises_leaves_the_host_alive() -> None:
         with pytest.raises(StreamBroken):
             await (await a.open(b, RAISE)).read()
         assert [type(bug) for bug in b.bugs] == [ZeroDivisionError]
+        assert await echoes(await a.open(b, ECHO), b"alive")
+
+
+async def test_2_a_handler_of_libp2p_that_raises_leaves_the_host_alive() -> None:
+    """Gossip's does, when a message comes in while its service stops."""
+    from libp2p.custom_types import TProtocol
+
+    async def fail(raw: Any) -> None:
+        raise RuntimeError
+
+    async with nodes() as (a, b):
+        b.sockets.host.set_stream_handler(TProtocol("/libp2p/its/own"), fail)
+        await a.call(b)
+        with pytest.raises(StreamBroken):
+            await (await a.open(b, "/libp2p/its/own")).read()
+        assert b.bugs == []
         assert await echoes(await a.open(b, ECHO), b"alive")
 
 
@@ -147,6 +165,18 @@ async def test_14_a_port_that_is_in_use_is_an_error_of_the_operator() -> None:
                 pass
 
 
+async def test_14_a_host_that_does_not_listen_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the address is lost after we looked: `listen` returns false, and to nobody."""
+    monkeypatch.setattr(sockets, "assert_free", lambda _: None)
+    for transport in ("tcp", "websocket"):
+        node = Node(0, options=NetOptions(transport=transport))
+        node.address = node.address.replace("127.0.0.1", "192.0.2.1")
+        node.make()
+        with pytest.raises(UserError, match="cannot listen"), stream.one_error():
+            async with node.sockets.running():
+                pass
+
+
 async def test_15_libp2p_calls_nobody_on_its_own() -> None:
     """Its auto-connector calls everybody whose address it ever saw, whatever our dialer thinks."""
     import multiaddr
@@ -180,9 +210,7 @@ async def test_17_reading_grants_credit_in_quarters_not_for_every_read() -> None
         await a.call(b)
         one = await a.open(b, ECHO)
         await echoes(one, b"x")
-        tcp = __import__("p2pfl.net.patches", fromlist=["x"]).tcp_of(
-            a.sockets._connections(b.sockets.peer_id)[0].muxed_conn
-        )
+        tcp: Any = patches.tcp_of(a.sockets._connections(b.sockets.peer_id)[0].muxed_conn)
         before = tcp.mps_sent
         for _ in range(50):
             await echoes(one, b"0123456789")
@@ -242,10 +270,34 @@ async def test_libp2p_writes_nothing_to_the_terminal(capfd: Any, caplog: Any) ->
                 await a.open(b, "/test/nobody/knows/this")
             a.sockets.drop(b.sockets.peer_id)
             await until(lambda: not b.sees(a))
+            b.address = f"/ip4/127.0.0.1/tcp/{free_port()}"
+            with pytest.raises(Unreachable):
+                await a.call(b)  # This one is an error for libp2p.
     finally:
         root.handlers = kept
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
+
+
+def test_four_hosts_that_come_and_go_say_nothing_of_libp2p_at_level_info() -> None:
+    code = """
+import trio
+from p2pfl import telemetry
+from p2pfl.net import gossip
+from tests.net.hosts import hosts
+telemetry.configure(level="info", path=None)
+gossip.QUIET_START_S = 0.0
+async def main():
+    async with hosts(4, gossip=True) as (town, nets, _):
+        nets[0]._sockets.drop(nets[1].peer_id)
+        await trio.sleep(1.0)
+        telemetry.logger("net").info("they are up")
+trio.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "they are up" in done.stderr
+    assert [line for line in done.stderr.splitlines() if " net: " not in line or "libp2p" in line] == []
+    assert done.stdout == ""
 
 
 def test_the_heartbeat_notices_within_ten_seconds() -> None:
