@@ -1,4 +1,4 @@
-"""`python -m bench round | consensus | verify | lag | connect | ...`: one measurement each, words or JSON."""
+"""`python -m bench WHAT`: one measurement (`--help` lists them), as words or as one JSON object."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from bench import connect, consensus, messages, rounds, verify
+from bench import connect, consensus, messages, rounds, sync, verify
 from p2pfl.cli import failures
 
 
@@ -21,6 +21,7 @@ def main() -> int:
         verify.add_parser,
         connect.add_parser,
         messages.add_parser,
+        sync.add_parser,
     ):
         add(commands)
     for each in commands.choices.values():

@@ -29,8 +29,8 @@ from p2pfl.net import wire
 from p2pfl.net.host import Network
 from p2pfl.net.interface import BlobSource, PeerAddress
 from p2pfl.roster import Roster
+from p2pfl.rounds.chain import Chain, Checked
 from p2pfl.rounds.driver import Driver
-from p2pfl.rounds.follow import Chain
 from p2pfl.store import Store
 
 GROUP = "g0"
@@ -108,6 +108,10 @@ class Idle:
             return True
         self.done.set()
         return False
+
+    async def caught_up(self, checked: Checked) -> bool | None:
+        """Nobody is away here."""
+        return None
 
 
 class Desk:

@@ -6,6 +6,7 @@ Needs headers and certificates only: a body is checked by whoever knows its kind
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import copy
 
 from consensus.committee import Committee
 from consensus.merkle import leaf_hash, node_hash, root_of_hashes
@@ -40,6 +41,12 @@ class Log:
             size *= 2
         self._peaks.append((size, node))
         self.size += 1
+
+    def fork(self) -> Log:
+        """The same log, to grow apart from this one."""
+        other = Log()
+        other.size, other._peaks = self.size, list(self._peaks)
+        return other
 
     def root(self) -> Digest:
         """The root over all ids so far (section 2.1.1)."""
@@ -100,6 +107,12 @@ class History:
         self.tip: Header | None = None
         self.tip_id: Digest = FIRST_PARENT_ID
         self.log = Log()
+
+    def fork(self) -> History:
+        """The same history, to check further blocks without taking them here."""
+        other = copy(self)
+        other.log = self.log.fork()
+        return other
 
     def append(
         self,

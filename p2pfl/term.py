@@ -15,12 +15,12 @@ from consensus.types import DecidedBlock, Digest, Fault, MemberId
 from p2pfl.genesis import COUNCIL
 from p2pfl.parts import Parts
 from p2pfl.records import CouncilBody
+from p2pfl.rounds.chain import Chain, Checked
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.council import CouncilApp
 from p2pfl.rounds.court import Court
 from p2pfl.rounds.defence import Defence
 from p2pfl.rounds.driver import Application, Driver
-from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.group import GroupApp
 from p2pfl.rounds.home import Home
 from p2pfl.rounds.pace import Pace, council_parts, group_parts
@@ -38,11 +38,11 @@ class Term:
         *,
         on_fault: Callable[[Fault], None],
         on_behind: Callable[[MemberId, int], None],
-        on_decided: Callable[[], None],
+        on_decided: Callable[[int], None],
         certified: Callable[[CouncilBody], None],
         comings: Comings,
     ) -> None:
-        """chain_of: a chain by its group's id. on_decided: after each own block."""
+        """chain_of: a chain by its group's id. on_decided: after own blocks, told how many."""
         self.context = context
         self._parts = parts
         self._chain_of = chain_of
@@ -138,9 +138,9 @@ class Term:
 
 
 class _Advancing:
-    """The application, with a word to the node after each decision."""
+    """The application, with a word to the node after decisions: how many."""
 
-    def __init__(self, app: Application, then: Callable[[], None]) -> None:
+    def __init__(self, app: Application, then: Callable[[int], None]) -> None:
         self._app = app
         self._then = then
         self.entered = app.entered
@@ -150,5 +150,11 @@ class _Advancing:
 
     async def decided(self, decided: DecidedBlock) -> bool:
         goes_on = await self._app.decided(decided)
-        self._then()
+        self._then(1)
+        return goes_on
+
+    async def caught_up(self, checked: Checked) -> bool | None:
+        goes_on = await self._app.caught_up(checked)
+        if goes_on is not None:
+            self._then(len(checked.blocks))
         return goes_on

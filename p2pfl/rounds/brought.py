@@ -14,8 +14,8 @@ from p2pfl.genesis import COUNCIL
 from p2pfl.params import Update, byte_length, parse_base, parse_update
 from p2pfl.records import CountedBlock, GroupBody, decode_body
 from p2pfl.roster import UnknownEpoch
+from p2pfl.rounds.chain import Chain, Checked
 from p2pfl.rounds.context import Context
-from p2pfl.rounds.follow import Chain
 from p2pfl.rules.council import COUNTED_PER_GROUP_MAX, CouncilInputs, count_block, uncountable
 from p2pfl.rules.filters import epoch_salt
 from p2pfl.rules.state import CouncilState
@@ -48,12 +48,20 @@ class Brought:
         self._missing: dict[ct.Digest, float] = {}  # Blocks whose blobs nobody served, and until when.
         self._told: set[ct.Digest] = set()
 
-    async def take(self, decided: ct.DecidedBlock) -> GroupBody:
-        """The next block of a group: checked and kept. Raises BadBlock, BadCertificate, DecodeError."""
-        header = decided.block.header
-        body: GroupBody = decode_body(decided.block.body, GroupBody)
-        await self._groups[header.group_id].append(decided)
-        return body
+    async def take(self, checked: Checked) -> bool:
+        """The next blocks of a group, which were looked at: kept, and what is counted next is fetched.
+
+        False: the copy has moved meanwhile.
+        """
+        group_id = checked.blocks[0].block.header.group_id
+        if not await self._groups[group_id].extend(checked):
+            return False
+        if not self._context.chain.catching_up:  # Else most of these blocks were counted long ago.
+            first = self._context.council.tip.counted[group_id][0] + 1
+            for decided, body in zip(checked.blocks, checked.bodies, strict=True):
+                if first <= decided.block.header.height < first + COUNTED_PER_GROUP_MAX:
+                    self.want(decided.block.header, body)
+        return True
 
     async def fetch_aggregate(self, header: ct.Header, body: GroupBody) -> None:
         """Bring a block's aggregate before the block is counted."""

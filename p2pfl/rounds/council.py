@@ -6,7 +6,7 @@ in `rules.council`; here is what is fetched, from whom, and what is waited for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
@@ -30,12 +30,13 @@ from p2pfl.params import (
 from p2pfl.records import Case, CouncilBody, GroupBody, body_root, decode_body
 from p2pfl.rounds.backtrack import Backtrack
 from p2pfl.rounds.brought import Brought
+from p2pfl.rounds.chain import Chain, Checked
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.court import Court
-from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.home import Home
 from p2pfl.rounds.pace import Pace
 from p2pfl.rounds.pulse import Pulse
+from p2pfl.rounds.served import BLOCKS
 from p2pfl.rounds.tell import tell_council_block
 from p2pfl.rounds.turnover import Comings
 from p2pfl.rules.council import (
@@ -142,21 +143,34 @@ class CouncilApp:
         await context.council.take(decided)
         body: CouncilBody = decode_body(decided.block.body, CouncilBody)
         derived = self._derived.pop(block_id(header), None)
-        self._derived.clear()
-        self.brought.forget(body.counted)
-        self._decided_s, self._since_s = trio.current_time(), None
-        for shown in (body.base_id, body.root_update_id):
-            context.shelf.show(shown)
-        tip = wire.Tip(context.group_id, header.height, block_id(header))
-        context.network.broadcast(self._listeners(), tip)
-        context.network.announce(tip)
-        tell_council_block(context, self.pace, decided, body, self.backtrack.fetched)
-        self.court.update(context.council.tip)
-        self._certified(body)
         mine = header.proposer == context.me or context.evaluates
         if derived is not None and mine and body.counted:
             self._home.start_soon(self._evaluate, header.height, derived.base)
-        return body.assignment is None
+        return self._goes_on(((decided, body),))
+
+    async def caught_up(self, checked: Checked) -> bool | None:
+        """Keep blocks that the other seats decided, and go on after them."""
+        if not await self.context.council.extend(checked):
+            return None
+        return self._goes_on(tuple(zip(checked.blocks, checked.bodies, strict=True)))
+
+    def _goes_on(self, blocks: Sequence[tuple[ct.DecidedBlock, CouncilBody]]) -> bool:
+        """After these blocks, which are kept."""
+        context, header = self.context, blocks[-1][0].block.header
+        self._derived.clear()
+        self._decided_s, self._since_s = trio.current_time(), None
+        for decided, body in blocks:
+            self.brought.forget(body.counted)
+            tell_council_block(context, self.pace, decided, body, self.backtrack.fetched)
+            self._certified(body)
+        for _, body in blocks[-BLOCKS:]:
+            context.shelf.show(body.base_id)
+            context.shelf.show(body.root_update_id)
+        tip = wire.Tip(context.group_id, header.height, block_id(header))
+        context.network.broadcast(self._listeners(), tip)
+        context.network.announce(tip)
+        self.court.update(context.council.tip)
+        return blocks[-1][1].assignment is None
 
     # -- what grows outside -------------------------------------------------------
 
@@ -167,12 +181,10 @@ class CouncilApp:
             self.pace.step("gather")
         self._pulse.beat()
 
-    async def take_group_block(self, decided: ct.DecidedBlock) -> None:
-        """The next decided block of a group: checked, kept, its aggregate fetched."""
-        body, header = await self.brought.take(decided), decided.block.header
-        if header.height > self.context.council.tip.counted[header.group_id][0]:
-            self.brought.want(header, body)
-        self.changed()
+    async def take_group_blocks(self, checked: Checked) -> None:
+        """The next decided blocks of a group: kept; the aggregates of those that come next are fetched."""
+        if await self.brought.take(checked):
+            self.changed()
 
     def _fetch_aggregate(self, header: ct.Header, body: GroupBody) -> None:
         self._home.start_soon(self._bring_aggregate, header, body)
@@ -187,6 +199,8 @@ class CouncilApp:
 
     def _has_work(self) -> bool:
         state = self.context.council.tip
+        if self.context.chain.catching_up:
+            return False  # What there is to decide next was decided long ago, and its blobs may be gone.
         if any(self.brought.uncounted(state, group_id) for group_id in self.groups):
             return True
         if self.court.measurements(state) or self.court.certificates(state):

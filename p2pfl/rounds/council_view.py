@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -13,7 +13,7 @@ from consensus.signing import block_id
 from consensus.types import ZERO_DIGEST, DecidedBlock, Digest
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.records import CouncilBody, decode_body
-from p2pfl.rounds.follow import Chain
+from p2pfl.rounds.chain import Chain, Checked, Trial
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rules.state import CouncilState
 from p2pfl.store.blocks import BlockStore
@@ -37,7 +37,8 @@ class CouncilView:
         self._tip = CouncilState.genesis(genesis)
         self._states[self._tip.block_id] = self._tip
         # Each block is folded before the next is checked: it may name the committee that decides the next.
-        self.chain = Chain(genesis, COUNCIL, blocks, lambda: self._tip.roster, self._fold)
+        self._foreseen: dict[Digest, CouncilState] = {}  # After blocks that are looked at.
+        self.chain = Chain(genesis, COUNCIL, blocks, lambda: self._tip.roster, self._fold, self._trial)
 
     @property
     def tip(self) -> CouncilState:
@@ -86,14 +87,38 @@ class CouncilView:
         except (ValueError, KeyError) as error:
             raise BadBlock(f"it cannot follow the council's chain: {error!r}") from error
         await self.chain.append(decided)
-        if self.on_block is not None:
-            await self.on_block(body)
+        await self._tell((body,))
+
+    async def extend(self, checked: Checked) -> bool:
+        """The next council blocks, which were looked at: kept and folded. False: the chain has moved."""
+        taken = await self.chain.extend(checked)
+        if taken:
+            await self._tell(checked.bodies)
+        return taken
+
+    async def _tell(self, bodies: Sequence[CouncilBody]) -> None:
+        for body in bodies:
+            if self.on_block is not None:
+                await self.on_block(body)
         self.pulse.beat()
+
+    def _trial(self) -> Trial:
+        """Folds blocks that are looked at, in a thread, and notes what comes of it."""
+        state, foreseen = self._tip, dict[Digest, CouncilState]()
+        self._foreseen = foreseen
+
+        def fold(decided: DecidedBlock, body: CouncilBody) -> None:
+            nonlocal state
+            state = state.apply(decided.block.header, body)
+            foreseen[state.block_id] = state
+
+        return fold
 
     def _fold(self, decided: DecidedBlock) -> None:
         header = decided.block.header
-        body: CouncilBody = decode_body(decided.block.body, CouncilBody)
-        self._tip = self._tip.apply(header, body)
-        self._states[block_id(header)] = self._tip
+        tip = self._foreseen.pop(block_id(header), None)  # The same wherever it was folded.
+        if tip is None:
+            tip = self._tip.apply(header, decode_body(decided.block.body, CouncilBody))
+        self._tip = self._states[tip.block_id] = tip
         while len(self._states) > STATES_MAX:
             self._states.popitem(last=False)

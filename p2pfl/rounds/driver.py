@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from consensus.signing import Domain, block_id
 from consensus.votes import signed_vote, with_signature
 from p2pfl.keys import Guard, Refused
 from p2pfl.net import wire
+from p2pfl.rounds.chain import Checked
 from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.store.wal import Wal
 from p2pfl.telemetry import logger
@@ -59,6 +61,10 @@ class Application(Protocol):
         """Keep the block; True when another height follows."""
         ...
 
+    async def caught_up(self, checked: Checked) -> bool | None:
+        """Keep blocks that others decided; True when another height follows, None when nothing was kept."""
+        ...
+
     def started(self) -> ct.Started:
         """Where the next height begins: after the tip of the chain as it is kept."""
         ...
@@ -69,6 +75,14 @@ class Peers(Protocol):
 
     def send(self, to: ct.MemberId, message: Any) -> None: ...
     def broadcast(self, to: Any, message: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """Blocks that others decided. done: they were kept, or are of no use."""
+
+    checked: Checked
+    done: trio.Event = field(default_factory=trio.Event)
 
 
 class Driver:
@@ -110,7 +124,7 @@ class Driver:
         self.dropped = 0
         self._unwritten: list[ct.Event] = []  # Entries of this height that nothing has waited for yet.
         self._own: deque[ct.Event] = deque()
-        self._inbox: deque[ct.Event] = deque()
+        self._inbox: deque[ct.Event | _Decided] = deque()
         self._wake = trio.Event()
         self._muted_height = FIRST_HEIGHT - 1
         self._deadline = float("inf")
@@ -135,6 +149,13 @@ class Driver:
         self._inbox.append(ct.Resend(peer))
         self._wake.set()
 
+    def catch_up(self, checked: Checked) -> trio.Event:
+        """Go on after these blocks, which were looked at. The event: it was done, or they were of no use."""
+        decided = _Decided(checked)
+        self._inbox.append(decided)
+        self._wake.set()
+        return decided.done
+
     def set_deadline(self, at: float) -> None:
         """The round ends at this trio time unless it is decided or moved before.
 
@@ -151,12 +172,16 @@ class Driver:
             nursery.start_soon(self._resend)
             await self._start(started, resume=resume)
             while True:
-                await self._carry_out(self.replica.step(await self._next()))
+                event = await self._next()
+                if isinstance(event, _Decided):
+                    await self._catch_up(event)
+                    continue
+                await self._carry_out(self.replica.step(event))
                 self._look_for_followers()
 
     # -- inside -----------------------------------------------------------
 
-    async def _next(self) -> ct.Event:
+    async def _next(self) -> ct.Event | _Decided:
         while True:
             if self._own:
                 return self._own.popleft()
@@ -313,10 +338,29 @@ class Driver:
             self._feed(ct.Elapsed(effect.height, effect.round))
 
     async def _decide(self, decided: ct.DecidedBlock) -> None:
+        self._leave_height()
+        await self._go_on(await self.app.decided(decided))
+
+    def _leave_height(self) -> None:
         self._cancel_round_work()
         self.set_deadline(float("inf"))
         self.active = False
-        goes_on = await self.app.decided(decided)
+
+    async def _catch_up(self, event: _Decided) -> None:
+        """The open height and those after it were decided by others: the core begins after them at once."""
+        first, goes_on = event.checked.blocks[0], None
+        if self.active and first.block.header.height == self.height:  # Else it was decided here meanwhile.
+            goes_on = await self.app.caught_up(event.checked)
+        if goes_on is not None:
+            self._leave_height()
+            # What was heard of the open height may contradict its certificate.
+            for effect in self.replica.step(ct.Received(self.me, ct.DecidedMessage(first))):
+                if isinstance(effect, ct.Fault):
+                    self.on_fault(effect)
+            await self._go_on(goes_on)
+        event.done.set()
+
+    async def _go_on(self, goes_on: bool) -> None:
         self._unwritten = []  # The block is durable: nobody needs to know how it came about.
         if goes_on:
             await self._start(self.app.started(), resume=False)

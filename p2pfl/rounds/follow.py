@@ -1,179 +1,45 @@
-"""Chains on this node: the own one, checked and kept, and copies of others', fetched as they grow.
+"""Blocks that others decided: fetched as chains grow, many at once by whoever was away.
 
-A member follows the council's chain, a seat follows every group's. Nothing is taken on trust: each block
-is checked against its parent and its committee's certificate before it is kept.
+A member follows the council's chain and its own, a seat follows every group's. Who is asked is in `incoming`,
+what makes a block right in `chain`; here is that one after the other is looked at and handed on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 import trio
 
-from consensus.chain import FIRST_PARENT_ID, BadBlock, History
-from consensus.types import Block, DecidedBlock, Digest, Header, MemberId, Started
+from consensus.types import MemberId
 from p2pfl.errors import PeerFault
-from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.net import wire
-from p2pfl.records import CouncilBody, GroupBody, body_root, decode_body
-from p2pfl.roster import Roster, UnknownEpoch
-from p2pfl.rounds.patience import when_there_is_room
-from p2pfl.rounds.pulse import Pulse
-from p2pfl.store.blocks import BlockStore
+from p2pfl.roster import UnknownEpoch
+from p2pfl.rounds.chain import Chain, Checked
+from p2pfl.rounds.incoming import ASK_TIMEOUT_S, Incoming
 from p2pfl.telemetry import logger
 
 log = logger("rounds.follow")
 
-# How many blocks are asked for at once; the answer is bounded in bytes by the wire as well.
-BATCH_BLOCKS = 64
-ASK_TIMEOUT_S = 5.0
 # Peers are asked for their tip this often, in case an announcement was lost.
 POLL_S = 5.0
-
-
-class Chain:
-    """One chain on disk with its verified tip.
-
-    roster: the epochs as far as the council's chain is known here. kept: told of each block, those on disk
-    too.
-    """
-
-    def __init__(
-        self,
-        genesis: Genesis,
-        name: str,
-        blocks: BlockStore,
-        roster: Callable[[], Roster],
-        kept: Callable[[DecidedBlock], None] = lambda _: None,
-    ) -> None:
-        self.name = name
-        self.group_id = genesis.group_id(name)
-        self.blocks = blocks
-        self._genesis, self._roster, self._kept = genesis, roster, kept
-        self.fits = partial(fits_header, kind=CouncilBody if name == COUNCIL else GroupBody)
-        self._turn = trio.Lock()
-        self._newest: DecidedBlock | None = None  # Checked, and perhaps still on its way to the disk.
-        self._read()
-
-    def _read(self) -> None:
-        genesis = self._genesis
-        self.history = History(genesis.domain(self.name), genesis.network_id, genesis.committee(self.name))
-        self._before: dict[int, Digest] = {0: FIRST_PARENT_ID}
-        for decided in self.blocks:
-            closing = self._roster().closings.get((self.name, decided.block.header.epoch))
-            if closing is not None and decided.block.header.height > closing.height:
-                self.blocks.cut(closing.height)  # A crash came between the closing and the cut.
-                break
-            try:
-                self._check(decided)
-            except UnknownEpoch:
-                # The council's file was moved away: what it does not vouch for is fetched again after it.
-                log.warning("a chain is cut: the council's chain here is shorter", group=self.name)
-                self.blocks.cut(decided.block.header.height - 1)
-                break
-            self._kept(decided)
-
-    def _check(self, decided: DecidedBlock) -> None:
-        """Raises UnknownEpoch, BadBlock or BadCertificate."""
-        header, history = decided.block.header, self.history
-        tip, tip_id = history.tip, history.tip_id
-        committee, closed = self._roster().decides(self.name, header, tip=tip, tip_id=tip_id)
-        history.append(header, decided.certificate, committee=committee, closed=closed)
-        self._before.setdefault(header.epoch, tip_id)
-
-    def before(self, epoch: int) -> Digest:
-        """The id of the last block before this epoch, zero if there is none: the salt of its filters."""
-        return self._before.get(epoch, self.tip_id)
-
-    def last_of_epochs(self, newest: int) -> list[DecidedBlock]:
-        """The last block of each epoch up to this one, the oldest first. Reads the whole chain."""
-        lasts = {each.block.header.epoch: each for each in self.blocks if each.block.header.epoch <= newest}
-        return [lasts[epoch] for epoch in sorted(lasts)]
-
-    async def cut(self, height: int) -> None:
-        """Forget the blocks above this height: the council closed the epoch there."""
-        async with self._turn:
-            await trio.to_thread.run_sync(self.blocks.cut, height)
-            self._newest = None
-            self._read()
-
-    @property
-    def height(self) -> int:
-        """Height of the last block, -1 when there is none."""
-        return -1 if self.history.tip is None else self.history.tip.height
-
-    @property
-    def tip(self) -> Header | None:
-        """The last block's header."""
-        return self.history.tip
-
-    @property
-    def tip_id(self) -> Digest:
-        """The last block's id, zero when there is none."""
-        return self.history.tip_id
-
-    def started(self, epoch: int) -> Started:
-        """Where the next height begins, under the committee of this epoch."""
-        tip, tip_id = self.history.tip, self.history.tip_id
-        closed = self._roster().closed_at(self.name, epoch, tip, tip_id)
-        return Started(tip, tip_id, self.history.log.root(), closed)
-
-    def opens(self, epoch: int) -> bool:
-        """Whether the next block is one of this epoch: the epoch before has ended, this one has not."""
-        tip, roster = self.history.tip, self._roster()
-        if tip is not None and tip.epoch == epoch:
-            own = roster.committee(self.name, epoch).root()
-            return tip.next_committee_root == own and (self.name, epoch) not in roster.closings
-        if (self.name, epoch) in roster.closings or not roster.goes_on(self.name, epoch):
-            return False
-        if tip is None and epoch == 0:
-            return True
-        ended = tip is not None and tip.next_committee_root == roster.committee(self.name, epoch).root()
-        return ended or roster.closed_at(self.name, epoch, tip, self.history.tip_id)
-
-    def get(self, height: int) -> DecidedBlock | None:
-        """The block at this height, if this chain has reached it."""
-        newest = self._newest
-        if newest is not None and newest.block.header.height == height:
-            return newest
-        return self.blocks.get(height)
-
-    async def append(self, decided: DecidedBlock) -> None:
-        """Check the next block and keep it (durable).
-
-        Raises UnknownEpoch, BadBlock or BadCertificate, and keeps nothing.
-        """
-        if not self.fits(decided.block):
-            raise BadBlock("the body is not the header's")
-        async with self._turn:  # An epoch's end is the moment in which two rooms may bring blocks.
-            await trio.lowlevel.checkpoint_if_cancelled()  # From here on memory is ahead of the disk.
-            self._check(decided)
-            self._newest = decided
-            await when_there_is_room(partial(self.blocks.append, decided))
-            self._kept(decided)
-
-    def slice(self, start: int, count: int) -> tuple[DecidedBlock, ...]:
-        """At most `count` blocks from `start` on."""
-        last = min(self.height, start + min(count, BATCH_BLOCKS) - 1)
-        found = (self.get(height) for height in range(max(start, 0), last + 1))
-        return tuple(decided for decided in found if decided is not None)
-
-
-def fits_header(block: Block, kind: type[Any]) -> bool:
-    """Whether a block's body is the one under its header's app root, of this kind."""
-    try:
-        return body_root(decode_body(block.body, kind)) == block.header.app_root
-    except ValueError:
-        return False
+# The council's chain has to come first: how soon to look again.
+EPOCH_WAIT_S = 0.25
+# Whoever keeps so many blocks at once, and knows of more, catches up; a group decides no two at once.
+MANY_BLOCKS = 8
+# One who catches up and gets nothing for so long is as well off at the tip that it knows.
+STALL_S = 3.0
+LOOK_AGAIN_S = 1.0
+INF = float("inf")
+# How often the log says how far it has come.
+PROGRESS_S = 10.0
 
 
 class Follower:
     """Fetches a chain's blocks as soon as somebody says that there are more.
 
-    take: what to do with the next blocks in their order (for a followed chain: check, keep, act; for the own
-    chain: hand them to consensus). It raises BadBlock or BadCertificate for a block that does not follow.
+    take: what to do with the next blocks, which were looked at (for a followed chain: keep, act; for the own
+    chain: hand them to consensus). What does not take them is asked again.
     """
 
     def __init__(
@@ -181,59 +47,93 @@ class Follower:
         chain: Chain,
         network: Any,
         holders: Callable[[], tuple[MemberId, ...]],
-        take: Callable[[DecidedBlock], Awaitable[None]],
+        take: Callable[[Checked], Awaitable[None]],
         on_fault: Callable[[MemberId, PeerFault], None],
     ) -> None:
         self.chain = chain
         self._network = network
         self._holders = holders
         self._take = take
-        self._on_fault = on_fault
-        self._ahead: dict[MemberId, int] = {}
-        self._pulse = Pulse()
+        self._incoming = Incoming(chain, network, holders, on_fault)
+        self._since: tuple[float, int] | None = None  # When and at which height it began to catch up.
+        self._told_s = 0.0
 
     def tip_seen(self, peer: MemberId, height: int) -> None:
         """A peer says that its chain has this height."""
-        if peer in self._holders() and height > self._ahead.get(peer, -1):
-            self._ahead[peer] = height
-            self._pulse.beat()
+        if peer in self._holders():
+            self._incoming.claims(peer, height)
 
     async def run(self) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._poll)
+            nursery.start_soon(self._incoming.run)
             while True:
-                await self._pulse.until(lambda: self._behind() is not None)
-                peer = self._behind()
-                if peer is not None:
-                    await self._pull(peer)
+                # The chain may grow without us: what came for later may be next.
+                wait_s = (
+                    STALL_S if self.chain.catching_up else LOOK_AGAIN_S if self._incoming.has_any else INF
+                )
+                if await self._incoming.pulse.until(self._incoming.is_next_here, timeout_s=wait_s):
+                    await self._look()
+                elif self.chain.catching_up:
+                    self._caught_up("nobody gives more")
 
-    def _behind(self) -> MemberId | None:
-        """Somebody who is ahead of us."""
-        return next((peer for peer, height in self._ahead.items() if height > self.chain.height), None)
-
-    async def _pull(self, peer: MemberId) -> None:
-        before = self.chain.height
-        request = wire.GetBlocks(self.chain.group_id, before + 1, BATCH_BLOCKS)
+    async def _look(self) -> None:
+        """Look at what came, and hand on what is good."""
+        came, before = self._incoming.next_blocks(), self.chain.height
         try:
-            answer = await self._network.request(peer, request, timeout_s=ASK_TIMEOUT_S)
-            if not isinstance(answer, wire.Blocks):
-                raise PeerFault("bad_answer", f"{type(answer).__name__} to GetBlocks")
-            for decided in answer.blocks:
-                if decided.block.header.height == self.chain.height + 1:
-                    await self._take(decided)
-        except (
-            ValueError
-        ) as error:  # BadBlock, BadCertificate, DecodeError, or a field that no header can have.
-            self._on_fault(peer, PeerFault("bad_block", f"{self.chain.name}: {error}"))
+            checked = await self.chain.look([each.block for each in came])
         except UnknownEpoch:
-            pass  # The council's chain has to come first; this peer may be asked again.
-        except PeerFault as fault:
-            self._on_fault(peer, fault)
-        if self.chain.height == before:
-            # It promised more than it gave: ask somebody else, and this one when it speaks again.
-            self._ahead.pop(peer, None)
-            await trio.sleep(0.05)
+            await trio.sleep(EPOCH_WAIT_S)
+            return
+        except ValueError as error:  # BadBlock, BadCertificate, DecodeError, or a field no header can have.
+            self._refuse(came[0].holder, before, error)
+            return
+        self._begin(len(checked.blocks))
+        await self._take(checked)
+        self._incoming.pulse.beat()  # There is room for more.
+        if checked.bad is not None:
+            self._refuse(came[len(checked.blocks)].holder, before, checked.bad)
+        if self.chain.height <= before:
+            await trio.sleep(0.05)  # Consensus is busy, or the chain was cut.
+        self._tell(len(came))
+
+    def _refuse(self, holder: MemberId, before: int, error: Exception) -> None:
+        if (
+            self.chain.height >= before
+        ):  # A chain that was cut meanwhile says nothing against who gave the blocks.
+            self._incoming.refuse(holder, PeerFault("bad_block", f"{self.chain.name}: {error}"))
+
+    # -- how far it has come -----------------------------------------------------
+
+    def _begin(self, count: int) -> None:
+        """So many certified blocks are here: that cannot be made up."""
+        if count >= MANY_BLOCKS and self._incoming.behind > count and not self.chain.catching_up:
+            self._since = (trio.current_time(), self.chain.height)
+            self._told_s = trio.current_time()
+            self.chain.catch_up(True)
+            log.info(
+                "catching up", chain=self.chain.name, height=self.chain.height, behind=self._incoming.behind
+            )
+
+    def _tell(self, count: int) -> None:
+        if not self.chain.catching_up:
+            return
+        last = count < MANY_BLOCKS and not self._incoming.is_next_here()
+        if last or not self._incoming.behind:
+            self._caught_up()
+        elif trio.current_time() - self._told_s >= PROGRESS_S:
+            self._told_s = trio.current_time()
+            behind = self._incoming.behind
+            log.info("still catching up", chain=self.chain.name, height=self.chain.height, behind=behind)
+
+    def _caught_up(self, why: str = "") -> None:
+        assert self._since is not None
+        (since_s, height), self._since = self._since, None
+        self.chain.catch_up(False)
+        fields = {"blocks": self.chain.height - height, "seconds": round(trio.current_time() - since_s, 1)}
+        told = {"why": why} if why else {}
+        log.info("caught up", chain=self.chain.name, height=self.chain.height, **fields, **told)
 
     async def _poll(self) -> None:
         turn = 0

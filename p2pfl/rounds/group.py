@@ -7,6 +7,7 @@ The application of a group's consensus. What is valid is computed in `rules`; wh
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from consensus import codec
@@ -18,6 +19,7 @@ from p2pfl.keys import Refused
 from p2pfl.net import wire
 from p2pfl.records import GroupBody, body_root, decode_body
 from p2pfl.rounds.bases import Bases
+from p2pfl.rounds.chain import Checked
 from p2pfl.rounds.collect import ROUNDS_MAX, Collected, DoubleSigned, context_of
 from p2pfl.rounds.commit import Committer
 from p2pfl.rounds.context import Context
@@ -27,7 +29,7 @@ from p2pfl.rounds.pace import Pace
 from p2pfl.rounds.proposal import Proposals
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.requests import Requests
-from p2pfl.rounds.served import serve
+from p2pfl.rounds.served import BLOCKS, serve
 from p2pfl.rounds.tell import evaluate, tell_group_block
 from p2pfl.rules.validate import first_idle_round, list_root
 from p2pfl.signed import Close, ShareRequest, SignedClose, SignedParamTx, SignedShareRequest
@@ -82,9 +84,8 @@ class GroupApp:
             self.pace.step("train")
             if effect.round:
                 # The next Ci may not have heard it; a request of its own could split the commitments.
-                self.context.network.broadcast(
-                    self.context.others, wire.ShareRequestMessage(self.context.group_id, request)
-                )
+                message = wire.ShareRequestMessage(self.context.group_id, request)
+                self.context.network.broadcast(self.context.others, message)
         else:
             self.pace.step("wait")
         own = self.own.commitment(self.heard.height)
@@ -108,6 +109,7 @@ class GroupApp:
 
     async def build(self, effect: ct.Build) -> ct.Block | None:
         """As Ci: open, collect, close, reveal, derive the block. None when this round cannot have one."""
+        await self.context.chain.until_caught_up()  # The others have decided this height.
         try:
             close = self.heard.close or await self._gather(effect)
             if close is not None:
@@ -155,18 +157,31 @@ class GroupApp:
         except BadBlock as void:
             log.warning("a block came after its epoch was closed", height=header.height, why=str(void))
             return False
-        body: GroupBody = decode_body(decided.block.body, GroupBody)
         derived = self.proposals.derived.pop(block_id(header), None)
+        if derived is not None and (header.proposer == context.me or context.evaluates):
+            self._home.start_soon(evaluate, context, header.height, derived)
+        body: GroupBody = decode_body(decided.block.body, GroupBody)
+        return self._goes_on(((decided, body),), here=derived is not None)
+
+    async def caught_up(self, checked: Checked) -> bool | None:
+        """Keep blocks that the others decided, and go on after them."""
+        if not await self.context.chain.extend(checked):
+            return None
+        return self._goes_on(tuple(zip(checked.blocks, checked.bodies, strict=True)), here=False)
+
+    def _goes_on(self, blocks: Sequence[tuple[ct.DecidedBlock, GroupBody]], *, here: bool) -> bool:
+        """After these blocks, which are kept. here: what the last of them gives was computed here."""
+        context, header = self.context, blocks[-1][0].block.header
         self.proposals.derived.clear()
-        serve(context.shelf, body, (*context.committee.members, *context.seats))
+        for decided, body in blocks:
+            tell_group_block(context, self.pace, decided, body)
+        for _, body in blocks[-BLOCKS:]:
+            serve(context.shelf, body, (*context.committee.members, *context.seats))
         tip = wire.Tip(context.group_id, header.height, block_id(header))
         context.network.broadcast(context.seats, tip)
         context.network.announce(tip)
-        tell_group_block(context, self.pace, decided, body)
-        if derived is None:
+        if not here:
             self._home.start_soon(self._catch_blobs)
-        elif header.proposer == context.me or context.evaluates:
-            self._home.start_soon(evaluate, context, header.height, derived)
         rounds = context.genesis.rounds
         if rounds and header.height + 1 >= rounds:
             self.pace.stop("finished")
@@ -358,12 +373,13 @@ class GroupApp:
     async def _catch_blobs(self) -> None:
         """Whoever decides a block fetches its aggregate, so that the next round can start from it.
 
-        One at a time, and the newest next: who catches up decides many blocks a second.
+        One at a time, and the newest only: nobody may hold any more what came while one was away.
         """
         if self._catching:
             return
         self._catching, height = True, -1
         try:
+            await self.context.chain.until_caught_up()
             while height != self.context.chain.height:
                 height = self.context.chain.height
                 try:

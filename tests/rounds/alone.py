@@ -16,8 +16,8 @@ from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, ChainEntry, Genesis
 from p2pfl.keys import Guard, load_signing_key
 from p2pfl.roster import Roster
+from p2pfl.rounds.chain import Chain, Checked
 from p2pfl.rounds.driver import Driver
-from p2pfl.rounds.follow import Chain
 from p2pfl.store import Store
 from testnet import plan
 from testnet.scenarios import load
@@ -115,6 +115,9 @@ class Alone:
             self.done.set()
             return False
         return True
+
+    async def caught_up(self, checked: Checked) -> bool | None:
+        return None  # Nobody is ahead of one.
 
     def send(self, to: ct.MemberId, message: Any) -> None:
         self.said.append(message.message)
