@@ -70,6 +70,21 @@ SETTINGS = (
         None,
         "Where some members are, with commas between: multiaddrs that end in /p2p/ and a peer id.",
     ),
+    Setting(
+        "net.observers",
+        "count",
+        8,
+        "How many auditors and joiners, who are no members, may be connected to read blocks; 0: none.",
+    ),
+    Setting(
+        "net.observers_kib_s", "count", 512, "KiB a second that all observers together are answered at most."
+    ),
+    Setting(
+        "net.observers_updates",
+        "switch",
+        False,
+        "Show the members' updates of decided blocks to observers too; bases and aggregates they see anyway.",
+    ),
     Setting("data.dir", "path", None, "Folder of a data set that does not come with the package."),
     Setting("explorer.on", "switch", False, "Serve the explorer's pages from this node."),
     Setting("explorer.host", "text", "127.0.0.1", "Address that the explorer listens at."),
@@ -103,6 +118,13 @@ def _port(text: str) -> int:
     return port
 
 
+def _count(text: str) -> int:
+    count = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else -1
+    if count < 0:
+        raise ValueError("a count is a whole number from 0 to 999999999")
+    return count
+
+
 def _one_of(*names: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in names:
@@ -124,6 +146,7 @@ _KINDS: dict[str, tuple[str, Callable[[str], str | int | bool]]] = {
     "path": ("path", _text),
     "switch": ("true or false", _switch),
     "port": ("port", _port),
+    "count": ("whole number", _count),
     "level": ("log level", _one_of("debug", "info", "warning", "error")),
     "transport": ("tcp or websocket", _one_of("tcp", "websocket")),
     "security": ("noise or tls", _one_of("noise", "tls")),

@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from consensus.types import Digest, Fault, MemberId
+from consensus.types import DecidedBlock, DecidedMessage, Digest, Fault, MemberId
 from p2pfl.contradiction import Contradiction
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.genesis import COUNCIL
@@ -20,17 +20,17 @@ from p2pfl.net.interface import PeerAddress
 from p2pfl.params import blob_id
 from p2pfl.parts import NodeSettings, Parts, assemble, initial_base
 from p2pfl.records import CouncilBody
-from p2pfl.rounds.chain import Chain, Checked
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.council import CouncilApp
 from p2pfl.rounds.council_view import CouncilView
 from p2pfl.rounds.desk import holders_of
-from p2pfl.rounds.follow import Follower
+from p2pfl.rounds.follow import Chain, Follower
 from p2pfl.rounds.gauges import report_process, report_wire, watch_lag
 from p2pfl.rounds.prosecutor import Prosecutor
 from p2pfl.rounds.pulse import Pulse
-from p2pfl.rounds.served import serve_again
+from p2pfl.rounds.served import BLOCKS, reveal, serve_again
 from p2pfl.rounds.shelf import Shelf
+from p2pfl.rounds.speakers import speakers
 from p2pfl.rounds.turnover import Comings
 from p2pfl.telemetry import counters, logger
 from p2pfl.term import Term
@@ -61,6 +61,7 @@ class Node:
         self.council.on_block = self._after_council
         self._chains = {self.council.chain.group_id: self.council.chain}
         self._grown = Pulse()  # A chain has a new block, or an epoch of it was closed.
+        self._met: dict[MemberId, PeerAddress] = {}
         self._term: Term | None = None
         self._term_seat: tuple[str, int] | None = None
         self.context = self._first_context()
@@ -87,6 +88,8 @@ class Node:
             await self._begin_term()
             for chain in self._chains.values():
                 serve_again(self.context.shelf, self.council.tip.roster, chain)
+                if parts.settings.net.observers_updates:
+                    reveal(self.context.shelf, chain, BLOCKS)
             await nursery.start(parts.network.run)
             explorer = await self._open_explorer(nursery)
             self._tell_started(explorer)
@@ -188,8 +191,7 @@ class Node:
 
     async def _after_council(self, body: CouncilBody) -> None:
         """A council block: who is new, and which epochs it closed."""
-        if body.joins:
-            self._meet()
+        self._meet()
         if body.assignment is not None:
             self._call_neighbours()
         if body.closings:
@@ -209,11 +211,13 @@ class Node:
                 await chain.cut(closing.height)
 
     def _meet(self) -> None:
-        """Everybody who was ever admitted may speak to this node."""
-        entries = self.council.tip.roster.entries
-        self.parts.network.meet(
-            {member: PeerAddress(each.peer_id, each.address) for member, each in entries.items()}
-        )
+        """Who may speak to this node after the council's newest block, and who may no more."""
+        entries, right = self.council.tip.roster.entries, speakers(self.council.tip)
+        addresses = {each: PeerAddress(entries[each].peer_id, entries[each].address) for each in right}
+        new = {each: address for each, address in addresses.items() if self._met.get(each) != address}
+        self._met = addresses
+        self.parts.network.meet(new)
+        self.parts.network.part(entries.keys() - right - {self.parts.me})
 
     def _call_neighbours(self) -> None:
         """A seat calls everybody, a member its groups of now and next, and the seats."""
@@ -271,8 +275,8 @@ class Node:
         if chain.group_id in self.desk.followers:
             return
 
-        async def take(checked: Checked) -> None:
-            await self._take(chain, checked)
+        async def take(decided: DecidedBlock) -> None:
+            await self._take(chain, decided)
 
         follower = self.desk.followers[chain.group_id] = Follower(
             chain,
@@ -283,26 +287,30 @@ class Node:
         )
         self._nursery.start_soon(follower.run)
 
-    async def _take(self, chain: Chain, checked: Checked) -> None:
-        """The next blocks of a chain, which were looked at."""
+    async def _take(self, chain: Chain, decided: DecidedBlock) -> None:
+        """The next block of a chain that somebody sent."""
         term = self._term
         mine = term is not None and chain is self.context.chain and chain.opens(self.context.committee.epoch)
         if term is not None and mine:
+            # Consensus checks a block of the own height, and decides it too.
+            height = decided.block.header.height
             await term.begun.wait()
-            done = term.driver.catch_up(checked)
-            with trio.move_on_after(HANDED_OVER_S):
-                await done.wait()
+            term.driver.deliver(self.parts.me, DecidedMessage(decided))
+            await self._grown.until(lambda: chain.height >= height, timeout_s=HANDED_OVER_S)
         elif chain is self.council.chain:
-            await self.council.extend(checked)
+            await self.council.take(decided)
         elif term is not None and isinstance(term.app, CouncilApp):
-            await term.app.take_group_blocks(checked)
-        elif await chain.extend(checked):
+            await term.app.take_group_block(decided)
+        else:
+            await chain.append(decided)
             self._comings.moved(chain.group_id)
         self._grown.beat()
 
-    def _on_decided(self, blocks: int) -> None:
+    def _on_decided(self) -> None:
         self._grown.beat()
-        counters.count("blocks_decided", blocks)
+        if self.parts.settings.net.observers_updates:
+            reveal(self.context.shelf, self.context.chain)
+        counters.count("blocks_decided")
 
     async def _keep_initial_base(self) -> None:
         """The genesis base is drawn from the model's name and the seed: the same bits on every machine."""

@@ -138,6 +138,9 @@ def _net_options(settings: Config) -> NetOptions:
         transport=settings.need("net.transport"),
         security=settings.need("net.security"),
         psk_file=settings.path("net.psk_file"),
+        observers=settings.number("net.observers"),
+        observers_kib_s=max(1, settings.number("net.observers_kib_s")),
+        observers_updates=settings.switch("net.observers_updates"),
         announce=announced(settings.text("net.announce")),
         bootstrap=bootstrapped(settings.text("net.bootstrap")),
     )

@@ -71,6 +71,9 @@ class Dialer:
         opener = self._me < peer.member
         failures, called = 0, frozenset[str]()
         while True:
+            if peer.parted:
+                await peer.changed.wait()  # If it is connected, then as an observer.
+                continue
             ups = peer.link.ups
             known = frozenset(self._book.addresses(peer.address.peer_id))
             if not known <= called:
@@ -125,7 +128,7 @@ class Dialer:
             if now - due_s > WATCH_S:
                 self._resumed_s = now  # We were frozen ourselves: what they said is still to be read.
             for peer in list(self._peers.values()):
-                if not self._sockets.is_connected(peer.address.peer_id):
+                if peer.parted or not self._sockets.is_connected(peer.address.peer_id):
                     continue
                 up = peer.link.up
                 heard_s = peer.link.last_heard_s if up else peer.since_s

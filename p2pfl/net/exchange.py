@@ -29,6 +29,11 @@ OPEN_S = 5.0
 # Streams to one peer that wait for the next request; they are given up before the peer does (ask.IDLE_S).
 IDLE_STREAMS_MAX, IDLE_STREAM_S = 4, ask.IDLE_S / 2
 
+
+class Unfit(PeerFault):
+    """A request in the right form that cannot be answered; the stream goes on."""
+
+
 OpenStream = Callable[[str, str], Awaitable[Stream]]
 
 
@@ -139,25 +144,35 @@ class Exchange:
             peer.asking -= 1
 
     async def _answer(self, peer: Peer, protocol: str, packed: bytes) -> Sequence[bytes]:
+        if packed[0] in wire.BY_TAG and not peer.buckets.take(packed[0]):
+            self._on_fault(peer, PeerFault("flood", wire.BY_TAG[packed[0]].kind.__name__))
+            return (ask.framed(wire.pack(wire.Refused("busy"))),)
+        try:
+            return await self.answered(peer.member, protocol, packed)
+        except Unfit as fault:
+            self._on_fault(peer, fault)
+            return (ask.framed(wire.pack(wire.Refused(fault.reason))),)
+
+    async def answered(self, sender: MemberId | None, protocol: str, packed: bytes) -> Sequence[bytes]:
+        """What is to be written to a request of a member, or of an observer (None).
+
+        Raises PeerFault for what is no request; Unfit for one that a stream survives.
+        """
         assert self.handlers is not None
         request = wire.unpack(packed)
         if not isinstance(request, _ASKABLE[protocol]):
             raise PeerFault("bad_request", f"{type(request).__name__} on {protocol}")
-        if not peer.buckets.take(packed[0]):
-            self._on_fault(peer, PeerFault("flood", type(request).__name__))
-            return (ask.framed(wire.pack(wire.Refused("busy"))),)
         try:
             if not isinstance(request, wire.GetPiece):
-                answer = await self.handlers.answer(peer.member, cast(wire.Request, request))
+                answer = await self.handlers.answer(sender, cast(wire.Request, request))
                 return (ask.framed(wire.pack(answer)),)
-            source = self.handlers.blob(peer.member, request.blob_id)
+            source = self.handlers.blob(sender, request.blob_id)
             if source is None:
                 return (ask.framed(wire.pack(wire.Refused("not_held"))),)
             head, data = await self._pieces.piece(source, request)
             return ask.framed(wire.pack(head)), data
         except PeerFault as fault:
-            self._on_fault(peer, fault)
-            return (ask.framed(wire.pack(wire.Refused(fault.reason))),)
+            raise Unfit(fault.reason, fault.detail) from fault
 
     # -- blobs -------------------------------------------------------------
 

@@ -44,10 +44,19 @@ QUIET_START_S = 3.0
 
 
 class Gossip:
-    """The topic of one network. on_announce: (peer id of the author, what it announced)."""
+    """The topic of one network. on_announce: (peer id of the author, what it announced).
 
-    def __init__(self, topic: str, on_announce: Callable[[str, wire.Tip | PeerRecords], None]) -> None:
+    may_announce: whose announcements are passed on to others.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        on_announce: Callable[[str, wire.Tip | PeerRecords], None],
+        may_announce: Callable[[str], bool],
+    ) -> None:
         self.topic = topic
+        self._may_announce = may_announce
         self._on_announce = on_announce
         self._waiting: deque[bytes] = deque(maxlen=WAITING_MAX)
         self._work = trio.Event()
@@ -83,6 +92,10 @@ class Gossip:
             adaptive_gossip_enabled=False,
         )
         self.pubsub = Pubsub(host, router, strict_signing=True, allowed_topics={self.topic})
+        # Observers are in the mesh too: what they or other strangers write ends at the first member.
+        self.pubsub.set_topic_validator(
+            self.topic, lambda _, message: self._may_announce(str(ID(message.from_id))), False
+        )
         # Numbers start at the second of the start otherwise: whoever said more than one a second and starts
         # again uses them a second time, and is taken for an echo.
         self.pubsub.counter = time.time_ns()

@@ -88,11 +88,11 @@ class Handlers(Protocol):
         """A message; the messages of one sender come one at a time and in their order."""
         ...
 
-    async def answer(self, sender: MemberId, request: wire.Request) -> wire.Response | wire.Refused:
-        """The answer to GetStatus or GetBlocks."""
+    async def answer(self, sender: MemberId | None, request: wire.Request) -> wire.Response | wire.Refused:
+        """The answer to GetStatus or GetBlocks. sender None: an observer."""
         ...
 
-    def blob(self, sender: MemberId, blob_id: Digest) -> BlobSource | None:
+    def blob(self, sender: MemberId | None, blob_id: Digest) -> BlobSource | None:
         """The blob, if this peer may have it now; None otherwise, whether it is here or not."""
         ...
 
@@ -123,6 +123,10 @@ class NetworkLike(Protocol):
 
     def meet(self, peers: Mapping[MemberId, PeerAddress]) -> None:
         """These may speak from now on."""
+        ...
+
+    def part(self, members: Iterable[MemberId]) -> None:
+        """These may speak no more."""
         ...
 
     def stay_near(self, members: Iterable[MemberId]) -> None:

@@ -134,12 +134,21 @@ class MemoryNetwork:
         """These may speak from now on."""
         for peer in peers.keys() - self.peers - {self.me}:
             self.peers.add(peer)
+            if peer in self._out:
+                continue  # It may speak again.
             self._out[peer], self._in[peer] = deque(), deque()
             self._work[peer], self._arrived[peer] = trio.Event(), trio.Event()
             if self._nursery is not None:
                 self._nursery.start_soon(self._carry, peer)
                 self._nursery.start_soon(self._hear, peer)
         self._hub.refresh()
+
+    def part(self, members: Iterable[MemberId]) -> None:
+        """These may speak no more. There are no observers here."""
+        gone = self.peers & set(members)
+        self.peers -= gone
+        if gone:
+            self._hub.refresh()
 
     def stay_near(self, members: Iterable[MemberId]) -> None:
         """Here everybody is connected to everybody."""

@@ -258,6 +258,22 @@ class Sockets:
                 nursery.start_soon(conn.close)
         await self.host.close()
 
+    def remote_host(self, peer_id: str) -> str:
+        """The address that a peer's newest connection comes from, without its port; empty if there is none."""
+        for conn in reversed(self._connections(peer_id)):
+            stream: Any = patches.tcp_of(conn.muxed_conn)
+            if (remote := stream.get_remote_address()) is not None:
+                return str(remote[0])
+        return ""
+
+    def traffic(self, peer_id: str) -> tuple[int, int]:
+        """Bytes sent and received on a peer's present connections."""
+        sent = received = 0
+        for conn in self._connections(peer_id):
+            stream: Any = patches.tcp_of(conn.muxed_conn)
+            sent, received = sent + stream.mps_sent, received + stream.mps_received
+        return sent, received
+
     def totals(self) -> tuple[int, int]:
         """Bytes sent and received on sockets, all that libp2p adds included."""
         sent, received = self._closed_bytes

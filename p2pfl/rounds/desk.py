@@ -111,8 +111,8 @@ class Desk:
             case _:
                 raise PeerFault("unexpected", type(message).__name__)
 
-    async def answer(self, sender: MemberId, request: wire.Request) -> wire.Response | wire.Refused:
-        """GetStatus and GetBlocks of any chain that lies here: chains are public to every peer."""
+    async def answer(self, sender: MemberId | None, request: wire.Request) -> wire.Response | wire.Refused:
+        """GetStatus and GetBlocks of any chain that lies here: chains are public, to observers too."""
         del sender
         chain = self.chains.get(request.group_id)
         if chain is None:
@@ -121,8 +121,8 @@ class Desk:
             return wire.Status(chain.group_id, chain.height, chain.tip_id)
         return await trio.to_thread.run_sync(lambda: wire.fitting(chain.slice(request.start, request.count)))
 
-    def blob(self, sender: MemberId, blob_id: Digest) -> Any | None:
-        """The blob, if this peer may have it."""
+    def blob(self, sender: MemberId | None, blob_id: Digest) -> Any | None:
+        """The blob, if this peer may have it. sender None: an observer, who may have what is public."""
         return self.context.shelf.source(sender, blob_id)
 
     def announced(self, sender: MemberId, tip: wire.Tip) -> None:

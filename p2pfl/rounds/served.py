@@ -23,6 +23,15 @@ def serve(shelf: Shelf, body: GroupBody, to: Iterable[MemberId]) -> None:
         shelf.show(signed.tx.blob_id, to)
 
 
+def reveal(shelf: Shelf, chain: Chain, blocks: int = 1) -> None:
+    """Show observers the updates that the newest decided blocks of a group name, but for the unrevealed."""
+    for height in range(max(0, chain.height + 1 - blocks), chain.height + 1):
+        decided = chain.get(height)
+        if decided is not None and chain.name != COUNCIL:
+            body: GroupBody = decode_body(decided.block.body, GroupBody)
+            shelf.reveal(each.tx.blob_id for each in body.txs if each.tx.member not in body.unrevealed)
+
+
 def serve_again(shelf: Shelf, roster: Roster, chain: Chain) -> None:
     """Show what the chain's newest blocks name: aggregates and bases to all, updates to group and seats."""
     for height in range(max(0, chain.height + 1 - BLOCKS), chain.height + 1):

@@ -33,6 +33,7 @@ class Shelf:
         self._blobs = blobs
         self._network = network
         self._shown: OrderedDict[Digest, frozenset[MemberId] | None] = OrderedDict()
+        self._revealed: OrderedDict[Digest, None] = OrderedDict()
         self._coming: dict[Digest, trio.Event] = {}
         self.fetched = 0
 
@@ -52,21 +53,31 @@ class Shelf:
         return await trio.to_thread.run_sync(self._blobs.get, blob_id)
 
     def show(self, blob_id: Digest, to: Iterable[MemberId] | None = None) -> None:
-        """From now on these members may fetch it too (None: every known peer)."""
+        """From now on these members may fetch it too (None: everybody, observers too)."""
         shown = self._shown.get(blob_id, frozenset())
         self._shown[blob_id] = None if to is None or shown is None else shown | frozenset(to)
         self._shown.move_to_end(blob_id)
         while len(self._shown) > SHOWN_MAX:
             self._shown.popitem(last=False)
 
-    def may_have(self, sender: MemberId, blob_id: Digest) -> bool:
-        """Whether this peer may fetch this blob."""
+    def reveal(self, blob_ids: Iterable[Digest]) -> None:
+        """From now on observers may have these too, beside those to whom they are shown."""
+        for blob_id in blob_ids:
+            self._revealed[blob_id] = None
+            self._revealed.move_to_end(blob_id)
+        while len(self._revealed) > SHOWN_MAX:
+            self._revealed.popitem(last=False)
+
+    def may_have(self, sender: MemberId | None, blob_id: Digest) -> bool:
+        """Whether this peer may fetch this blob. sender None: an observer."""
+        if sender is None and blob_id in self._revealed:
+            return True
         if blob_id not in self._shown:
             return False
         audience = self._shown[blob_id]
         return audience is None or sender in audience
 
-    def source(self, sender: MemberId, blob_id: Digest) -> Any | None:
+    def source(self, sender: MemberId | None, blob_id: Digest) -> Any | None:
         """What the network serves to this peer, or None."""
         return self._blobs.source(blob_id) if self.may_have(sender, blob_id) else None
 

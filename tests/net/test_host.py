@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from p2pfl.net import peer as peer_module
 from p2pfl.net.exchange import BLOBS, REQUESTS
 from p2pfl.net.identity import peer_id_of
 from p2pfl.net.interface import NetworkLike, Unreachable
+from p2pfl.net.options import DEFAULTS
 from p2pfl.net.stream import StreamBroken
 from tests.net.common import GROUP, Memo, digest, noise, tip
 from tests.net.hosts import Town, hosts, peer_key, until
@@ -151,7 +153,8 @@ async def test_a_bug_in_a_handler_stops_the_network() -> None:
 
 async def test_a_stranger_is_refused_and_counted() -> None:
     town = Town(3)
-    a, _, stranger = (town.network(one, gossip=False) for one in town.members)
+    nobody = replace(DEFAULTS, observers=0)
+    a, _, stranger = (town.network(one, gossip=False, options=nobody) for one in town.members)
     a._peers.pop(town.members[2])
     a._by_peer_id.pop(stranger.peer_id)
     async with trio.open_nursery() as nursery:
