@@ -26,8 +26,10 @@ Float32 = NDArray[np.float32]
 
 LEAF_BYTES = 1024  # 512 coordinates of an update, 256 of a base.
 HEADER_BYTES_MAX = 64 * 1024
-# The largest model we ship is 45 MB in float32; twice that leaves room to grow.
-BLOB_BYTES_MAX = 96 * 1024 * 1024
+# The parameters of a model in float32: 33 million of them. Updates have half as many bytes.
+MODEL_BYTES_MAX = 128 * 1024 * 1024
+# The largest blob is an opening: of a model of 100 MB, two states with their momentum and the samples.
+BLOB_BYTES_MAX = 512 * 1024 * 1024
 INT16_MAX = 32767
 EXPONENT_MIN, EXPONENT_MAX = -40, 10
 _MAGIC = b"MPSBLOB1"
@@ -151,7 +153,7 @@ def _data(blob: bytes, kind: str, layout: Layout, exponents: tuple[int, ...], wi
     return memoryview(blob)[len(head) :]
 
 
-def leaf_hashes(blob: bytes) -> list[bytes]:
+def leaf_hashes(blob: bytes | memoryview) -> list[bytes]:
     """SHA-256(0x00 || leaf) of each 1,024-byte leaf; the last may be shorter. Costs CPU."""
     view = memoryview(blob)
     prefix = sha256(b"\x00")

@@ -1,37 +1,34 @@
-r"""Blobs travel in pieces: aligned runs of leaves, each proved under the blob's id when it arrives.
+"""Blobs come in pieces, from whoever has them: each is proved under the blob's id before it is believed.
 
-A run of 2^k leaves is one node of the RFC 9162 tree, k levels above the leaves; its proof is that node's
-audit path in the tree of such runs. Knows no socket: a holder is something that answers GetPiece.
-
-    blob id            o                 runs of 4 leaves of a blob of 11:   0..3   4..7   8..10
-                    /     \              proof of the second run:            [first run, third run]
-                  o         o
-                /   \        |
-              0..3  4..7   8..10
+A fetch asks several holders at once, leaves who is silent, slow or lies for another, and asks those who are
+fetching the same blob too, the rarest pieces first. Knows no socket: a holder is something that answers
+GetPiece and GetHeld; and no file: pieces go into a sink.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
-from typing import Protocol, cast
+from random import Random
+from typing import Protocol
 
 import trio
 
-from consensus import merkle
 from consensus.types import Digest, MemberId
 from p2pfl import params
 from p2pfl.errors import PeerFault
 from p2pfl.net import ask, wire
-from p2pfl.net.interface import BlobSource, Fetched, Unreachable
+from p2pfl.net.interface import Fetched, Sink, Unreachable
+from p2pfl.net.piece_server import mask_of
 from p2pfl.net.stream import StreamBroken, one_error
 from p2pfl.params import LEAF_BYTES
+from p2pfl.runs import piece_leaves, proved, run_hashes
 
-# Trees that are kept for serving: a round of 16 members and the council's, twice. One is 1 byte a leaf.
-TREES_MAX = 64
 # Holders that one fetch asks at the same time; more do not help against the slowest link, which is our own.
 HOLDERS_AT_ONCE = 4
 # Requests on their way to one holder: one is read while the next is asked for.
@@ -46,114 +43,50 @@ REFUSED_AGAIN_S, REFUSED_AGAIN_MAX_S = 0.1, 1.0
 FAILED_AGAIN_S = 5.0
 # A holder that says nothing for this long is left for another.
 SILENCE_S = 2.0
+# Who fetches the blob too and has nothing that is missing here is asked again so soon for what it has by
+# then; meanwhile somebody else may be asked. And so old may be what is known of a holder that has some.
+NEWS_S, NEWS_AGE_S = 0.1, 0.5
 
 
-def run_leaves(length: int) -> int:
-    """How many leaves a piece of a blob of this length has: about sixteen pieces, within the limits."""
-    leaves = max(1, -(-length // LEAF_BYTES))
-    return min(wire.PIECE_LEAVES_MAX, max(wire.PIECE_LEAVES_MIN, 1 << (leaves // 16).bit_length()))
+def check_piece(piece: wire.Piece, request: wire.GetPiece, length: int, *, yielding: bool = False) -> bytes:
+    """The nodes above its runs of 64 leaves. Raises PeerFault when the piece is not that run of the blob.
 
-
-# ---------------------------------------------------------------------------
-# Serving.
-
-
-class RunTree:
-    """The upper levels of a blob's tree: what proofs of runs are made of."""
-
-    def __init__(self, hashes: Sequence[bytes]) -> None:
-        # _levels[k] has the nodes that cover 2^k leaves each; the lowest are forgotten, no run is so short.
-        level = [bytes(one) for one in hashes]
-        self._lowest = wire.PIECE_LEAVES_MIN.bit_length() - 1
-        self._levels: list[list[bytes]] = []
-        height = 0
-        while True:
-            if height >= self._lowest:
-                self._levels.append(level)
-            if len(level) <= 1 and self._levels:
-                break
-            level = _parents(level) if len(level) > 1 else level
-            height += 1
-
-    def proof(self, first_leaf: int, leaf_count: int) -> tuple[Digest, ...]:
-        """The audit path of this run."""
-        start = min(leaf_count.bit_length() - 1 - self._lowest, len(self._levels) - 1)
-        index = first_leaf // leaf_count
-        path: list[Digest] = []
-        for level in self._levels[start:]:
-            if index ^ 1 < len(level):
-                path.append(Digest(level[index ^ 1]))
-            index //= 2
-        return tuple(path)
-
-
-def _parents(level: list[bytes]) -> list[bytes]:
-    paired = [bytes(merkle.node_hash(level[i], level[i + 1])) for i in range(0, len(level) - 1, 2)]
-    return paired + level[-1:] if len(level) % 2 else paired
-
-
-async def _in_thread(work: Callable[[], RunTree]) -> RunTree:
-    return await trio.to_thread.run_sync(work)
-
-
-class PieceServer:
-    """Makes pieces of blobs that may be shown; keeps the trees of the last few.
-
-    aside: runs the hashing of a whole blob (100 MB: 0.1 s) off the event loop.
-    """
-
-    def __init__(self, aside: Callable[[Callable[[], RunTree]], Awaitable[RunTree]] = _in_thread) -> None:
-        self._aside = aside
-        self._trees: OrderedDict[Digest, RunTree] = OrderedDict()
-        self._turn = trio.Lock()
-
-    async def piece(self, source: BlobSource, request: wire.GetPiece) -> tuple[wire.PieceHead, bytes]:
-        """The head and the bytes of a piece. Raises PeerFault for a run beyond the blob's end."""
-        offset = request.first_leaf * LEAF_BYTES
-        if offset >= source.length:
-            raise PeerFault("bad_request", f"leaf {request.first_leaf} of {source.length} bytes")
-        tree = self._trees.get(request.blob_id)
-        if tree is None:
-            async with self._turn:  # Whoever asks for the same blob meanwhile waits for the same tree.
-                if request.blob_id not in self._trees:
-                    self._trees[request.blob_id] = await self._aside(lambda: RunTree(source.leaf_hashes()))
-                tree = self._trees[request.blob_id]
-                while len(self._trees) > TREES_MAX:
-                    self._trees.popitem(last=False)
-        self._trees.move_to_end(request.blob_id)
-        data = source.read(offset, min(request.leaf_count * LEAF_BYTES, source.length - offset))
-        proof = tree.proof(request.first_leaf, request.leaf_count)
-        return wire.PieceHead(source.length, proof, len(data)), data
-
-
-# ---------------------------------------------------------------------------
-# Checking.
-
-
-def check_piece(piece: wire.Piece, request: wire.GetPiece, length: int) -> list[bytes]:
-    """The hashes of its leaves. Raises PeerFault when the piece is not that run of the blob.
-
-    1 MiB takes about a millisecond.
-
-    A thread would not help: hashing a leaf holds the interpreter's lock, and to win it back costs the event
-    loop five milliseconds.
+    1 MiB takes 1.5 milliseconds. yielding: for threads, see `runs.run_hashes`.
     """
     if piece.total_length != length:
         raise PeerFault("wrong_piece", f"a blob of {piece.total_length} bytes, not {length}")
     offset = request.first_leaf * LEAF_BYTES
     if len(piece.data) != min(request.leaf_count * LEAF_BYTES, length - offset):
         raise PeerFault("wrong_piece", f"{len(piece.data)} bytes at {offset}")
-    leaves = params.leaf_hashes(cast(bytes, piece.data))
-    node = merkle.root_of_hashes(leaves)
-    runs = -(-length // (request.leaf_count * LEAF_BYTES))
-    index = request.first_leaf // request.leaf_count
-    if not merkle.verify_inclusion(node, index, runs, piece.proof, request.blob_id):
+    found = run_hashes(piece.data, yielding=yielding)
+    if not proved(found, request.first_leaf, request.leaf_count, length, piece.proof, request.blob_id):
         raise PeerFault("wrong_piece", f"leaf {request.first_leaf} and on of {request.blob_id.hex()}")
-    return leaves
+    return found
 
 
-# ---------------------------------------------------------------------------
-# Fetching.
+class InMemory:
+    """A sink for a blob that is small, or that somebody wants at once."""
+
+    def __init__(self, length: int) -> None:
+        self._piece_bytes = piece_leaves(length) * LEAF_BYTES
+        self._runs: dict[int, bytes] = {}
+        self._data = BytesIO()
+        self._count = -(-length // self._piece_bytes)
+
+    def missing(self) -> list[int]:
+        """See `interface.Sink`."""
+        return [number for number in range(self._count) if number not in self._runs]
+
+    async def keep(self, number: int, piece: wire.Piece, check: Callable[[], bytes]) -> None:
+        """See `interface.Sink`."""
+        self._runs[number] = check()
+        self._data.seek(number * self._piece_bytes)
+        self._data.write(piece.data)
+
+    def fetched(self) -> Fetched:
+        """All of it."""
+        runs = b"".join(self._runs[number] for number in range(self._count))
+        return Fetched(self._data.getvalue(), runs)  # No copy: BytesIO gives its own bytes away.
 
 
 class Holder(Protocol):
@@ -171,15 +104,31 @@ Open = Callable[[MemberId], AbstractAsyncContextManager[Holder]]
 
 @dataclass
 class _Wanted:
-    """A piece that is not here yet. asked: who was asked last and when."""
+    """A piece that is not here yet. asked_by, asked_s: by whom it is owed, and since when the last one.
+
+    landing: its bytes are here, and are being checked and kept.
+    """
 
     request: wire.GetPiece
     asked_by: set[MemberId] = field(default_factory=set)
     asked_s: float = 0.0
+    landing: bool = False
+
+
+@dataclass
+class _Known:
+    """What a holder has: bit n of the mask is piece n, None while nobody knows. told_s: when it said so."""
+
+    mask: int | None = None
+    told_s: float = 0.0
 
 
 class Fetch:
-    """One blob on its way here."""
+    """One blob on its way here.
+
+    sink: where it goes; None for memory. Those who fetch it too are asked what they have only when it goes
+    somewhere else: a small blob is here before they could answer. chance: which of equally rare pieces.
+    """
 
     def __init__(
         self,
@@ -188,6 +137,8 @@ class Fetch:
         holders: Callable[[], Sequence[MemberId]],
         open_holder: Open,
         on_fault: Callable[[MemberId, PeerFault], None],
+        sink: Sink | None = None,
+        chance: Random | None = None,
     ) -> None:
         if not 1 <= length <= params.BLOB_BYTES_MAX:
             raise PeerFault("bad_length", f"a blob of {length} bytes")
@@ -195,12 +146,19 @@ class Fetch:
         self._holders = holders
         self._open = open_holder
         self._on_fault = on_fault
-        self._data = BytesIO()
-        self._leaves: dict[int, list[bytes]] = {}
-        leaves = run_leaves(length)
-        pieces = range(-(-length // (leaves * LEAF_BYTES)))
-        self._missing = {n: _Wanted(wire.GetPiece(blob_id, n * leaves, leaves)) for n in pieces}
-        self._unasked = deque(self._missing)
+        self._shared = sink is not None
+        self._memory = InMemory(length)
+        self._sink: Sink = sink or self._memory
+        self._chance = chance or Random()
+        self._blob_id, self._piece_leaves = blob_id, piece_leaves(length)
+        self._all = (1 << -(-length // (self._piece_leaves * LEAF_BYTES))) - 1
+        requests = (
+            (n, wire.GetPiece(blob_id, n * self._piece_leaves, self._piece_leaves))
+            for n in self._sink.missing()
+        )
+        self._missing = {n: _Wanted(request) for n, request in requests}
+        self._unasked = dict.fromkeys(self._missing)  # In their order.
+        self._known: dict[MemberId, _Known] = {}
         self._busy: set[MemberId] = set()
         self._not_before_s: dict[MemberId, float] = {}
         self._refusals: dict[MemberId, int] = {}
@@ -215,6 +173,7 @@ class Fetch:
         """A Have for this blob came: whoever refused before may be asked again."""
         self._not_before_s.pop(member, None)
         self._refusals.pop(member, None)
+        self._known.pop(member, None)
         self.nudge()
 
     async def run(self) -> Fetched:
@@ -227,8 +186,9 @@ class Fetch:
                     with trio.move_on_after(LOOK_AGAIN_S):
                         await changed.wait()
                 nursery.cancel_scope.cancel()  # Who is still asked for a piece that another one brought.
-        leaves = tuple(leaf for number in sorted(self._leaves) for leaf in self._leaves[number])
-        return Fetched(self._data.getvalue(), leaves)  # No copy: BytesIO gives its own bytes away.
+        return Fetched(b"", b"") if self._shared else self._memory.fetched()
+
+    # -- whom to ask, and for what -----------------------------------------
 
     def _start_holders(self, nursery: trio.Nursery) -> None:
         now = trio.current_time()
@@ -242,27 +202,54 @@ class Fetch:
 
     def _worth_asking_one_more(self, holder: MemberId) -> bool:
         """Whether those who are asked leave something to do: a small blob comes from one holder."""
-        return len(self._unasked) > PIECES_AHEAD * len(self._busy) or self._late(holder) is not None
+        ahead = 0 if self._shared else PIECES_AHEAD * len(self._busy)
+        return len(self._unasked) > ahead or self._late(holder) is not None
 
     def _late(self, holder: MemberId) -> int | None:
         """A piece that others have owed for too long."""
-        before_s = trio.current_time() - TWICE_AFTER_S
+        before_s, mask = trio.current_time() - TWICE_AFTER_S, self._mask(holder)
         return next(
             (
                 number
                 for number, wanted in self._missing.items()
-                if wanted.asked_by and holder not in wanted.asked_by and wanted.asked_s < before_s
+                if wanted.asked_by
+                and holder not in wanted.asked_by
+                and not wanted.landing
+                and wanted.asked_s < before_s
+                and mask >> number & 1
             ),
             None,
         )
 
+    def _mask(self, holder: MemberId) -> int:
+        known = self._known.get(holder)
+        return self._all if known is None or known.mask is None else known.mask
+
+    def _rarest(self, holder: MemberId) -> int | None:
+        """Of the pieces that nobody was asked for and this one has, one that the fewest others have."""
+        if not self._shared:
+            return next(iter(self._unasked), None)
+        mask = self._mask(holder)
+        here = [number for number in self._unasked if mask >> number & 1]
+        if not here:
+            return None
+        masks = [known.mask for known in self._known.values() if known.mask not in (None, self._all)]
+        have = {number: sum(each >> number & 1 for each in masks if each is not None) for number in here}
+        fewest = min(have.values())
+        return self._chance.choice([number for number in here if have[number] == fewest])
+
+    # -- one holder --------------------------------------------------------
+
     async def _ask(self, holder: MemberId) -> None:
         """Ask one holder for pieces until there is nothing left to ask it for."""
-        owed: deque[int] = deque()
+        owed: deque[int | None] = deque()  # Numbers of pieces, and None for what it has.
         try:
             async with self._open(holder) as asker:
                 while await self._exchange(holder, asker, owed):
                     self._refusals.pop(holder, None)
+            if self._shared:
+                self._not_before_s[holder] = trio.current_time() + NEWS_S
+                self._known.setdefault(holder, _Known()).told_s = -math.inf
         except PeerFault as fault:
             self._postpone(holder, fault)
         except ask.Stalled as error:
@@ -271,11 +258,13 @@ class Fetch:
             self._postpone(holder, Unreachable(str(error)))
         finally:
             for number in owed:
-                self._give_back(holder, number)
+                if number is not None:
+                    self._give_back(holder, number)
             self._busy.discard(holder)
             self.nudge()
 
     def _postpone(self, holder: MemberId, fault: PeerFault) -> None:
+        self._known.pop(holder, None)
         if isinstance(fault, Unreachable) or fault.reason == "refused":
             count = self._refusals[holder] = self._refusals.get(holder, 0) + 1
             wait_s = min(REFUSED_AGAIN_MAX_S, REFUSED_AGAIN_S * 2 ** (count - 1))
@@ -284,12 +273,13 @@ class Fetch:
             wait_s = FAILED_AGAIN_S
         self._not_before_s[holder] = trio.current_time() + wait_s
 
-    async def _exchange(self, holder: MemberId, asker: Holder, owed: deque[int]) -> bool:
+    async def _exchange(self, holder: MemberId, asker: Holder, owed: deque[int | None]) -> bool:
         """Ask for what may be asked, take one answer. False when there is nothing more to do."""
-        while len(owed) < PIECES_AHEAD:
-            number = self._unasked.popleft() if self._unasked else self._late(holder)
-            if number is None:
-                break
+        if self._shared and None not in owed and self._is_old(holder):
+            owed.append(None)
+            await asker.send(wire.GetHeld(self._blob_id, self._piece_leaves))
+        while len(owed) < PIECES_AHEAD and (number := self._next(holder)) is not None:
+            self._unasked.pop(number, None)
             owed.append(number)
             wanted = self._missing[number]
             wanted.asked_by.add(holder)
@@ -299,21 +289,50 @@ class Fetch:
             return False
         answer = await asker.receive(silence_s=SILENCE_S)
         if isinstance(answer, wire.Refused):
-            raise PeerFault("refused", answer.reason)
-        if not isinstance(answer, wire.Piece):
-            raise PeerFault("bad_answer", f"{type(answer).__name__} to GetPiece")
-        self._take(owed[0], answer)
+            self._refused(holder, owed[0], answer)
+        elif owed[0] is None and isinstance(answer, wire.Held):
+            self._known[holder] = _Known(mask_of(answer, self._length), trio.current_time())
+        elif owed[0] is not None and isinstance(answer, wire.Piece):
+            await self._take(holder, owed[0], answer)
+        else:
+            raise PeerFault("bad_answer", f"{type(answer).__name__} to something else")
         owed.popleft()
         return bool(self._missing)
 
-    def _take(self, number: int, piece: wire.Piece) -> None:
+    def _refused(self, holder: MemberId, number: int | None, answer: wire.Refused) -> None:
+        """It does not have what it did not say it had: no offence. Otherwise it is left for a while."""
+        guessed = number is not None and not self._mask(holder) >> number & 1
+        if not (self._shared and guessed and number is not None):
+            raise PeerFault("refused", answer.reason)
+        self._give_back(holder, number)
+
+    def _is_old(self, holder: MemberId) -> bool:
+        """Whether to ask a holder what it has: at first, and now and then while that is not everything."""
+        known = self._known.setdefault(holder, _Known())
+        if known.mask is None:
+            return True
+        return known.mask != self._all and known.told_s < trio.current_time() - NEWS_AGE_S
+
+    def _next(self, holder: MemberId) -> int | None:
+        known = self._known.get(holder)
+        if self._shared and known is not None and known.mask is None and holder not in self._holders()[:1]:
+            return None  # Most others have little or nothing yet; the first one has it all, or nobody.
+        number = self._rarest(holder)
+        return self._late(holder) if number is None else number
+
+    async def _take(self, holder: MemberId, number: int, piece: wire.Piece) -> None:
         wanted = self._missing.get(number)
-        if wanted is None:
-            return  # Another holder brought it first.
-        self._leaves[number] = check_piece(piece, wanted.request, self._length)
-        self._data.seek(wanted.request.first_leaf * LEAF_BYTES)
-        self._data.write(piece.data)
-        del self._missing[number]
+        if wanted is None or wanted.landing:
+            if wanted is not None:
+                wanted.asked_by.discard(holder)  # If the bytes of the other one turn out wrong, ask again.
+            return
+        wanted.landing = True
+        try:
+            check = partial(check_piece, piece, wanted.request, self._length, yielding=self._shared)
+            await self._sink.keep(number, piece, check)
+            del self._missing[number]
+        finally:
+            wanted.landing = False
         if not self._missing:
             self.nudge()
 
@@ -323,4 +342,4 @@ class Fetch:
             return
         wanted.asked_by.discard(holder)
         if not wanted.asked_by:
-            self._unasked.appendleft(number)
+            self._unasked = {number: None, **self._unasked}

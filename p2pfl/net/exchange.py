@@ -16,13 +16,14 @@ import trio
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net import ask, wire
-from p2pfl.net.blobs import Fetch, PieceServer
-from p2pfl.net.interface import Fetched, Handlers, Unreachable
+from p2pfl.net.blobs import Fetch
+from p2pfl.net.interface import Fetched, Handlers, Sink, Unreachable
 from p2pfl.net.peer import ASKED_STREAMS_MAX, Peer
-from p2pfl.net.stream import Stream, StreamBroken
+from p2pfl.net.piece_server import PieceServer
+from p2pfl.net.stream import FLOOD_PAUSE_S, Stream, StreamBroken
 
 REQUESTS, BLOBS = "/mps/requests/1", "/mps/blobs/1"
-_ASKABLE = {REQUESTS: (wire.GetStatus, wire.GetBlocks), BLOBS: (wire.GetPiece,)}
+_ASKABLE = {REQUESTS: (wire.GetStatus, wire.GetBlocks), BLOBS: (wire.GetPiece, wire.GetHeld)}
 
 # How long a stream may take to open, or to be free: meanwhile nobody else is asked for a small blob.
 OPEN_S = 5.0
@@ -146,6 +147,7 @@ class Exchange:
     async def _answer(self, peer: Peer, protocol: str, packed: bytes) -> Sequence[bytes]:
         if packed[0] in wire.BY_TAG and not peer.buckets.take(packed[0]):
             self._on_fault(peer, PeerFault("flood", wire.BY_TAG[packed[0]].kind.__name__))
+            await trio.sleep(FLOOD_PAUSE_S)  # Whoever floods waits, and we do not work for it.
             return (ask.framed(wire.pack(wire.Refused("busy"))),)
         try:
             return await self.answered(peer.member, protocol, packed)
@@ -163,24 +165,30 @@ class Exchange:
         if not isinstance(request, _ASKABLE[protocol]):
             raise PeerFault("bad_request", f"{type(request).__name__} on {protocol}")
         try:
-            if not isinstance(request, wire.GetPiece):
+            if not isinstance(request, (wire.GetPiece, wire.GetHeld)):
                 answer = await self.handlers.answer(sender, cast(wire.Request, request))
                 return (ask.framed(wire.pack(answer)),)
             source = self.handlers.blob(sender, request.blob_id)
             if source is None:
                 return (ask.framed(wire.pack(wire.Refused("not_held"))),)
-            head, data = await self._pieces.piece(source, request)
-            return ask.framed(wire.pack(head)), data
+            head, data = await self._pieces.answer(source, request)
+            return (ask.framed(wire.pack(head)), data) if data else (ask.framed(wire.pack(head)),)
         except PeerFault as fault:
             raise Unfit(fault.reason, fault.detail) from fault
 
     # -- blobs -------------------------------------------------------------
 
     async def fetch_blob(
-        self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]], *, timeout_s: float
+        self,
+        blob_id: Digest,
+        length: int,
+        holders: Callable[[], Sequence[MemberId]],
+        *,
+        timeout_s: float,
+        into: Sink | None = None,
     ) -> Fetched:
         """The blob, every piece verified, from whoever holds it. Raises PeerFault("blob_missing")."""
-        fetch = Fetch(blob_id, length, holders, self._open_holder, self._fetch_fault)
+        fetch = Fetch(blob_id, length, holders, self._open_holder, self._fetch_fault, into)
         self._fetches[blob_id].append(fetch)
         try:
             with trio.move_on_after(timeout_s):

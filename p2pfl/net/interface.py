@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import trio
 
 from consensus.types import Digest, MemberId
-from p2pfl import params
+from p2pfl import runs
 from p2pfl.errors import PeerFault
 from p2pfl.net import wire
 
@@ -34,26 +34,75 @@ class PeerAddress:
 
 @runtime_checkable
 class BlobSource(Protocol):
-    """A blob that may be served: bytes in memory or a file."""
+    """A blob that may be served whole: bytes in memory or a file."""
 
     @property
     def length(self) -> int:
         """How many bytes it has."""
         ...
 
-    def leaf_hashes(self) -> Sequence[bytes]:
-        """RFC 9162 hashes of its 1,024-byte leaves. Called in a thread, once while the blob is served."""
+    @property
+    def on_disk(self) -> bool:
+        """Whether reading may wait for a disk: then it is done in a thread."""
+        ...
+
+    def run_hashes(self) -> bytes:
+        """The nodes above its runs of 64 leaves (`p2pfl.runs`). Called in a thread, once while it is served.
+
+        Raises OSError when the blob is not here any more, or is not what it was.
+        """
         ...
 
     def read(self, offset: int, size: int) -> bytes:
-        """Exactly these bytes. Called on the event loop for at most PIECE_BYTES_MAX; must be quick."""
+        """Exactly these bytes, at most PIECE_BYTES_MAX. Raises OSError as `run_hashes` does."""
+        ...
+
+
+@runtime_checkable
+class PartSource(Protocol):
+    """A blob on its way here: its verified pieces may be served, each with the proof that came with it."""
+
+    @property
+    def length(self) -> int:
+        """How many bytes the blob will have."""
+        ...
+
+    @property
+    def piece_leaves(self) -> int:
+        """How many leaves its pieces have; no others can be proved."""
+        ...
+
+    def held(self) -> bytes:
+        """A bit for each piece, the first one the highest of its byte: whether it is here."""
+        ...
+
+    def piece(self, number: int) -> tuple[tuple[Digest, ...], bytes] | None:
+        """A piece's proof and bytes; None if it is not here. Called in a thread."""
+        ...
+
+
+class Sink(Protocol):
+    """Where the pieces of a blob go as they come. What lies there already is not fetched again."""
+
+    def missing(self) -> list[int]:
+        """The numbers of the pieces that are wanted, in units of `runs.piece_leaves(length)`."""
+        ...
+
+    async def keep(self, number: int, piece: wire.Piece, check: Callable[[], bytes]) -> None:
+        """Check a piece and keep it; returns when its memory may be used for the next one.
+
+        check: to be called before a byte is believed; returns the piece's runs or raises PeerFault. It takes
+        1.5 ms a MiB.
+        """
         ...
 
 
 class BytesBlob:
     """A blob in memory."""
 
-    def __init__(self, data: bytes, hashes: Sequence[bytes] | None = None) -> None:
+    on_disk = False
+
+    def __init__(self, data: bytes, hashes: bytes | None = None) -> None:
         self._data = memoryview(data)
         self._hashes = hashes
 
@@ -62,10 +111,10 @@ class BytesBlob:
         """How many bytes it has."""
         return len(self._data)
 
-    def leaf_hashes(self) -> Sequence[bytes]:
-        """RFC 9162 leaf hashes of its leaves."""
+    def run_hashes(self) -> bytes:
+        """The nodes above its runs of 64 leaves."""
         if self._hashes is None:
-            self._hashes = params.leaf_hashes(bytes(self._data))
+            self._hashes = runs.run_hashes(self._data, yielding=True)
         return self._hashes
 
     def read(self, offset: int, size: int) -> bytes:
@@ -75,10 +124,13 @@ class BytesBlob:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A blob that was brought, every piece of it verified. leaves: the hashes that showed it."""
+    """A blob that was brought, every piece of it verified. runs: the nodes above its runs of 64 leaves.
+
+    data: its bytes; empty when they went somewhere else (a `Sink` was given).
+    """
 
     data: bytes
-    leaves: tuple[bytes, ...]
+    runs: bytes
 
 
 class Handlers(Protocol):
@@ -92,8 +144,8 @@ class Handlers(Protocol):
         """The answer to GetStatus or GetBlocks. sender None: an observer."""
         ...
 
-    def blob(self, sender: MemberId | None, blob_id: Digest) -> BlobSource | None:
-        """The blob, if this peer may have it now; None otherwise, whether it is here or not."""
+    def blob(self, sender: MemberId | None, blob_id: Digest) -> BlobSource | PartSource | None:
+        """The blob, or what of it is here, if this peer may have it now; None otherwise, here or not."""
         ...
 
 
@@ -146,9 +198,17 @@ class NetworkLike(Protocol):
         ...
 
     async def fetch_blob(
-        self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]], *, timeout_s: float
+        self,
+        blob_id: Digest,
+        length: int,
+        holders: Callable[[], Sequence[MemberId]],
+        *,
+        timeout_s: float,
+        into: Sink | None = None,
     ) -> Fetched:
-        """Verified bytes. Raises PeerFault("blob_missing") when nobody gave them in time."""
+        """Verified bytes, in memory or `into` something. Raises PeerFault("blob_missing") when nobody gave
+        them in time; what is kept `into` something stays there.
+        """
         ...
 
     def announce(self, message: wire.Tip) -> None:

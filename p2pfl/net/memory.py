@@ -12,15 +12,16 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
-from typing import cast
+from typing import Any, cast
 
 import trio
 
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net import ask, wire
-from p2pfl.net.blobs import Fetch, PieceServer, RunTree
-from p2pfl.net.interface import Fetched, Handlers, PeerAddress, Unreachable
+from p2pfl.net.blobs import Fetch
+from p2pfl.net.interface import Fetched, Handlers, PeerAddress, Sink, Unreachable
+from p2pfl.net.piece_server import NOT_HELD, PieceServer
 from p2pfl.net.queues import INBOX_MESSAGES_MAX, OUTBOX_MESSAGES_MAX
 
 
@@ -257,10 +258,17 @@ class MemoryNetwork:
     # -- blobs -------------------------------------------------------------
 
     async def fetch_blob(
-        self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]], *, timeout_s: float
+        self,
+        blob_id: Digest,
+        length: int,
+        holders: Callable[[], Sequence[MemberId]],
+        *,
+        timeout_s: float,
+        into: Sink | None = None,
     ) -> Fetched:
         """The blob, every piece verified, from whoever holds it. Raises PeerFault("blob_missing")."""
-        fetch = Fetch(blob_id, length, holders, self._open_holder, self._fault)
+        chance = Random(self.me + blob_id)
+        fetch = Fetch(blob_id, length, holders, self._open_holder, self._fault, into, chance)
         self._fetches[blob_id].append(fetch)
         try:
             with trio.move_on_after(timeout_s):
@@ -277,19 +285,19 @@ class MemoryNetwork:
             raise Unreachable("not connected")
         yield _Holder(self, holder)
 
-    async def piece(self, sender: MemberId, request: wire.GetPiece) -> wire.Piece | wire.Refused:
-        """A peer asks for a piece."""
+    async def piece(self, sender: MemberId, request: wire.GetPiece | wire.GetHeld) -> object:
+        """A peer asks for a piece, or which are here."""
         assert self.handlers is not None
         source = self.handlers.blob(sender, request.blob_id)
         if source is None:
-            return wire.Refused("not_held")
+            return NOT_HELD
         try:
-            head, data = await self._pieces.piece(source, request)
+            head, data = await self._pieces.answer(source, request)
         except PeerFault as fault:
             self._fault(sender, fault)
             return wire.Refused(fault.reason)
         self.sent_bytes["blobs"] += len(wire.pack(head)) + len(data)
-        return wire.Piece(head.total_length, head.proof, data)
+        return wire.Piece(head.total_length, head.proof, data) if isinstance(head, wire.PieceHead) else head
 
     # -- announcements, connections, faults --------------------------------
 
@@ -342,7 +350,7 @@ class MemoryNetwork:
         self.faults[peer, fault.reason] = self.faults.get((peer, fault.reason), 0) + 1
 
 
-async def _at_once(work: Callable[[], RunTree]) -> RunTree:
+async def _at_once(work: Callable[[], Any]) -> Any:
     return work()
 
 
@@ -352,11 +360,11 @@ class _Holder:
     def __init__(self, network: MemoryNetwork, holder: MemberId) -> None:
         self._network = network
         self._holder = holder
-        self._asked: deque[wire.GetPiece] = deque()
+        self._asked: deque[wire.GetPiece | wire.GetHeld] = deque()
 
     async def send(self, request: object) -> None:
         """Ask; the answer is made when it is received."""
-        self._asked.append(cast(wire.GetPiece, request))
+        self._asked.append(cast("wire.GetPiece | wire.GetHeld", request))
         self._network.sent_bytes["blobs"] += len(wire.pack(request))
 
     async def receive(self, *, silence_s: float) -> object:

@@ -17,19 +17,21 @@ from p2pfl.contradiction import Contradiction
 from p2pfl.errors import PeerFault
 from p2pfl.membership import SignedLeave
 from p2pfl.net.peer_records import PeerRecords
-from p2pfl.params import BLOB_BYTES_MAX, LEAF_BYTES
+from p2pfl.net.pieces import (  # noqa: F401 - who speaks of a message says wire.GetPiece, wherever it is.
+    HELD_BYTES_MAX,
+    PROOF_DIGESTS_MAX,
+    GetHeld,
+    GetPiece,
+    Held,
+    Piece,
+    PieceHead,
+)
+from p2pfl.net.pieces import a_digest as _digest
+from p2pfl.net.pieces import a_length as _length
 from p2pfl.records import BODY_BYTES_MAX
 from p2pfl.signed import SignedClose, SignedMeasurement, SignedParamTx, SignedShareRequest, Verdict
 
 VERSION = 1
-# A run of leaves in one answer: long enough that a request costs little beside it, short enough that a liar
-# costs little, and that a peer of 1 Mbit/s still delivers one within two seconds if it is the smallest.
-PIECE_LEAVES_MIN = 64
-PIECE_LEAVES_MAX = 1024
-PIECE_BYTES_MAX = PIECE_LEAVES_MAX * LEAF_BYTES
-_LEAVES_MAX = -(-BLOB_BYTES_MAX // LEAF_BYTES)
-# The audit path in the largest blob.
-PROOF_DIGESTS_MAX = (_LEAVES_MAX - 1).bit_length()
 
 # ---------------------------------------------------------------------------
 # One-way messages: acknowledged, sent again after a reconnect, delivered once.
@@ -237,53 +239,6 @@ class Blocks:
 
 
 @dataclass(frozen=True, slots=True)
-class GetPiece:
-    """An aligned run of leaves: `leaf_count` is a power of two and divides `first_leaf`."""
-
-    blob_id: Digest
-    first_leaf: int
-    leaf_count: int
-
-    def __post_init__(self) -> None:
-        _digest(self.blob_id)
-        power_of_two = self.leaf_count & (self.leaf_count - 1) == 0
-        if not power_of_two or not PIECE_LEAVES_MIN <= self.leaf_count <= PIECE_LEAVES_MAX:
-            raise ValueError(f"a run is a power of two from {PIECE_LEAVES_MIN} to {PIECE_LEAVES_MAX} leaves")
-        if not 0 <= self.first_leaf < _LEAVES_MAX or self.first_leaf % self.leaf_count:
-            raise ValueError("a run begins at a multiple of its length")
-
-
-@dataclass(frozen=True, slots=True)
-class PieceHead:
-    """What stands before a piece's bytes. `length` raw bytes follow the frame, outside of CBOR.
-
-    proof: audit path of the run's own root under the blob's id, in the tree whose leaves are such runs.
-    """
-
-    total_length: int
-    proof: tuple[Digest, ...]
-    length: int
-
-    def __post_init__(self) -> None:
-        _length(self.total_length)
-        if not 0 <= self.length <= min(PIECE_BYTES_MAX, self.total_length):
-            raise ValueError("a piece is no longer than a run")
-        if len(self.proof) > PROOF_DIGESTS_MAX:
-            raise ValueError("the path is longer than any tree is high")
-        for digest in self.proof:
-            _digest(digest)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece as the fetcher gets it: its head and its bytes."""
-
-    total_length: int
-    proof: tuple[Digest, ...]
-    data: bytes | bytearray | memoryview
-
-
-@dataclass(frozen=True, slots=True)
 class Refused:
     """No answer, and why: a name such as "not_held" or "busy"."""
 
@@ -337,10 +292,13 @@ TABLE: tuple[Row, ...] = (
     Row(32, GetStatus, size_max=64, rate_per_s=20, burst=128),
     Row(33, GetBlocks, size_max=64, rate_per_s=20, burst=128),
     Row(34, GetPiece, size_max=64, rate_per_s=4000, burst=8192),
+    # Ten times a second of each of sixteen blobs, as long as somebody fetches them too.
+    Row(35, GetHeld, size_max=64, rate_per_s=400, burst=2048),
     Row(48, Status, size_max=128, rate_per_s=0, burst=0),
     Row(49, Blocks, size_max=_BLOCK_BYTES_MAX, rate_per_s=0, burst=0),
     Row(50, PieceHead, size_max=KIB, rate_per_s=0, burst=0),
     Row(51, Refused, size_max=128, rate_per_s=0, burst=0),
+    Row(52, Held, size_max=HELD_BYTES_MAX + 16, rate_per_s=0, burst=0),
 )
 BY_TAG = {row.tag: row for row in TABLE}
 BY_KIND = {row.kind: row for row in TABLE}
@@ -384,16 +342,6 @@ def fitting(blocks: Iterable[DecidedBlock]) -> Blocks:
     return Blocks(tuple(chosen))
 
 
-def _digest(value: bytes) -> None:
-    if len(value) != 32:
-        raise ValueError("a digest has 32 bytes")
-
-
 def _height(value: int) -> None:
     if not 0 <= value < 1 << 63:
         raise ValueError("a height is 0 or more")
-
-
-def _length(value: int) -> None:
-    if not 0 <= value <= BLOB_BYTES_MAX:
-        raise ValueError(f"a blob has at most {BLOB_BYTES_MAX} bytes")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
+from random import Random
 from typing import Any
 
 import trio
@@ -12,8 +13,10 @@ import trio
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net.interface import Fetched
+from p2pfl.net.wire import Piece
 from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.store.blobs import BlobStore
+from p2pfl.store.coming import Busy, Coming
 
 # How many blobs a node remembers to whom it may show them; a round of 16 needs about 20.
 SHOWN_MAX = 4096
@@ -21,6 +24,17 @@ SHOWN_MAX = 4096
 RETRY_S = (0.1, 0.3, 1.0, 2.0)
 # From then on others than the first holder are asked too.
 OTHERS_AFTER_S = 1.0
+# From this length on a blob comes into a file: what has come of it survives a crash and can be served on. A
+# smaller one is here sooner than a file is open.
+FILE_BYTES_MIN = 1024 * 1024
+# The slowest link on which a large blob is waited for: 8 Mbit/s, shared by a group of eight.
+SLOWEST_BYTES_S = 125_000
+# A fetch is begun anew after so long, in case something in it hangs.
+FETCH_S = 30.0
+# While as much is on its way as the disk may hold, look so often whether something has come.
+BUSY_S = 0.1
+
+Holders = Callable[[], Sequence[MemberId]]
 
 
 class Shelf:
@@ -29,9 +43,10 @@ class Shelf:
     `fetch(blob_id, length, holders)` is the network's; it verifies what it returns.
     """
 
-    def __init__(self, blobs: BlobStore, network: Any) -> None:
+    def __init__(self, blobs: BlobStore, network: Any, *, chance: Random | None = None) -> None:
         self._blobs = blobs
         self._network = network
+        self._chance = chance or Random()
         self._shown: OrderedDict[Digest, frozenset[MemberId] | None] = OrderedDict()
         self._revealed: OrderedDict[Digest, None] = OrderedDict()
         self._coming: dict[Digest, trio.Event] = {}
@@ -78,7 +93,7 @@ class Shelf:
         return audience is None or sender in audience
 
     def source(self, sender: MemberId | None, blob_id: Digest) -> Any | None:
-        """What the network serves to this peer, or None."""
+        """What the network serves to this peer, or None. What is shown is served while it still comes."""
         return self._blobs.source(blob_id) if self.may_have(sender, blob_id) else None
 
     async def need(
@@ -92,8 +107,11 @@ class Shelf:
     ) -> bytes:
         """The blob's bytes: from the shelf, or fetched, verified and kept. Raises PeerFault: nobody has it.
 
-        first: who should hold it; others: who may, asked once the first did not answer for a while.
+        first: who should hold it; others: who may, asked once the first did not answer for a while. A large
+        blob is asked of all at once: who fetches it too has some of it. timeout_s: of a small one; a large
+        one has as much longer as it takes on the slowest link that is served.
         """
+        timeout_s += length / SLOWEST_BYTES_S
         with trio.move_on_after(timeout_s):
             while True:
                 found = await trio.to_thread.run_sync(self._blobs.get, blob_id)
@@ -103,32 +121,90 @@ class Shelf:
                     # Whoever fetches it may be cancelled; then one of those who wait goes on.
                     await coming.wait()
                     continue
-                return await self._bring(blob_id, length, _holders(first, others))
+                if length < FILE_BYTES_MIN:
+                    small = partial(self._to_memory, blob_id, length, _holders(first, others))
+                    return await self._bring(blob_id, small)
+                everybody = self._everybody(first, others)
+                return await self._bring(blob_id, partial(self._to_disk, blob_id, length, everybody))
         raise PeerFault("blob_missing", f"nobody served {blob_id.hex()} within {timeout_s:g} s")
 
-    async def _bring(self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]]) -> bytes:
+    def _everybody(self, first: Sequence[MemberId], others: Sequence[MemberId]) -> Holders:
+        more = [member for member in others if member not in first]
+        self._chance.shuffle(more)  # Or all who fetch it would ask the same few others.
+        everybody = (*first, *more)
+        return lambda: everybody
+
+    async def _bring(self, blob_id: Digest, work: Callable[[], Awaitable[bytes]]) -> bytes:
         self._coming[blob_id] = trio.Event()
         try:
-            fetched = await self._fetch(blob_id, length, holders)
-            await self._keep(fetched.data, blob_id, leaves=fetched.leaves, durable=False)
+            data = await work()
             self.fetched += 1
-            return fetched.data
+            return data
         finally:
             self._coming.pop(blob_id).set()
 
-    async def _fetch(
-        self, blob_id: Digest, length: int, holders: Callable[[], Sequence[MemberId]]
-    ) -> Fetched:
+    async def _to_memory(self, blob_id: Digest, length: int, holders: Holders) -> bytes:
+        fetched = await self._fetch(blob_id, length, holders)
+        await self._keep(fetched.data, blob_id, runs=fetched.runs, durable=False)
+        return fetched.data
+
+    async def _to_disk(self, blob_id: Digest, length: int, holders: Holders) -> bytes:
+        await self.bring_to_disk(blob_id, length, holders)
+        data = await trio.to_thread.run_sync(self._blobs.get, blob_id)
+        if data is None:
+            raise PeerFault("blob_missing", "it was lost as soon as it was here")
+        return data
+
+    async def bring_to_disk(self, blob_id: Digest, length: int, holders: Holders) -> None:
+        """Fetch a blob piece by piece into its file, without ever holding it in memory.
+
+        Whoever is cancelled or killed in the middle leaves what has come to whoever asks next.
+        """
+        arriving = self._blobs.arriving
+        coming = await self._room_for(blob_id, length)
+        try:
+            await self._fetch(blob_id, length, holders, into=_ToDisk(coming))
+            await when_there_is_room(partial(self._blobs.adopt, coming))
+        finally:
+            arriving.close(coming)
+
+    async def _room_for(self, blob_id: Digest, length: int) -> Coming:
+        while True:
+            try:
+                return await when_there_is_room(partial(self._blobs.arriving.open, blob_id, length))
+            except Busy:
+                await trio.sleep(BUSY_S)
+
+    async def _fetch(self, blob_id: Digest, length: int, holders: Holders, **into: Any) -> Fetched:
+        timeout_s = FETCH_S + length / SLOWEST_BYTES_S
         tries = 0
         while True:
             try:
-                return await self._network.fetch_blob(blob_id, length, holders, timeout_s=30.0)
+                return await self._network.fetch_blob(blob_id, length, holders, timeout_s=timeout_s, **into)
             except PeerFault:
                 await trio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
                 tries += 1
 
 
-def _holders(first: Sequence[MemberId], others: Sequence[MemberId]) -> Callable[[], Sequence[MemberId]]:
+class _ToDisk:
+    """Where the network puts the pieces of a large blob (`net.interface.Sink`): at most one a holder waits.
+
+    Checking and writing are done in a thread; while the disk is full the holder's next piece is not read.
+    """
+
+    def __init__(self, coming: Coming) -> None:
+        self._coming = coming
+
+    def missing(self) -> list[int]:
+        """The pieces that have not come."""
+        return self._coming.missing()
+
+    async def keep(self, number: int, piece: Piece, check: Callable[[], bytes]) -> None:
+        """Check it and write it."""
+        await when_there_is_room(partial(self._coming.keep, number, piece.data, piece.proof, check))
+
+
+def _holders(first: Sequence[MemberId], others: Sequence[MemberId]) -> Holders:
     begun = trio.current_time()
     everybody = (*first, *(member for member in others if member not in first))
     return lambda: everybody if trio.current_time() - begun > OTHERS_AFTER_S or not first else first

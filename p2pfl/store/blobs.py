@@ -8,19 +8,20 @@ nor who may have them.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from consensus import merkle
 from consensus.types import Digest
 from p2pfl import telemetry
 from p2pfl.durable import TEMPORARY, disk_error, fsync_folder, write_whole
 from p2pfl.errors import PeerFault
-from p2pfl.params import BLOB_BYTES_MAX, leaf_hashes
+from p2pfl.params import BLOB_BYTES_MAX
+from p2pfl.runs import root_of, run_hashes, runs_of
+from p2pfl.store.coming import Arriving, Coming
 
 log = telemetry.logger("blobs")
 
@@ -30,29 +31,61 @@ CACHE_BYTES_MAX = 32 * 1024 * 1024
 
 @dataclass(frozen=True)
 class StoredBlob:
-    """A blob in memory with the hashes of its 1,024-byte leaves: what is needed to serve pieces of it."""
+    """A blob in memory with the nodes above its runs of 64 leaves: what is needed to serve pieces of it."""
 
     blob_id: Digest
     data: bytes
-    leaves: tuple[bytes, ...]
+    runs: bytes
+    on_disk = False
 
     @property
     def length(self) -> int:
         """Bytes."""
         return len(self.data)
 
-    def leaf_hashes(self) -> tuple[bytes, ...]:
-        """RFC 9162 hashes of the leaves: known since the blob was checked."""
-        return self.leaves
+    def run_hashes(self) -> bytes:
+        """Known since the blob was checked."""
+        return self.runs
 
     def read(self, offset: int, size: int) -> bytes:
         """A piece of it."""
         return self.data[offset : offset + size]
 
-    @cached_property
+    @property
     def size_bytes(self) -> int:
-        """What it costs to keep, leaf hashes included."""
-        return len(self.data) + 32 * len(self.leaves)
+        """What it costs to keep, hashes included."""
+        return len(self.data) + len(self.runs)
+
+
+class FileBlob:
+    """A large blob that is served from its file: nobody holds it in memory."""
+
+    on_disk = True
+
+    def __init__(self, store: BlobStore, blob_id: Digest, length: int, changed_ns: int) -> None:
+        self.blob_id = blob_id
+        self.length = length
+        self._store = store
+        self._changed_ns = changed_ns
+
+    def run_hashes(self) -> bytes:
+        """Of all its runs, checked against its id. Raises FileNotFoundError when it is another file."""
+        found = runs_of(self.read, self.length)
+        if root_of(found) != self.blob_id:
+            self._store.set_aside(self.blob_id, "its bytes have changed")
+            raise FileNotFoundError("damaged")
+        return found
+
+    def read(self, offset: int, size: int) -> bytes:
+        """A piece of it. Raises FileNotFoundError when the file is another one than was checked."""
+        handle = os.open(self._store.path(self.blob_id), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            found = os.fstat(handle)
+            if (found.st_size, found.st_mtime_ns) != (self.length, self._changed_ns):
+                raise FileNotFoundError("changed")
+            return os.pread(handle, size, offset)
+        finally:
+            os.close(handle)
 
 
 class BlobStore:
@@ -61,6 +94,7 @@ class BlobStore:
     def __init__(self, folder: Path, *, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
         """Open or create. What a crash left half written is deleted."""
         self.folder = folder
+        self.arriving = Arriving(folder / "coming")
         self._lock = threading.Lock()
         self._cache: OrderedDict[Digest, StoredBlob] = OrderedDict()
         self._cache_bytes = 0
@@ -82,51 +116,54 @@ class BlobStore:
         data: bytes,
         blob_id: Digest | None = None,
         *,
-        leaves: tuple[bytes, ...] | None = None,
+        runs: bytes | None = None,
         durable: bool = True,
     ) -> Digest:
         """Keep these bytes; returns their id. Durable when it returns, unless `durable` is False.
 
-        leaves: the hashes by which whoever brought them has verified them under `blob_id`, so that they are
-        not hashed once more.
+        runs: the nodes by which whoever brought them has verified them under `blob_id`, so that they are not
+        hashed once more.
 
         Raises PeerFault when they are not the bytes of `blob_id` or too many, UserError when the disk is
         full (nothing half written stays). Hashes the whole blob: keep it off the event loop.
         """
         if len(data) > BLOB_BYTES_MAX:
             raise PeerFault("blob_too_large", f"{len(data)} bytes, the limit is {BLOB_BYTES_MAX}")
-        if blob_id is not None and leaves is not None:
-            stored = StoredBlob(blob_id, bytes(data), leaves)
+        if blob_id is not None and runs is not None:
+            stored = StoredBlob(blob_id, bytes(data), runs)
         else:
             stored = _hashed(bytes(data))
         if blob_id is not None and stored.blob_id != blob_id:
             raise PeerFault("bad_blob", f"these are not the bytes of {blob_id.hex()}")
         path = self.path(stored.blob_id)
         if not path.exists():
-            try:
-                path.parent.mkdir()
-                fsync_folder(self.folder)
-            except FileExistsError:
-                pass
-            except OSError as error:
-                raise disk_error(path, error) from error
+            self._make_folder(path)
             write_whole(path, stored.data, durable=durable)
             telemetry.counters.count("blobs_stored")
         self._remember(stored)
         return stored.blob_id
 
-    def get(self, blob_id: Digest) -> bytes | None:
-        """The blob's bytes, checked; None when it is not here."""
-        found = self.source(blob_id)
-        return None if found is None else found.data
+    def adopt(self, coming: Coming) -> None:
+        """Keep a blob that has come, every piece of it verified. What is read soon stays in memory.
 
-    def source(self, blob_id: Digest) -> StoredBlob | None:
-        """The blob with its leaf hashes; None when it is not here. At once if it was put or read lately."""
-        with self._lock:
-            found = self._cache.get(blob_id)
-            if found is not None:
-                self._cache.move_to_end(blob_id)
-                return found
+        Raises UserError as `put` does, and then it is still on its way, whole.
+        """
+        runs, path = coming.run_hashes(), self.path(coming.blob_id)
+        self._make_folder(path)
+        try:
+            coming.move_to(path)
+        except OSError as error:
+            raise disk_error(path, error) from error
+        telemetry.counters.count("blobs_stored")
+        if coming.length <= self._cache_bytes_max:
+            with contextlib.suppress(OSError):
+                self._remember(StoredBlob(coming.blob_id, path.read_bytes(), runs))
+
+    def get(self, blob_id: Digest) -> bytes | None:
+        """The blob's bytes, checked (2 ms a MiB) unless they were used lately; None when it is not here."""
+        found = self._cached(blob_id)
+        if found is not None:
+            return found.data
         path = self.path(blob_id)
         try:
             if path.stat().st_size > BLOB_BYTES_MAX:
@@ -137,10 +174,29 @@ class BlobStore:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            self._set_aside(path, str(error))
+            self.set_aside(blob_id, str(error))
             return None
         self._remember(stored)
-        return stored
+        return stored.data
+
+    def source(self, blob_id: Digest) -> StoredBlob | FileBlob | Coming | None:
+        """What pieces of it are served from, at once: memory, its file, or what has come of it. Or None."""
+        if (found := self._cached(blob_id)) is not None:
+            return found
+        try:
+            found_file = self.path(blob_id).stat()
+        except OSError:
+            return self.arriving.find(blob_id)
+        if not 0 < found_file.st_size <= BLOB_BYTES_MAX:
+            return None
+        return FileBlob(self, blob_id, found_file.st_size, found_file.st_mtime_ns)
+
+    def _cached(self, blob_id: Digest) -> StoredBlob | None:
+        with self._lock:
+            found = self._cache.get(blob_id)
+            if found is not None:
+                self._cache.move_to_end(blob_id)
+            return found
 
     def has(self, blob_id: Digest) -> bool:
         """Whether it is here (its bytes are checked when they are read)."""
@@ -184,13 +240,23 @@ class BlobStore:
             if stored is not None:
                 self._cache_bytes -= stored.size_bytes
 
-    def _set_aside(self, path: Path, because: str) -> None:
+    def set_aside(self, blob_id: Digest, because: str) -> None:
         """A blob that rotted on the disk is fetched again; its bytes stay for whoever looks for the cause."""
+        path = self.path(blob_id)
         log.error("a stored blob is damaged and was set aside", path=path, because=because)
         with contextlib.suppress(OSError):
             path.rename(path.with_suffix(".damaged"))
 
+    def _make_folder(self, path: Path) -> None:
+        try:
+            path.parent.mkdir()
+            fsync_folder(self.folder)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise disk_error(path, error) from error
+
 
 def _hashed(data: bytes) -> StoredBlob:
-    leaves = tuple(leaf_hashes(data))
-    return StoredBlob(merkle.root_of_hashes(leaves), data, leaves)
+    runs = run_hashes(data, yielding=True)
+    return StoredBlob(root_of(runs), data, runs)

@@ -16,21 +16,24 @@ from consensus import merkle
 from consensus.types import Digest, MemberId
 from p2pfl import params
 from p2pfl.errors import PeerFault
-from p2pfl.net import ask, blobs, wire
-from p2pfl.net.blobs import Fetch, PieceServer, RunTree, check_piece, run_leaves
+from p2pfl.net import ask, piece_server, wire
+from p2pfl.net.blobs import Fetch, check_piece
 from p2pfl.net.interface import BytesBlob, Unreachable
+from p2pfl.net.piece_server import PieceServer
+from p2pfl.runs import RunTree, piece_leaves, run_hashes
 from tests.net.common import member, noise
 
 A, B, C, D = (member(number) for number in range(4))
 KIB = 1024
 
 
-async def at_once(work: Any) -> RunTree:
+async def at_once(work: Any) -> Any:
     return work()
 
 
 async def piece_of(data: bytes, request: wire.GetPiece) -> wire.Piece:
-    head, body = await PieceServer(at_once).piece(BytesBlob(data), request)
+    head, body = await PieceServer(at_once).answer(BytesBlob(data), request)
+    assert isinstance(head, wire.PieceHead)
     assert head.length == len(body)
     return wire.Piece(head.total_length, head.proof, body)
 
@@ -39,7 +42,7 @@ async def piece_of(data: bytes, request: wire.GetPiece) -> wire.Piece:
 def test_every_run_of_every_blob_proves_itself(leaves: int, short: int, run: int) -> None:
     data = noise(leaves * KIB)[short:] if leaves * KIB > short else b"x"
     blob_id = params.blob_id(data)
-    tree = RunTree(params.leaf_hashes(data))
+    tree = RunTree(run_hashes(data))
     for first in range(0, -(-len(data) // KIB), run):
         part = data[first * KIB : (first + run) * KIB]
         piece = wire.Piece(len(data), tree.proof(first, run), part)
@@ -52,7 +55,7 @@ def test_the_proof_of_a_run_is_the_audit_path_in_the_tree_of_runs() -> None:
     hashes = params.leaf_hashes(data)
     runs = [merkle.root_of_hashes(hashes[n : n + 64]) for n in range(0, len(hashes), 64)]
     assert merkle.root_of_hashes(runs) == params.blob_id(data)
-    tree = RunTree(hashes)
+    tree = RunTree(run_hashes(data))
     for number in range(len(runs)):
         assert tree.proof(number * 64, 64) == merkle.inclusion_proof(runs, number)
 
@@ -61,7 +64,7 @@ def test_the_proof_of_a_run_is_the_audit_path_in_the_tree_of_runs() -> None:
 def test_a_changed_piece_is_refused(data: st.DataObject) -> None:
     blob = noise(300 * KIB + 17)
     request = wire.GetPiece(params.blob_id(blob), data.draw(st.sampled_from([0, 64, 128, 192, 256])), 64)
-    tree = RunTree(params.leaf_hashes(blob))
+    tree = RunTree(run_hashes(blob))
     part = bytearray(blob[request.first_leaf * KIB : (request.first_leaf + 64) * KIB])
     proof = list(tree.proof(request.first_leaf, 64))
     total = len(blob)
@@ -93,17 +96,17 @@ async def test_a_run_beyond_the_end_is_refused() -> None:
 
 @pytest.mark.parametrize(("length", "leaves"), [(1, 64), (100_000, 64), (5_000_000, 512), (90_000_000, 1024)])
 def test_blobs_have_about_sixteen_pieces_within_limits(length: int, leaves: int) -> None:
-    assert run_leaves(length) == leaves
+    assert piece_leaves(length) == leaves
 
 
 def test_the_server_forgets_old_trees() -> None:
     async def serve() -> None:
         server = PieceServer(at_once)
-        for number in range(blobs.TREES_MAX + 5):
+        for number in range(piece_server.TREES_MAX + 5):
             data = noise(KIB, seed=number)
             request = wire.GetPiece(params.blob_id(data), 0, 64)
-            await server.piece(BytesBlob(data), request)
-        assert len(server._trees) == blobs.TREES_MAX
+            await server.answer(BytesBlob(data), request)
+        assert len(server._trees) == piece_server.TREES_MAX
 
     trio.run(serve)
 
@@ -158,7 +161,8 @@ class HallHolder:
             await trio.sleep(silence_s)
             raise ask.Stalled("silent")
         await trio.sleep(1.9 if manner == "slow" else 0.01)
-        head, body = await hall.server.piece(BytesBlob(hall.data), request)
+        head, body = await hall.server.answer(BytesBlob(hall.data), request)
+        assert isinstance(head, wire.PieceHead)
         if manner == "lies":
             body = bytes(len(body))
         if manner == "babbles":
@@ -179,7 +183,7 @@ async def test_all_holders_share_the_work(autojump_clock: Any) -> None:
     hall = Hall(BLOB, dict.fromkeys((A, B, C, D), "good"))
     fetched = await hall.fetch((A, B, C, D)).run()
     assert fetched.data == BLOB
-    assert list(fetched.leaves) == params.leaf_hashes(BLOB)  # In their order, so that nobody hashes again.
+    assert fetched.runs == run_hashes(BLOB)  # In their order, so that nobody hashes again.
     assert sum(hall.sent.values()) == len(BLOB)
     assert all(hall.sent[one] > 0 for one in (A, B, C, D))
 

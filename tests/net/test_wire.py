@@ -19,6 +19,7 @@ from p2pfl.errors import PeerFault
 from p2pfl.membership import Leave, SignedLeave
 from p2pfl.net import peer, wire
 from p2pfl.net.queues import OUTBOX_MESSAGES_MAX
+from p2pfl.runs import PIECE_BYTES_MAX
 
 ROWS = {row.kind.__name__: row for row in wire.TABLE}
 VECTORS = Path(__file__).parent.parent / "vectors" / "wire.json"
@@ -32,6 +33,7 @@ NAMES: dict[str, st.SearchStrategy[Any]] = {
     "count": st.integers(1, wire.BLOCKS_COUNT_MAX),
     "length": st.integers(0, 1000),
     "total_length": st.integers(1000, 10_000),
+    "leaf_count": st.sampled_from([64, 128, 256, 512, 1024]),
     "reason": st.text(st.characters(codec="ascii", categories=["L", "N"]), max_size=64),
 }
 
@@ -68,7 +70,8 @@ def values(kind: Any, name: str = "") -> st.SearchStrategy[Any]:
 
 def test_every_message_of_the_unions_has_a_line() -> None:
     said = {*get_args(wire.Message), *get_args(wire.Request), *get_args(wire.Response)}
-    assert said | {wire.GetPiece, wire.PieceHead, wire.Refused} == {row.kind for row in wire.TABLE}
+    said |= {wire.GetPiece, wire.GetHeld, wire.PieceHead, wire.Held, wire.Refused}
+    assert said == {row.kind for row in wire.TABLE}
 
 
 @each_row
@@ -186,7 +189,8 @@ def of_sixteen() -> list[Any]:
         wire.VerdictShare(structs.Verdict(bytes(32), LARGE, LARGE, bytes(20), 255, bytes(32)), SIGNATURE),
         wire.Tip(bytes(32), LARGE, bytes(32)),
         wire.OpeningOffer(bytes(32), bytes(32), 1000),
-        wire.PieceHead(1 << 26, (bytes(32),) * wire.PROOF_DIGESTS_MAX, wire.PIECE_BYTES_MAX),
+        wire.Held(1 << 26, bytes(wire.HELD_BYTES_MAX)),
+        wire.PieceHead(1 << 26, (bytes(32),) * wire.PROOF_DIGESTS_MAX, PIECE_BYTES_MAX),
     ]
 
 
@@ -217,6 +221,8 @@ def test_an_answer_holds_as_many_blocks_as_fit() -> None:
         lambda: wire.GetBlocks(bytes(32), 0, 0),
         lambda: wire.GetBlocks(bytes(32), 0, wire.BLOCKS_COUNT_MAX + 1),
         lambda: wire.OpeningOffer(bytes(32), bytes(32), 1 << 40),
+        lambda: wire.GetHeld(bytes(32), 96),
+        lambda: wire.Held(1 << 26, bytes(wire.HELD_BYTES_MAX + 1)),
         lambda: wire.PieceHead(100, (), 101),
         lambda: wire.PieceHead(1 << 26, (bytes(32),) * 40, 5),
         lambda: wire.Refused("x" * 65),
@@ -245,6 +251,8 @@ def golden() -> dict[str, Any]:
         "GetStatus": wire.GetStatus(one),
         "GetBlocks": wire.GetBlocks(one, 6, 7),
         "GetPiece": wire.GetPiece(one, 128, 64),
+        "GetHeld": wire.GetHeld(one, 1024),
+        "Held": wire.Held(20_000_000, bytes.fromhex("ff8010")),
         "Status": wire.Status(one, -1, bytes(32)),
         "Blocks": wire.Blocks((ct.DecidedBlock(ct.Block(HEADER, b"body"), ct.Certificate(1, (SIGNATURE,))),)),
         "PieceHead": wire.PieceHead(70_000, (one, two), 65_536),

@@ -12,10 +12,11 @@ import trio.testing
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net.interface import Fetched
-from p2pfl.params import blob_id, leaf_hashes
+from p2pfl.params import blob_id
 from p2pfl.rounds.pace import Pace
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.shelf import OTHERS_AFTER_S, Shelf
+from p2pfl.runs import run_hashes
 from p2pfl.store import BlobStore
 
 DATA = b"parameters" * 500
@@ -38,7 +39,7 @@ class Wire:
         await trio.sleep(self.delay_s)
         if not self.serving & set(holders()):
             raise PeerFault("blob_missing", "nobody serves it")
-        return Fetched(DATA, tuple(leaf_hashes(DATA)))
+        return Fetched(DATA, run_hashes(DATA))
 
 
 @pytest.fixture

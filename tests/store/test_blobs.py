@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from consensus import merkle
 from consensus.types import Digest
 from p2pfl.errors import PeerFault, UserError
-from p2pfl.params import BLOB_BYTES_MAX, blob_id, leaf_hashes
+from p2pfl.params import blob_id
+from p2pfl.runs import root_of, run_hashes
+from p2pfl.store import blobs
 from p2pfl.store.blobs import BlobStore
 
 
@@ -29,20 +30,23 @@ def test_a_blob_comes_back_by_its_id(tmp_path: Path) -> None:
             source = fresh.source(made)
             assert source is not None
             assert source.length == size
-            assert list(source.leaf_hashes()) == leaf_hashes(data)
+            assert source.run_hashes() == run_hashes(data)
             assert source.read(1000, 500) == data[1000:1500]
-            assert merkle.root_of_hashes(source.leaf_hashes()) == made
+            assert root_of(source.run_hashes()) == made
         assert store.path(made).read_bytes() == data
     assert len(set(store.ids())) == 5
 
 
-def test_other_bytes_than_the_id_names_are_a_peers_fault(tmp_path: Path) -> None:
+def test_other_bytes_than_the_id_names_are_a_peers_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs, "BLOB_BYTES_MAX", 5000)
     store = BlobStore(tmp_path)
     with pytest.raises(PeerFault) as caught:
         store.put(b"other", blob_id(b"wanted"))
     assert caught.value.reason == "bad_blob"
     with pytest.raises(PeerFault) as caught:
-        store.put(bytes(BLOB_BYTES_MAX + 1))
+        store.put(bytes(5001))
     assert caught.value.reason == "blob_too_large"
     assert list(store.ids()) == []
     assert not store.has(blob_id(b"wanted"))
@@ -52,10 +56,10 @@ def test_other_bytes_than_the_id_names_are_a_peers_fault(tmp_path: Path) -> None
 def test_what_comes_with_its_hashes_is_kept_and_served_by_them(tmp_path: Path) -> None:
     data = os.urandom(5000)
     store = BlobStore(tmp_path)
-    assert store.put(data, blob_id(data), leaves=tuple(leaf_hashes(data))) == blob_id(data)
+    assert store.put(data, blob_id(data), runs=run_hashes(data)) == blob_id(data)
     source = store.source(blob_id(data))
     assert source is not None
-    assert list(source.leaf_hashes()) == leaf_hashes(data)
+    assert source.run_hashes() == run_hashes(data)
     assert BlobStore(tmp_path).get(blob_id(data)) == data  # Checked when it is read from the disk.
 
 
