@@ -26,6 +26,7 @@ from p2pfl.net.exchange import BLOBS, REQUESTS, Exchange
 from p2pfl.net.finding import Finding
 from p2pfl.net.gossip import Gossip
 from p2pfl.net.interface import Fetched, Handlers, PeerAddress, Sink, Unreachable
+from p2pfl.net.observers import Observers
 from p2pfl.net.options import DEFAULTS, NetOptions
 from p2pfl.net.peer import Peer
 from p2pfl.net.peer_records import PeerRecords
@@ -56,7 +57,6 @@ class Network:
         handlers: Handlers | None = None,
         network_id: Digest = ZERO_DIGEST,
         neighbours: Iterable[MemberId] | None = None,
-        admit: Callable[[str], bool] | None = None,
         gossip: bool = True,
         options: NetOptions = DEFAULTS,
         book_path: Path | None = None,
@@ -65,7 +65,6 @@ class Network:
 
         peer_key: ed25519 seed, 32 bytes. listen: multiaddr. network_id: names the topic of announcements.
         neighbours: whom to call (None: everybody of `peers`); the others may still call us.
-        admit: may this stranger (peer id) stay connected, for libp2p's own protocols and announcements only.
         options: the operator's. book_path: where signed peer records are kept; None: nowhere.
         """
         self.me = me
@@ -82,7 +81,6 @@ class Network:
         self._finding = self._new_finding(peer_key, listen, book_path)
         self._peers = {member: self._new_peer(member, peers[member]) for member in peers if member != me}
         self._by_peer_id.update({peer.address.peer_id: peer for peer in self._peers.values()})
-        self._admit = admit or (lambda _: False)
         self._changed = trio.Event()
         self._bug: Exception | None = None
         self._bug_found = trio.Event()
@@ -99,7 +97,9 @@ class Network:
         )
         self._dialer = self._new_dialer(self._peers if neighbours is None else neighbours)
         self._exchange = Exchange(self._peers, self.connected, self._sockets.open, self._fault)
-        self._gossip = Gossip(f"/mps/{network_id.hex()[:16]}/tips", self._announced) if gossip else None
+        self.observers = Observers(options, self._sockets, partial(self._exchange.answered, None))
+        topic = f"/mps/{network_id.hex()[:16]}/tips"
+        self._gossip = Gossip(topic, self._announced, self._may_announce) if gossip else None
 
     @property
     def peer_id(self) -> str:
@@ -122,6 +122,7 @@ class Network:
                     nursery.start_soon(self._hear, peer)
                     nursery.start_soon(self._dialer.keep, peer)
                 nursery.start_soon(self._dialer.watch)
+                nursery.start_soon(self.observers.watch)
                 nursery.start_soon(self._finding.run)
                 task_status.started()
                 await self._bug_found.wait()
@@ -134,8 +135,11 @@ class Network:
         for member, address in peers.items():
             if member == self.me:
                 continue
+            if address.peer_id not in self._by_peer_id and self.observers.forget(address.peer_id):
+                self._sockets.drop(address.peer_id)  # It calls again, as a member.
             if member in self._peers:
                 self._peers[member].address = address
+                self._peers[member].parted = False
                 self._by_peer_id[address.peer_id] = self._peers[member]
                 self._finding.hint(address.peer_id, "genesis", [address.address])
                 continue
@@ -145,6 +149,17 @@ class Network:
                 self._nursery.start_soon(self._hear, peer)
                 self._nursery.start_soon(self._dialer.keep, peer)
 
+    def part(self, members: Iterable[MemberId]) -> None:
+        """These may speak no more; from now on they are strangers, observers at most."""
+        for peer in (self._peers[member] for member in members if member in self._peers):
+            if not peer.parted:
+                peer.parted = True
+                self._by_peer_id.pop(peer.address.peer_id, None)
+                self._sockets.drop(peer.address.peer_id)
+                self.connected.discard(peer.member)
+                peer.connection_changed()
+                self._tell_change()
+
     def stay_near(self, members: Iterable[MemberId]) -> None:
         """Call these from now on; the others may still call us."""
         self._dialer.stay_near(members)
@@ -153,13 +168,13 @@ class Network:
 
     def send(self, to: MemberId, message: wire.Message) -> None:
         """To the outbox: in order, acknowledged, sent again after a reconnect. Never blocks."""
-        self._peers[to].link.send(wire.pack(message))
+        self.broadcast((to,), message)
 
     def broadcast(self, to: Iterable[MemberId], message: wire.Message) -> None:
         """The same to each of them, packed once; to myself: nothing."""
         packed = wire.pack(message)
         for member in to:
-            if member != self.me:
+            if member != self.me and not self._peers[member].parted:
                 self._peers[member].link.send(packed)
 
     @property
@@ -227,6 +242,7 @@ class Network:
     def _connection_changed(self, peer_id: str, up: bool) -> None:
         peer = self._by_peer_id.get(peer_id)
         if peer is None:
+            self.observers.changed(peer_id, up)
             return
         peer.connection_changed()
         log.debug("connected" if up else "disconnected", peer=peer.member)
@@ -234,7 +250,7 @@ class Network:
     def _admits(self, peer_id: str) -> bool:
         peer = self._by_peer_id.get(peer_id)
         if peer is None:
-            return self._admit(peer_id)
+            return self.observers.admits(peer_id)
         return not peer.is_banned()
 
     def _stranger(self, peer_id: str) -> None:
@@ -263,8 +279,9 @@ class Network:
         return await self._exchange.fetch_blob(blob_id, length, holders, timeout_s=timeout_s, into=into)
 
     async def _on_asked(self, protocol: str, peer_id: str, stream: Stream) -> None:
-        peer = self._speaker(peer_id)
-        if peer is not None:
+        if peer_id not in self._by_peer_id:
+            await self.observers.serve(protocol, peer_id, stream)
+        elif (peer := self._speaker(peer_id)) is not None:
             await self._exchange.serve(protocol, peer, stream)
 
     # -- announcements -----------------------------------------------------
@@ -273,6 +290,10 @@ class Network:
         """Gossip it to whoever listens; it may be lost."""
         if self._gossip is not None:
             self._gossip.announce(message)
+
+    def _may_announce(self, author: str) -> bool:
+        """Nobody passes on what others than members say."""
+        return author in self._by_peer_id or author == self.peer_id
 
     def _announced(self, author: str, message: wire.Tip | PeerRecords) -> None:
         peer = self._by_peer_id.get(author)
