@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from consensus.types import DecidedBlock, DecidedMessage, Digest, Fault, MemberId
+from consensus.types import Digest, Fault, MemberId
 from p2pfl.contradiction import Contradiction
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.genesis import COUNCIL
@@ -20,11 +20,12 @@ from p2pfl.net.interface import PeerAddress
 from p2pfl.params import blob_id
 from p2pfl.parts import NodeSettings, Parts, assemble, initial_base
 from p2pfl.records import CouncilBody
+from p2pfl.rounds.chain import Chain, Checked
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.council import CouncilApp
 from p2pfl.rounds.council_view import CouncilView
 from p2pfl.rounds.desk import holders_of
-from p2pfl.rounds.follow import Chain, Follower
+from p2pfl.rounds.follow import Follower
 from p2pfl.rounds.gauges import report_process, report_wire, watch_lag
 from p2pfl.rounds.prosecutor import Prosecutor
 from p2pfl.rounds.pulse import Pulse
@@ -275,8 +276,8 @@ class Node:
         if chain.group_id in self.desk.followers:
             return
 
-        async def take(decided: DecidedBlock) -> None:
-            await self._take(chain, decided)
+        async def take(checked: Checked) -> None:
+            await self._take(chain, checked)
 
         follower = self.desk.followers[chain.group_id] = Follower(
             chain,
@@ -287,30 +288,28 @@ class Node:
         )
         self._nursery.start_soon(follower.run)
 
-    async def _take(self, chain: Chain, decided: DecidedBlock) -> None:
-        """The next block of a chain that somebody sent."""
+    async def _take(self, chain: Chain, checked: Checked) -> None:
+        """The next blocks of a chain, which were looked at."""
         term = self._term
         mine = term is not None and chain is self.context.chain and chain.opens(self.context.committee.epoch)
         if term is not None and mine:
-            # Consensus checks a block of the own height, and decides it too.
-            height = decided.block.header.height
             await term.begun.wait()
-            term.driver.deliver(self.parts.me, DecidedMessage(decided))
-            await self._grown.until(lambda: chain.height >= height, timeout_s=HANDED_OVER_S)
+            done = term.driver.catch_up(checked)
+            with trio.move_on_after(HANDED_OVER_S):
+                await done.wait()
         elif chain is self.council.chain:
-            await self.council.take(decided)
+            await self.council.extend(checked)
         elif term is not None and isinstance(term.app, CouncilApp):
-            await term.app.take_group_block(decided)
-        else:
-            await chain.append(decided)
+            await term.app.take_group_blocks(checked)
+        elif await chain.extend(checked):
             self._comings.moved(chain.group_id)
         self._grown.beat()
 
-    def _on_decided(self) -> None:
+    def _on_decided(self, blocks: int) -> None:
         self._grown.beat()
         if self.parts.settings.net.observers_updates:
-            reveal(self.context.shelf, self.context.chain)
-        counters.count("blocks_decided")
+            reveal(self.context.shelf, self.context.chain, min(blocks, BLOCKS))
+        counters.count("blocks_decided", blocks)
 
     async def _keep_initial_base(self) -> None:
         """The genesis base is drawn from the model's name and the seed: the same bits on every machine."""
