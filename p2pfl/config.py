@@ -70,6 +70,7 @@ SETTINGS = (
         None,
         "Where some members are, with commas between: multiaddrs that end in /p2p/ and a peer id.",
     ),
+    Setting("net.mdns", "switch", False, "Find members on the same LAN by mDNS, and be found."),
     Setting(
         "net.observers",
         "count",

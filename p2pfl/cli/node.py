@@ -143,6 +143,7 @@ def _net_options(settings: Config) -> NetOptions:
         observers_updates=settings.switch("net.observers_updates"),
         announce=announced(settings.text("net.announce")),
         bootstrap=bootstrapped(settings.text("net.bootstrap")),
+        mdns=settings.switch("net.mdns"),
     )
 
 

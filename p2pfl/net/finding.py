@@ -20,6 +20,7 @@ from p2pfl.errors import PeerFault, UserError
 from p2pfl.net import wire
 from p2pfl.net.book import Book, Record, opened, sealed
 from p2pfl.net.identity import peer_id_of
+from p2pfl.net.lan import Lan
 from p2pfl.net.options import NetOptions
 from p2pfl.net.own import own_addresses
 from p2pfl.net.peer import Peer
@@ -74,6 +75,8 @@ class Finding:
             nursery.start_soon(self._look)
             nursery.start_soon(self._tell)
             nursery.start_soon(self._remind)
+            if self._options.mdns:
+                nursery.start_soon(Lan(self._peer_id, lambda: self.own.addresses, self._on_lan).run)
 
     # -- the own record ----------------------------------------------------
 
@@ -164,6 +167,10 @@ class Finding:
         """Somebody else says where a peer is: the genesis, the registry, the LAN."""
         if self.book.hint(peer_id, source, addresses) and (peer := self._known.get(peer_id)) is not None:
             peer.look_again_if_lost()
+
+    def _on_lan(self, peer_id: str, addresses: list[str]) -> None:
+        if peer_id in self._known:  # Of others nothing is remembered: a LAN may have many.
+            self.hint(peer_id, "lan", addresses)
 
     async def _tell(self) -> None:
         """Tell every connected member what it has not heard, and keep what is new."""

@@ -17,7 +17,8 @@ class NetOptions:
 
     transport: what we listen with. security: the handshake; the same for all members. psk_file: the key of a
     private network, the same for all members. announce: multiaddrs that others reach us at; none: those we
-    listen at. bootstrap: where some peers are, whatever the genesis says.
+    listen at. bootstrap: where some peers are, whatever the genesis says. mdns: say where we are on the LAN,
+    and listen who else is there.
 
     observers: how many strangers may look (0: none). observers_kib_s: KiB a second for all of them together.
     observers_updates: whether they see the updates of decided blocks too.
@@ -28,6 +29,7 @@ class NetOptions:
     psk_file: Path | None = None
     announce: tuple[str, ...] = ()
     bootstrap: tuple[PeerAddress, ...] = ()
+    mdns: bool = False
     observers: int = 8
     observers_kib_s: int = 512
     observers_updates: bool = False
