@@ -24,6 +24,7 @@ from p2pfl.rounds.chain import Chain, Checked
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.council import CouncilApp
 from p2pfl.rounds.council_view import CouncilView
+from p2pfl.rounds.defence import Defence
 from p2pfl.rounds.desk import holders_of
 from p2pfl.rounds.follow import Follower
 from p2pfl.rounds.gauges import report_process, report_wire, watch_lag
@@ -69,6 +70,7 @@ class Node:
         self.desk = parts.desk
         self.desk.context = self.context
         self.desk.chains = self._chains
+        self.desk.defence = Defence(self.context, self.chain_of)
         self._comings = Comings(self.context, (genesis.group_id(each.name) for each in genesis.groups))
         self.prosecutor = Prosecutor(
             self.context, parts.store.notes, parts.chain, self.chain_of, self._accuse

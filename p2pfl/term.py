@@ -19,7 +19,6 @@ from p2pfl.rounds.chain import Chain, Checked
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.council import CouncilApp
 from p2pfl.rounds.court import Court
-from p2pfl.rounds.defence import Defence
 from p2pfl.rounds.driver import Application, Driver
 from p2pfl.rounds.group import GroupApp
 from p2pfl.rounds.home import Home
@@ -131,7 +130,6 @@ class Term:
         desk, context = self._parts.desk, self.context
         desk.context, desk.driver = context, self.driver
         desk.group = app if isinstance(app, GroupApp) else None
-        desk.defence = Defence(context, self._chain_of) if isinstance(app, GroupApp) else None
         desk.court = app.court if isinstance(app, CouncilApp) else None
         desk.comings = app.comings if isinstance(app, CouncilApp) else None
         desk.open_rooms()

@@ -1,9 +1,9 @@
-"""A seat's part in the open cases: ask the accused, replay what it opens, measure, and share verdicts.
+"""A seat's part in the open cases: looks into each (`inquiry`), collects measurements, shares verdicts.
 
     case opened -> OpenRequest -> OpeningOffer -> fetch, check, replay -> Measurement -> the next block
     guilty by q measurements -> every seat signs the Verdict -> certificate of q -> next block, contract
 
-What the numbers mean is in `rules.council`; the contract is in `prosecutor`.
+What the numbers mean is in `rules.verdicts`; the contract is in `prosecutor`.
 """
 
 from __future__ import annotations
@@ -15,31 +15,24 @@ import trio
 
 from consensus.signing import recover, signing_digest
 from consensus.types import Digest, MemberId
-from p2pfl.errors import PeerFault, UserError
+from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
 from p2pfl.keys import Refused
-from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
-from p2pfl.params import BLOB_BYTES_MAX, parse_update
-from p2pfl.records import Case, GroupBody, VerdictCertificate, decode_body
-from p2pfl.rounds.bases import base_of_block
+from p2pfl.params import BLOB_BYTES_MAX
+from p2pfl.records import Case, VerdictCertificate
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.driver import UNFORESEEN
 from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.home import Home
+from p2pfl.rounds.inquiry import SHARE_AGAIN_S, Inquiry, Offer
 from p2pfl.rounds.pulse import Pulse
-from p2pfl.rounds.replay import measure, read_opening
 from p2pfl.rules.state import OFFENCE_OF, REPLAYED, UNOPENED, CouncilState
 from p2pfl.rules.verdicts import check_measurement
-from p2pfl.signed import Measurement, SignedMeasurement, SignedParamTx, Verdict
+from p2pfl.signed import Measurement, SignedMeasurement, Verdict
 from p2pfl.telemetry import logger
 
 log = logger("rounds.court")
-
-# The accused and the other seats are asked again this often.
-ASK_AGAIN_S = 1.0
-# What a seat sends again while its case is open, in case it was lost.
-SHARE_AGAIN_S = 2.0
 
 
 def open_cases(state: CouncilState) -> dict[Digest, Case]:
@@ -185,7 +178,8 @@ class Court:
 
     async def _inquire(self, case: Case, scope: trio.CancelScope) -> None:
         try:
-            await self._ask(case, scope)
+            with scope:
+                await self._inquiry(case).run()
         except Refused as refused:
             log.warning("the guard refused to sign a measurement", why=str(refused))
         except UNFORESEEN:
@@ -193,92 +187,23 @@ class Court:
             told = traceback.format_exc()[-2000:]
             log.error("a bug: a case cannot be looked into", accused=case.accused.hex(), error=told)
 
-    async def _ask(self, case: Case, scope: trio.CancelScope) -> None:
-        """Ask until something valid came and is replayed; when the deadline passes, say that nothing did."""
-        context = self._context
-        tried: set[tuple[MemberId, Digest]] = set()
-        own: dict[int, SignedMeasurement] = {}
-        shared_s = -SHARE_AGAIN_S
-        with scope:
-            # A seat that lost its copy fetches it first.
-            while self._groups[case.group_id].height < case.height:
-                await self._pulse.sleep_or_beat(ASK_AGAIN_S)
-            tx = self._commitment(case)
-            while True:
-                if REPLAYED not in own:
-                    context.network.send(case.accused, wire.OpenRequest(case.case_id))
-                    replayed = await self._try_offers(case, tx, tried)
-                    if replayed is not None:
-                        own[REPLAYED] = replayed
-                    elif UNOPENED not in own and self._state.height >= case.deadline_height:
-                        own[UNOPENED] = self._signed(case, UNOPENED, Digest(bytes(32)), 0)
-                if trio.current_time() - shared_s >= SHARE_AGAIN_S:
-                    shared_s = trio.current_time()
-                    for signed in own.values():
-                        context.network.broadcast(context.others, wire.MeasurementMessage(signed))
-                await self._pulse.sleep_or_beat(ASK_AGAIN_S)
+    def _inquiry(self, case: Case) -> Inquiry:
+        def offers() -> list[Offer]:
+            held = self._offers.get(case.case_id, {})
+            # The accused first: what it offers itself is the likeliest to be served.
+            return [(m, *held[m]) for m in sorted(held, key=lambda member: member != case.accused)]
 
-    async def _try_offers(
-        self, case: Case, tx: SignedParamTx, tried: set[tuple[MemberId, Digest]]
-    ) -> SignedMeasurement | None:
-        for sender, (opening_id, length) in list(self._offers.get(case.case_id, {}).items()):
-            if (sender, opening_id) in tried:
-                continue
-            tried.add((sender, opening_id))
-            try:
-                worst_ppm = await self._replay(case, tx, sender, opening_id, length)
-            except (PeerFault, UserError, WorkerDied, TaskFailed) as fault:
-                log.warning("an opening was refused", accused=case.accused.hex(), why=str(fault))
-                continue
-            return self._signed(case, REPLAYED, opening_id, worst_ppm)
-        return None
-
-    async def _replay(
-        self, case: Case, tx: SignedParamTx, sender: MemberId, opening_id: Digest, length: int
-    ) -> int:
-        context = self._context
-        data = await context.shelf.need(opening_id, length, [sender], context.others, timeout_s=30.0)
-        members = self._members(case)
-        base = await base_of_block(context, self._groups[case.group_id], self._body(case).base, members)
-        read = (data, tx.tx, base, context.genesis, case.group_id)
-        opening, job = await context.aside(read_opening, *read)
-        # What this seat holds it can hand on: an accused cannot show its round to some seats only.
-        context.shelf.show(opening_id, context.seats)
-        offer = wire.OpeningOffer(case.case_id, opening_id, length)
-        context.network.broadcast(context.others, offer)
-        layout = context.genesis.task.layout
-        body = self._body(case)
-        blob = await context.shelf.need(tx.tx.blob_id, tx.tx.byte_length, [case.accused], members)
-        update = parse_update(blob, layout, body.exponents)
-        return await measure(opening, job, base, update, context.trainer.replay_segment)
-
-    def _signed(self, case: Case, status: int, opening_id: Digest, worst_ppm: int) -> SignedMeasurement:
-        """The own measurement, signed, kept for the next block and told to the other seats."""
-        context = self._context
-        epoch = self._state.cases[case.case_id].opened_epoch  # Its seats finish it, signing in that epoch.
-        measurement = Measurement(epoch, case.case_id, case.accused, status, opening_id, worst_ppm)
-        signed = SignedMeasurement(measurement, context.guard.sign_plain(context.domain, measurement))
-        self._take_measurement(signed)
-        context.network.broadcast(context.others, wire.MeasurementMessage(signed))
-        fields = {"case_id": "0x" + case.case_id.hex(), "seat": context.name_of(context.me)}
-        context.observe("measured", {**fields, "worst_ppm": worst_ppm, "status": status})
-        return signed
+        return Inquiry(
+            self._context,
+            case,
+            self._groups[case.group_id],
+            pulse=self._pulse,
+            offers=offers,
+            state=lambda: self._state,
+            keep=self._take_measurement,
+        )
 
     async def _share(self, verdict: Verdict, signature: bytes) -> None:
         while verdict in self._state.due_verdicts():
             self._context.network.broadcast(self._context.others, wire.VerdictShare(verdict, signature))
             await trio.sleep(SHARE_AGAIN_S)
-
-    # -- what the case is about -------------------------------------------------------
-
-    def _body(self, case: Case) -> GroupBody:
-        decided = self._groups[case.group_id].get(case.height)
-        assert decided is not None, "a case names a block that the council counted"
-        return decode_body(decided.block.body, GroupBody)
-
-    def _commitment(self, case: Case) -> SignedParamTx:
-        return next(signed for signed in self._body(case).txs if signed.tx.member == case.accused)
-
-    def _members(self, case: Case) -> tuple[MemberId, ...]:
-        name = self._context.genesis.group_names[case.group_id]
-        return self._context.roster.committee(name, case.epoch).members

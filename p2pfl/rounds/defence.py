@@ -1,4 +1,8 @@
-"""An accused member opens its round to the council's seats, and to nobody else."""
+"""An accused member opens its round to the council's seats, and to nobody else.
+
+It does so whether or not it has a seat in the epoch that runs: an honest member answers for what it did
+until its case is closed.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import trio
 
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault, UserError
+from p2pfl.genesis import COUNCIL
 from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
 from p2pfl.params import blob_id
@@ -35,9 +40,10 @@ class Defence:
     async def asked(self, sender: MemberId, request: wire.OpenRequest) -> None:
         """A seat asks for the opening of a case. Raises PeerFault when it may not."""
         context = self._context
-        if sender not in context.seats:
-            raise PeerFault("not_a_seat", "only the council's seats may ask for an opening")
         case = open_cases(context.council.tip).get(request.case_id)
+        bench = () if case is None else self._bench(case)
+        if sender not in context.seats and sender not in bench:
+            raise PeerFault("not_a_seat", "only the council's seats may ask for an opening")
         if case is None or case.accused != context.me:
             # The seat may be a block ahead: it asks again.
             log.info("asked to open a case that is not known here yet", case=request.case_id.hex())
@@ -51,10 +57,16 @@ class Defence:
         opening_id, length = self._openings[request.case_id]
         context.network.send(sender, wire.OpeningOffer(request.case_id, opening_id, length))
 
+    def _bench(self, case: Case) -> tuple[MemberId, ...]:
+        """The seats that finish the case, though they may have left the council since."""
+        state = self._context.council.tip
+        return state.roster.committee(COUNCIL, state.cases[case.case_id].opened_epoch).members
+
     async def _open(self, case: Case) -> tuple[Digest, int] | None:
         context, trainer = self._context, self._context.trainer
-        assert trainer.x is not None and trainer.y is not None
         try:
+            if trainer.x is None or trainer.y is None:
+                raise PeerFault("no_trace", "this node holds no samples")
             states = await self._states(case)
             data = await context.aside(make_opening, trainer.x, trainer.y, states)
         except (PeerFault, UserError, WorkerDied, TaskFailed, ValueError) as error:
@@ -63,7 +75,7 @@ class Defence:
             return None
         opening_id = await context.aside(blob_id, data)
         await context.shelf.put(opening_id, data)
-        context.shelf.show(opening_id, context.seats)
+        context.shelf.show(opening_id, (*context.seats, *self._bench(case)))
         log.info("the round is opened to the council", height=case.height, bytes=len(data))
         return opening_id, len(data)
 

@@ -67,8 +67,8 @@ class Desk:
                     log.debug("an early message was of no use", peer=sender.hex(), why=str(fault))
 
     def leave_rooms(self) -> None:
-        """An epoch is over: nobody works here until the next one begins."""
-        self.driver = self.group = self.court = self.defence = self.comings = None
+        """An epoch is over: nobody works here until the next one begins, but who is accused answers."""
+        self.driver = self.group = self.court = self.comings = None
 
     async def received(self, sender: MemberId, message: wire.Message) -> None:
         """A message of an authenticated peer. Raises PeerFault for what this peer may not say here."""

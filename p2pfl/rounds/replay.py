@@ -47,12 +47,10 @@ def make_opening(x: NDArray[np.float32], y: NDArray[np.int64], states: list[byte
     return data
 
 
-def read_opening(
-    data: bytes, tx: ParamTx, base: Base, genesis: Genesis, group_id: Digest
-) -> tuple[Opening, TrainJob]:
-    """The opening in these bytes, checked against what the member committed to in its group.
+def read_opening(data: bytes, tx: ParamTx) -> Opening:
+    """The opening in these bytes: samples and states that the member committed to.
 
-    Raises PeerFault when it does not match: such bytes are no opening at all.
+    Raises PeerFault("bad_opening") when they are not: such bytes are no opening at all.
     """
     try:
         opening = codec.decode(data, Opening, size_max=BLOB_BYTES_MAX)
@@ -62,15 +60,26 @@ def read_opening(
         raise PeerFault("bad_opening", "the samples are not those under the data root")
     if merkle.root(trace_leaves(opening.states)) != tx.trace_root:
         raise PeerFault("bad_opening", "the states are not those under the trace root")
+    return opening
+
+
+def job_of_opening(opening: Opening, tx: ParamTx, base: Base, genesis: Genesis, group_id: Digest) -> TrainJob:
+    """The training that the opening tells of, to be replayed. base: the one that the member signed.
+
+    Raises PeerFault("bad_opening") for samples that are none, and for too few or too many states.
+    """
     task = genesis.task
-    x, y = parse_leaves(opening.samples, task.input_shape, task.classes)
+    try:
+        x, y = parse_leaves(opening.samples, task.input_shape, task.classes)
+    except PeerFault as fault:
+        raise PeerFault("bad_opening", str(fault)) from fault
     seed = genesis.round_seed(group_id, tx.epoch, tx.height)
     job = job_of(task, base.values, x, y, seed=seed, member=tx.member, keep_states=False)
     if len(opening.states) != job.segments + 1:
         raise PeerFault(
             "bad_opening", f"{len(opening.states)} states, {job.segments + 1} were to be committed"
         )
-    return opening, job
+    return job
 
 
 async def measure(opening: Opening, job: TrainJob, base: Base, update: Update, replay: ReplaySegment) -> int:

@@ -7,8 +7,12 @@ from typing import Any, cast
 
 import pytest
 
+from consensus.types import Digest, MemberId
+from p2pfl.errors import PeerFault
+from p2pfl.net import wire
 from p2pfl.rounds import defence, replay
 from p2pfl.rounds.defence import Defence
+from p2pfl.rounds.desk import Desk
 
 
 async def test_an_opening_larger_than_a_blob_is_told_and_ends_nothing(
@@ -28,3 +32,51 @@ async def test_an_opening_larger_than_a_blob_is_told_and_ends_nothing(
     assert defence.make_opening is replay.make_opening
     assert await accused._open(cast(Any, SimpleNamespace(height=7))) is None
     assert "the round cannot be opened" in capfd.readouterr().err
+
+
+def accused_between_epochs(monkeypatch: pytest.MonkeyPatch, sent: list[Any]) -> Defence:
+    """Accused in an epoch whose bench was OLD; the council's seat is NEW now."""
+    case = SimpleNamespace(case_id=CASE, accused=ME, height=3)
+    entry = SimpleNamespace(case=case, opened_epoch=0, awaits_measurements=True)
+    state = SimpleNamespace(
+        cases={CASE: entry},
+        open_cases=lambda: [entry],
+        roster=SimpleNamespace(committee=lambda *_: SimpleNamespace(members=(OLD,))),
+    )
+    context: Any = SimpleNamespace(
+        me=ME,
+        seats=(NEW,),
+        council=SimpleNamespace(tip=state),
+        network=SimpleNamespace(send=lambda to, message: sent.append((to, message))),
+    )
+    accused = Defence(context, cast(Any, None))
+
+    async def opened(_: Any) -> tuple[Digest, int]:
+        return Digest(b"o" * 32), 7
+
+    monkeypatch.setattr(accused, "_open", opened)
+    return accused
+
+
+ME, OLD, NEW, STRANGER = (MemberId(bytes([n]) * 20) for n in (1, 2, 3, 4))
+CASE = Digest(b"c" * 32)
+
+
+@pytest.mark.parametrize("seat", [OLD, NEW])
+async def test_seats_of_now_and_of_the_case_are_answered_also_between_epochs(
+    seat: MemberId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    desk = Desk()
+    desk.context = cast(Any, SimpleNamespace())
+    desk.defence = accused_between_epochs(monkeypatch, sent)
+    desk.leave_rooms()
+    await desk.received(seat, wire.OpenRequest(CASE))
+    assert sent == [(seat, wire.OpeningOffer(CASE, Digest(b"o" * 32), 7))]
+
+
+async def test_nobody_else_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    with pytest.raises(PeerFault, match="not_a_seat"):
+        await accused_between_epochs(monkeypatch, sent).asked(STRANGER, wire.OpenRequest(CASE))
+    assert sent == []

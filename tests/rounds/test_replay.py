@@ -17,7 +17,7 @@ from p2pfl.learn.datasets import data_root
 from p2pfl.learn.train import State, TrainJob, decode_state, encode_state, trace_leaves, train
 from p2pfl.node import initial_base
 from p2pfl.params import Base, Update, delta_of, quantize
-from p2pfl.rounds.replay import WORST_PPM_MAX, make_opening, measure, read_opening
+from p2pfl.rounds.replay import WORST_PPM_MAX, job_of_opening, make_opening, measure, read_opening
 from p2pfl.rounds.trainer import job_of
 from p2pfl.signed import ParamTx
 from testnet import plan, scenarios
@@ -28,7 +28,9 @@ THRESHOLD_PPM = 100_000
 
 def opening_of(data: bytes, tx: Any, base: Any, genesis: Any) -> Any:
     """As the council reads it, of the group in which the member sits."""
-    return read_opening(data, tx, base, genesis, genesis.group_id(genesis.group_of(tx.member)))
+    opening = read_opening(data, tx)
+    group_id = genesis.group_id(genesis.group_of(tx.member))
+    return opening, job_of_opening(opening, tx, base, genesis, group_id)
 
 
 @dataclasses.dataclass
