@@ -158,5 +158,6 @@ def test_a_group_goes_on_without_a_member_that_is_gone_for_ever(tmp_path: Path) 
     done = p2pfl("testnet", "up", str(scenario), "--no-chain", "--dir", str(tmp_path / "run"), "--json")
     assert done.returncode == 0, done.stderr
     assert "g0m1, whose turn it is, gets kill -9" in done.stderr
-    # One round change, at the height of its turn; the rounds after that wait for nobody.
-    assert done.stderr.count("goes on with") == 1, done.stderr
+    # It is waited for at the height of its turn and never again (a busy machine may wait for others).
+    _, after = done.stderr.split("gets kill -9", 1)
+    assert after.count("in the place of g0m1") == 1, done.stderr
