@@ -155,7 +155,7 @@ async def test_a_node_that_ends_while_gossip_forwards_ends_well(monkeypatch: pyt
             nursery.start_soon(trio.sleep_forever)
             nursery.start_soon(forward)
 
-    told = gossip.Gossip("/mps/test/tips", lambda sender, said: None)
+    told = gossip.Gossip("/mps/test/tips", lambda sender, said: None, lambda author: True)
     monkeypatch.setattr(told, "_run", run)
     with trio.move_on_after(0.1) as scope:
         await told.run(None)
