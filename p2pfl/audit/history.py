@@ -219,7 +219,7 @@ def _verified(
         found.blocks.append(decided)
         found.ids.append(each)
         if name == COUNCIL:
-            roster = found.roster = _told(roster, decided)
+            roster = found.roster = told(roster, decided)
     return found
 
 
@@ -227,11 +227,11 @@ def fold_roster(genesis: Genesis, council: Blocks | None) -> Roster:
     """The epochs that these blocks of the council tell of, taken as they are."""
     roster = Roster.of(genesis)
     for decided in council.iterate() if council is not None else ():
-        roster = _told(roster, decided)
+        roster = told(roster, decided)
     return roster
 
 
-def _told(roster: Roster, decided: DecidedBlock) -> Roster:
+def told(roster: Roster, decided: DecidedBlock) -> Roster:
     """What this council block says of the epochs, if its body is the header's."""
     try:
         body: CouncilBody = decode_body(decided.block.body, CouncilBody)

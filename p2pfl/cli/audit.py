@@ -1,6 +1,7 @@
 """`p2pfl audit`: verify a history, derive a block again, prove a part to others, ask questions.
 
-Knows words and files; what is checked and asked is in `p2pfl.audit`. Needs no torch, libp2p or web3.
+Knows words and files; what is checked and asked is in `p2pfl.audit`. Needs no torch, libp2p or web3; only
+`fetch`, which brings a history from a running network, needs libp2p.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from p2pfl import genesis as genesis_file
 from p2pfl.audit import proofs, queries, verify
 from p2pfl.audit.history import fold_roster
 from p2pfl.audit.view import FolderView
+from p2pfl.cli import fetch
 from p2pfl.durable import disk_error
 from p2pfl.errors import EXIT_CLAIM_FAILED, EXIT_OK, UserError
 from p2pfl.genesis import COUNCIL, Genesis
@@ -32,6 +34,7 @@ def add_parser(commands: Any) -> None:
     _add_recompute(verbs)
     _add_prove(verbs)
     _add_check(verbs)
+    fetch.add_verb(verbs)
 
 
 def _history_arguments(verb: argparse.ArgumentParser) -> None:

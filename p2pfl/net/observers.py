@@ -39,6 +39,7 @@ RATES = {
     wire.GetStatus: (4.0, 32),
     wire.GetBlocks: (4.0, 32),
     wire.GetPiece: (64.0, 256),
+    wire.GetHeld: (16.0, 64),
 }
 # What an observer may send: requests are 40 bytes, gossip and window updates little more.
 INBOUND_BYTES_S, INBOUND_BURST = 64 * 1024, 1024 * 1024
