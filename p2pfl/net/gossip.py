@@ -16,11 +16,11 @@ from typing import Any
 import trio
 
 from p2pfl.errors import PeerFault
-from p2pfl.net import patches, wire
+from p2pfl.net import fences, wire
 from p2pfl.net.peer_records import PeerRecords
 from p2pfl.telemetry import logger
 
-patches.install()
+fences.install()
 
 from libp2p.custom_types import TProtocol  # noqa: E402 - once its version is known to be the right one.
 from libp2p.peer.id import ID  # noqa: E402
@@ -96,6 +96,7 @@ class Gossip:
         self.pubsub.set_topic_validator(
             self.topic, lambda _, message: self._may_announce(str(ID(message.from_id))), False
         )
+        fences.fence_gossip(host, self.pubsub, [TProtocol(PROTOCOL_ID_V11)])
         # Numbers start at the second of the start otherwise: whoever said more than one a second and starts
         # again uses them a second time, and is taken for an echo.
         self.pubsub.counter = time.time_ns()

@@ -28,6 +28,7 @@ from p2pfl.net.gossip import Gossip
 from p2pfl.net.interface import Fetched, Handlers, PeerAddress, Sink, Unreachable
 from p2pfl.net.observers import Observers
 from p2pfl.net.options import DEFAULTS, NetOptions
+from p2pfl.net.outside import Outside
 from p2pfl.net.peer import Peer
 from p2pfl.net.peer_records import PeerRecords
 from p2pfl.net.sockets import Sockets
@@ -98,6 +99,8 @@ class Network:
         self._dialer = self._new_dialer(self._peers if neighbours is None else neighbours)
         self._exchange = Exchange(self._peers, self.connected, self._sockets.open, self._fault)
         self.observers = Observers(options, self._sockets, partial(self._exchange.answered, None))
+        self.outside = Outside(self._by_peer_id, self._fault, self.observers.offended, self._sockets.drop)
+        self._sockets.fences = self.outside
         topic = f"/mps/{network_id.hex()[:16]}/tips"
         self._gossip = Gossip(topic, self._announced, self._may_announce) if gossip else None
 
@@ -380,6 +383,7 @@ class Network:
         counters.count("peer_faults", reason=fault.reason)
         log.debug("a peer's fault", peer=peer.member, reason=fault.reason, detail=fault.detail)
         if peer.offend(fault):
+            counters.count("bans", whom="member")
             until_s = peer.banned_until_s - trio.current_time()
             log.warning("a peer is barred", peer=peer.member, reason=fault.reason, seconds=until_s)
             self._sockets.drop(peer.address.peer_id)

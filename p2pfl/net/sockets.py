@@ -31,7 +31,7 @@ from libp2p.rcmgr.manager import ResourceLimits, ResourceManager  # noqa: E402
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX  # noqa: E402
 from libp2p.stream_muxer.yamux.yamux import Yamux  # noqa: E402
 
-from p2pfl.net import transport  # noqa: E402
+from p2pfl.net import fences, transport  # noqa: E402
 
 log = logger("net")
 
@@ -78,6 +78,7 @@ class Sockets:
         self._listen = listen
         self._announce = announce
         self._options = options
+        self.fences: fences.Fences | None = None  # Set before `running`.
         self._admits = admits
         self._on_change = on_change
         self._on_refused = on_refused
@@ -173,6 +174,8 @@ class Sockets:
         transport.protect(network, self._options)
         network.set_stream_handler(_contained(network.common_stream_handler))
         network.mps_bytes = ({}, {})
+        if self.fences is not None:
+            fences.put_on(host, self.fences)
         network.register_notifee(_Notifee(self))
         return host
 
@@ -259,7 +262,7 @@ class Sockets:
         await self.host.close()
 
     def remote_host(self, peer_id: str) -> str:
-        """The address that a peer's newest connection comes from, without its port; empty if there is none."""
+        """The address that a peer's newest connection comes from, without its port; "" if there is none."""
         for conn in reversed(self._connections(peer_id)):
             stream: Any = patches.tcp_of(conn.muxed_conn)
             if (remote := stream.get_remote_address()) is not None:
