@@ -57,6 +57,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "blocks_per_second": round(blocks / told["seconds"]),
         "floor_blocks_per_second": round(blocks / told["floor_s"]),
         "ratio": round(told["floor_s"] / told["seconds"], 3),
+        "ratio_of_processor_time": round(told["floor_cpu_s"] / told["cpu_seconds"], 3),
         "loop_lag_p99_ms": round(told["lag_p99_ms"], 2),
         "loop_lag_max_ms": round(told["lag_max_ms"], 2),
         "rss_growth_mb": round(told["rss_growth_mb"], 1),

@@ -86,6 +86,19 @@ SETTINGS = (
         False,
         "Show the members' updates of decided blocks to observers too; bases and aggregates they see anyway.",
     ),
+    Setting(
+        "store.keep_blobs_epochs",
+        "count",
+        0,
+        "Delete blobs that only blocks of earlier epochs than the last N name; 0: none. Blocks are kept.",
+    ),
+    Setting(
+        "store.history",
+        "history",
+        "none",
+        "Blobs of the past to fetch in the background: none, public (bases, aggregates) or all.",
+    ),
+    Setting("store.history_kib_s", "count", 256, "KiB a second at which they are fetched at most."),
     Setting("data.dir", "path", None, "Folder of a data set that does not come with the package."),
     Setting("explorer.on", "switch", False, "Serve the explorer's pages from this node."),
     Setting("explorer.host", "text", "127.0.0.1", "Address that the explorer listens at."),
@@ -149,6 +162,7 @@ _KINDS: dict[str, tuple[str, Callable[[str], str | int | bool]]] = {
     "port": ("port", _port),
     "count": ("whole number", _count),
     "level": ("log level", _one_of("debug", "info", "warning", "error")),
+    "history": ("none, public or all", _one_of("none", "public", "all")),
     "transport": ("tcp or websocket", _one_of("tcp", "websocket")),
     "security": ("noise or tls", _one_of("noise", "tls")),
 }

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import trio
@@ -20,6 +21,7 @@ from p2pfl.net.interface import PeerAddress
 from p2pfl.params import blob_id
 from p2pfl.parts import NodeSettings, Parts, assemble, initial_base
 from p2pfl.records import CouncilBody
+from p2pfl.rounds.archive import keep_house
 from p2pfl.rounds.chain import Chain, Checked
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.council import CouncilApp
@@ -87,6 +89,9 @@ class Node:
             self._follow(COUNCIL)
             parts.network.on_connect.append(self._connected)
             parts.network.on_announce.append(self.desk.announced)
+            for group in parts.genesis.groups:
+                if parts.store.folder.chain(group.name).exists():
+                    self.chain(group.name)  # Of groups that it has left, too: others may ask for blocks.
             await self._cut_what_is_void()
             await self._begin_term()
             for chain in self._chains.values():
@@ -94,13 +99,14 @@ class Node:
                 if parts.settings.net.observers_updates:
                     reveal(self.context.shelf, chain, BLOCKS)
             await nursery.start(parts.network.run)
-            explorer = await self._open_explorer(nursery)
-            self._tell_started(explorer)
+            self._tell_started(await self._open_explorer(nursery))
             nursery.start_soon(self.prosecutor.run)
             nursery.start_soon(watch_lag, parts.observe)
             nursery.start_soon(report_wire, parts.network, parts.observe)
             nursery.start_soon(report_process, parts.observe)
             nursery.start_soon(self._comings.give_notice)
+            chains = self._chains.values
+            nursery.start_soon(keep_house, self.context, chains, parts.store, parts.settings.store)
             task_status.started()
             while True:
                 await self._until_term_ends()
@@ -134,7 +140,7 @@ class Node:
             return
         name, epoch = seat
         self._follow(name)
-        if name == COUNCIL:
+        if name == COUNCIL or self.parts.settings.store.history != "none":
             for entry in self.parts.genesis.groups:
                 self._follow(entry.name)
         if not self._begins(name, epoch):
@@ -278,14 +284,11 @@ class Node:
         if chain.group_id in self.desk.followers:
             return
 
-        async def take(checked: Checked) -> None:
-            await self._take(chain, checked)
-
         follower = self.desk.followers[chain.group_id] = Follower(
             chain,
             self.parts.network,
             lambda: holders_of(self.council.tip.roster, name, self.parts.me),
-            take,
+            partial(self._take, chain),
             self._peer_fault,
         )
         self._nursery.start_soon(follower.run)
@@ -387,12 +390,8 @@ class Node:
 
     def _tell_started(self, explorer: str | None) -> None:
         entry = self.parts.entry
-        fields = {
-            "name": entry.name,
-            "group": self.parts.group,
-            "peer_id": entry.peer_id,
-            "explorer": explorer,
-        }
+        of_entry = {"name": entry.name, "group": self.parts.group, "peer_id": entry.peer_id}
+        fields = {**of_entry, "explorer": explorer}
         self.parts.observe("started", fields)
         log.info("the node is up", **{key: value for key, value in fields.items() if value})
 

@@ -28,6 +28,7 @@ from p2pfl.rounds.trainer import Trainer
 from p2pfl.rounds.turnover import read_join
 from p2pfl.rules.limits import check_genesis
 from p2pfl.store import Folder, Store
+from p2pfl.store.options import DEFAULT_STORE, StoreOptions
 
 # A newcomer's own request, in its folder.
 OWN_JOIN = "join.json"
@@ -44,7 +45,7 @@ class NodeSettings:
     default the genesis entry's. explorer: host and port (0: any free), None for no pages. rpc: the chain's
     JSON-RPC. account_key: funded EVM account that submits evidence. new_keys: the signing key is new, so a
     guard may be made. guard_lost: there was a guard and it is gone; make one that signs nothing until the
-    next epoch. net: how it speaks to others.
+    next epoch. net: how it speaks to others. store: what of the past it keeps.
     """
 
     dir: Path
@@ -58,6 +59,7 @@ class NodeSettings:
     new_keys: bool = False
     guard_lost: bool = False
     net: NetOptions = DEFAULTS
+    store: StoreOptions = DEFAULT_STORE
 
 
 @dataclass

@@ -44,6 +44,7 @@ METRICS = (
     Metric("observer_faults", "counter", "what observers did wrong, by reason"),
     Metric("blobs_stored", "counter", "blobs written to the store"),
     Metric("blobs_dropped", "counter", "blobs deleted because nothing needs them any more"),
+    Metric("blobs_bytes", "gauge", "bytes of the stored blobs on the disk"),
 )
 _KNOWN = {metric.name: metric for metric in METRICS}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.params import Base, Update
 from p2pfl.records import CouncilBody, GroupBody, body_root, decode_body
 from p2pfl.roster import Roster, UnknownEpoch
-from p2pfl.store import BlockFile, Folder, node_folders
+from p2pfl.store import BlockFile, Folder, Notes, node_folders
 from p2pfl.store.blocks import identity
 from p2pfl.store.index import Blocks
 
@@ -89,7 +89,14 @@ class Blobs:
                 if path not in self._bad:
                     self._bad.add(path)
                     self._report.add("bad_blob", "blobs", -1, f"{name}: {error}", node)
-        raise MissingBlob("a blob is not kept here")
+        raise MissingBlob(f"a blob is not kept here{self._deleted}")
+
+    @cached_property
+    def _deleted(self) -> str:
+        """That nodes have deleted old blobs, where they say so."""
+        notes = [note for each in self._folders.values() for note in Notes(each.notes).read("retention")]
+        epochs = [note["epochs_before"] for note in notes if isinstance(note.get("epochs_before"), int)]
+        return f": those of epochs before {max(epochs)} were deleted" if epochs else ""
 
     def _update(self, blob_id: Digest, exponents: tuple[int, ...]) -> Update:
         return params.parse_update(self.raw(blob_id), self.layout, exponents)

@@ -21,6 +21,7 @@ from p2pfl.durable import disk_error
 from p2pfl.errors import EXIT_OK, UserError
 from p2pfl.net.options import NetOptions, announced, bootstrapped
 from p2pfl.store import Folder
+from p2pfl.store.options import StoreOptions
 
 if TYPE_CHECKING:  # torch and libp2p come with it.
     from p2pfl.node import NodeSettings
@@ -129,6 +130,11 @@ def node_settings(settings: Config) -> NodeSettings:
         new_keys=settings.switch("node.new_keys"),
         guard_lost=settings.switch("node.guard_lost"),
         net=_net_options(settings),
+        store=StoreOptions(
+            keep_blobs_epochs=settings.number("store.keep_blobs_epochs"),
+            history=settings.text("store.history") or "none",
+            history_kib_s=max(1, settings.number("store.history_kib_s")),
+        ),
     )
 
 

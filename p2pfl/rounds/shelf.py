@@ -20,6 +20,8 @@ from p2pfl.store.coming import Busy, Coming
 
 # How many blobs a node remembers to whom it may show them; a round of 16 needs about 20.
 SHOWN_MAX = 4096
+# And of the past, which everybody may see: some ten thousand rounds, in ten megabytes.
+PUBLIC_MAX = 65_536
 # A fetch that fails is tried again, less and less often, while somebody still waits for it.
 RETRY_S = (0.1, 0.3, 1.0, 2.0)
 # From then on others than the first holder are asked too.
@@ -49,6 +51,7 @@ class Shelf:
         self._chance = chance or Random()
         self._shown: OrderedDict[Digest, frozenset[MemberId] | None] = OrderedDict()
         self._revealed: OrderedDict[Digest, None] = OrderedDict()
+        self._public: OrderedDict[Digest, None] = OrderedDict()
         self._coming: dict[Digest, trio.Event] = {}
         self.fetched = 0
 
@@ -83,12 +86,18 @@ class Shelf:
         while len(self._revealed) > SHOWN_MAX:
             self._revealed.popitem(last=False)
 
+    def publish(self, blob_id: Digest) -> None:
+        """Everybody may have this one, which a decided block of the past names."""
+        self._public[blob_id] = None
+        while len(self._public) > PUBLIC_MAX:
+            self._public.popitem(last=False)
+
     def may_have(self, sender: MemberId | None, blob_id: Digest) -> bool:
         """Whether this peer may fetch this blob. sender None: an observer."""
         if sender is None and blob_id in self._revealed:
             return True
         if blob_id not in self._shown:
-            return False
+            return blob_id in self._public
         audience = self._shown[blob_id]
         return audience is None or sender in audience
 

@@ -24,6 +24,7 @@ NOTES = {
     "transactions": "what was sent to the chain: kind, case_id, accused, tx_hash, status, block",
     "metrics": "what was measured after a height: chain, height, accuracy, seconds",
     "faults": "peers that broke the protocol: peer, reason, detail, height",
+    "retention": "when old blobs were deleted: epochs_before (whose they were), blobs (how many)",
     "evidence": "two signed structs of one signer that contradict each other: offence, first, second",
 }
 # A page shows the newest; a file that is longer than that is read from its end.
