@@ -200,7 +200,8 @@ class Network:
             except PeerFault as fault:
                 self._fault(peer, fault)
             peer.link.done()
-            await trio.lowlevel.checkpoint()  # A full inbox must not keep the other tasks waiting.
+            if peer.link.inbox:
+                await trio.lowlevel.checkpoint()  # A full inbox must not keep the other tasks waiting.
 
     async def _on_messages(self, peer_id: str, stream: Stream) -> None:
         peer = self._speaker(peer_id)

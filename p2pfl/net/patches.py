@@ -75,6 +75,7 @@ def install() -> None:
     _free_inbound_slots()
     _welcome_back_in_gossip()
     _count_bytes()
+    _name_who_calls_over_ip6()
     # `connect` waits this long for each address even when the first one answered at once.
     swarm._HAPPY_EYEBALLS_DELAY = 0.0
 
@@ -324,3 +325,20 @@ def _count_bytes() -> None:
     net_stream.NetStream.mps_reads = 0
     net_stream.NetStream.write = write
     net_stream.NetStream.read = read
+
+
+def _name_who_calls_over_ip6() -> None:
+    """libp2p takes a remote address of IPv6, which has four parts, for a broken one: whoever calls over it is
+    nobody to limits for each host.
+    """
+
+    def get_remote_address(self: Any) -> tuple[str, int] | None:
+        if self._cached_remote_address is None:
+            try:
+                host, port = self.stream.socket.getpeername()[:2]
+            except OSError:
+                return None  # Closed meanwhile.
+            self._cached_remote_address = (host, port)
+        return self._cached_remote_address
+
+    tcp_stream.TrioTCPStream.get_remote_address = get_remote_address

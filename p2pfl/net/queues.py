@@ -93,6 +93,9 @@ class Inbox:
         self._refused = False
         self._arrived = trio.Event()
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def greet(self, session: bytes, oldest: int) -> None:
         """A stream begins. Another session means that the peer's process is new: its numbers start anew."""
         if session != self.session:

@@ -34,6 +34,8 @@ HELLO_S = 5.0
 WRITE_BYTES = 256 * 1024
 # What is read at once is parsed at once: 64 KiB are 700 votes and take less than 10 ms.
 READ_BYTES = 64 * 1024
+# After as much, others get their turn; less is parsed in less time than a turn takes.
+TURN_BYTES = 4 * 1024
 
 _HELLO = struct.Struct(">I4s16sQ16sQ")
 _MAGIC = b"MPS1"
@@ -144,6 +146,7 @@ class Link:
         self._flooded = False
         self._newest = 0  # How many streams there have been.
         self._wake = trio.Event()
+        self._nap = trio.CancelScope()  # What the writer sleeps in.
         self._turn = trio.Lock()
         self._scope: trio.CancelScope | None = None
         self._ack_due_s = math.inf
@@ -231,7 +234,7 @@ class Link:
                 await stream.write(b"".join(frames))
                 continue
             self._wake = trio.Event()
-            with trio.move_on_at(min(self._ack_due_s, heartbeat_due_s)):
+            with trio.move_on_at(min(self._ack_due_s, heartbeat_due_s)) as self._nap:
                 await self._wake.wait()
 
     def _acknowledge(self, size: int) -> None:
@@ -242,22 +245,27 @@ class Link:
             self._wake.set()
         elif self._ack_due_s == math.inf:
             self._ack_due_s = trio.current_time() + ACK_S
-            self._wake.set()
+            # To wake the writer, only for it to sleep until then, would cost two turns of the scheduler.
+            self._nap.deadline = min(self._nap.deadline, self._ack_due_s)
 
     # -- reading -----------------------------------------------------------
 
     async def _read(self, stream: Stream, buffer: bytearray) -> None:
+        taken = len(buffer)
         while True:
             place = 0
             while (end := self._frame_end(buffer, place)) is not None:
                 self._take_frame(buffer, place, end)
                 place = end
             del buffer[:place]
-            await trio.lowlevel.checkpoint()  # A peer that never stops must not keep the others waiting.
+            if taken >= TURN_BYTES:
+                await trio.lowlevel.checkpoint()  # A peer that never stops must not keep the others waiting.
             if self._flooded:
                 self._flooded = False
                 await trio.sleep(FLOOD_PAUSE_S)
-            buffer += await stream.read()
+            data = await stream.read()
+            taken = len(data)
+            buffer += data
             self.last_heard_s = trio.current_time()
 
     @staticmethod

@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import nacl.bindings
 import pytest
@@ -15,7 +16,7 @@ from p2pfl import config, params
 from p2pfl.cli import main
 from p2pfl.cli.node import _net_options
 from p2pfl.errors import UserError
-from p2pfl.net import pnet, sockets, transport, websocket
+from p2pfl.net import patches, pnet, sockets, transport, websocket
 from p2pfl.net.interface import Unreachable
 from p2pfl.net.listening import announced, parsed, resolved
 from p2pfl.net.options import NetOptions
@@ -187,6 +188,8 @@ async def test_ip6_and_names_are_listened_at_and_called(ending: str) -> None:
             scope = await nursery.start(live, b)
             await a.sockets.connect(b.sockets.peer_id, called + ending)
             assert await echoes(await a.open(b, ECHO), b"here")
+            seen: Any = patches.tcp_of(b.sockets._connections(a.sockets.peer_id)[0].muxed_conn)
+            assert seen.get_remote_address()[0] == listen.split("/")[2]
             scope.cancel()
             await until(lambda: not a.sees(b))
             await until(lambda: b.sockets._nursery is None)
