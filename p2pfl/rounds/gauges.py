@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from p2pfl.rounds.context import Observe
+from p2pfl.telemetry import counters
 
 # How often a watcher is told of bytes sent and of the event loop's lag.
 REPORT_S = 2.0
@@ -33,10 +34,22 @@ async def watch_lag(observe: Observe) -> None:
 
 
 async def report_wire(network: Any, observe: Observe) -> None:
-    """The bytes sent so far, by kind."""
+    """The bytes sent and received so far, by kind."""
     while True:
         await trio.sleep(REPORT_S)
-        observe("wire", {"sent": dict(network.sent_bytes)})
+        told = {"sent": dict(network.sent_bytes), "received": dict(network.received_bytes)}
+        observe("wire", {**told, "counted": _counted()})
+
+
+def _counted() -> dict[str, int]:
+    """What others did wrong, by reason, and who was barred, as `bans_WHOM`."""
+    found: dict[str, int] = {}
+    for name, labels, value in counters.rows():
+        if name in ("peer_faults", "observer_faults", "stranger_faults"):
+            found[labels["reason"]] = found.get(labels["reason"], 0) + int(value)
+        elif name == "bans":
+            found["bans_" + labels["whom"]] = int(value)
+    return found
 
 
 async def report_process(observe: Observe) -> None:

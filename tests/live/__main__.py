@@ -1,4 +1,4 @@
-"""`python -m tests.live faults | netem | churn | soak | list`; all but `list` take `--members N --json`."""
+"""`python -m tests.live faults | hostile | netem | churn | soak | list`; `... VERB --help` says more."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tests.live import faults as _dying  # noqa: F401 (these fill the table)
 from tests.live import faults_around as _around  # noqa: F401
 from tests.live import faults_memory as _memory  # noqa: F401
 from tests.live.churn import Soak, churn
+from tests.live.hostile import TABLE as ATTACKS
+from tests.live.hostile import Hostile, hostile
 from tests.live.line import Line
 from tests.live.lines import Lines
 from tests.live.netem import SLEEP_S, Conditions, netem
@@ -46,6 +48,17 @@ def main(arguments: list[str] | None = None) -> int:
         coming.add_argument("--every", type=float, default=20.0, metavar="S", help="a turn of the churn (20)")
         coming.add_argument("--relays", action="store_true", help="no namespaces, though one could have them")
         coming.set_defaults(does=_churn, members=members)
+    attacked = verbs.add_parser("hostile", help="a peer with a member's key breaks every rule it can")
+    attacked.add_argument("--minutes", type=float, default=4.0, metavar="M", help="of attacks (4)")
+    attacked.add_argument(
+        "--only", action="append", choices=sorted(ATTACKS), help="this one; may be repeated"
+    )
+    attacked.add_argument("--seed", type=int, default=1, metavar="N", help="what is random (1)")
+    attacked.add_argument(
+        "--dir", type=Path, metavar="DIR", help="where the run lies (a new temporary folder)"
+    )
+    attacked.add_argument("--json", action="store_true", help="the result as one JSON object, the last line")
+    attacked.set_defaults(does=_hostile)
     for name in ("faults", "netem", "churn", "soak"):
         _common(verbs.choices[name])
     options = parser.parse_args(arguments)
@@ -93,6 +106,12 @@ def _netem(options: argparse.Namespace) -> int:
         options.members, options.seed, options.model, line, _directory(options), options.minutes
     )
     return _told(options, trio.run(lambda: netem(conditions, sleep_s=options.sleep)))
+
+
+def _hostile(options: argparse.Namespace) -> int:
+    chosen = tuple(name for name in ATTACKS if name in (options.only or ATTACKS))
+    run = Hostile(options.seed, _directory(options), options.minutes, chosen)
+    return _told(options, trio.run(lambda: hostile(run)))
 
 
 def _churn(options: argparse.Namespace) -> int:

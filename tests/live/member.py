@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from p2pfl.cli import failures
+from p2pfl.net import peer
 from p2pfl.parts import Parts
 from testnet import member
 from tests.live import sent
@@ -33,11 +34,14 @@ def main(spec: dict[str, Any], events: socket.socket) -> int:
 
 
 def _live(spec: dict[str, Any], events: socket.socket) -> int:
+    if "ban_s" in spec:
+        peer.BAN_MIN_S = peer.BAN_MAX_S = spec["ban_s"]
+
     def put_on(parts: Parts) -> None:
         sent.put_on(parts, Path(spec["sent"]), spec["life"])
         for called, address in spec["calls"].items():  # Through relays: see `proxies`.
-            peer = parts.network._peers[bytes.fromhex(called)]
-            peer.address = replace(peer.address, address=address)
+            one = parts.network._peers[bytes.fromhex(called)]
+            one.address = replace(one.address, address=address)
 
     return member.live(spec, events, put_on)
 

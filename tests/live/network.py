@@ -54,6 +54,8 @@ class Node:
     commit: int = -1  # The highest for which it said that its COMMIT went out.
     options: dict[str, Any] = field(default_factory=dict)
     words: list[str] = field(default_factory=list)  # What it said when it gave up.
+    received: dict[str, int] = field(default_factory=dict)  # Bytes, by protocol, in its present life.
+    counted: dict[str, int] = field(default_factory=dict)  # Faults of others by reason, and bans by whom.
     process: dict[str, int] = field(default_factory=dict)  # What its process held when it last said so.
 
 
@@ -295,6 +297,10 @@ class Network:
                 self.order = max(self.order, (fields["epoch"], fields["members"]))
             case "said":
                 node.words.append(fields["line"])
+            case "wire":
+                node.received = fields["received"]
+                node.counted = fields["counted"]
+                return
             case "process":
                 node.process = fields
             case _:
