@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from bench import connect, consensus, messages, rounds, sync, verify
+from bench import blobs, connect, consensus, idle, messages, rounds, sync, verify, wire
 from p2pfl.cli import failures
 
 
@@ -19,9 +19,12 @@ def main() -> int:
         rounds.add_parsers,
         consensus.add_parser,
         verify.add_parser,
+        blobs.add_parser,
+        sync.add_parser,
+        wire.add_parser,
+        idle.add_parser,
         connect.add_parser,
         messages.add_parser,
-        sync.add_parser,
     ):
         add(commands)
     for each in commands.choices.values():

@@ -28,6 +28,7 @@ from p2pfl.net.pieces import (  # noqa: F401 - who speaks of a message says wire
 )
 from p2pfl.net.pieces import a_digest as _digest
 from p2pfl.net.pieces import a_length as _length
+from p2pfl.params import EXPONENT_MAX, EXPONENT_MIN
 from p2pfl.records import BODY_BYTES_MAX
 from p2pfl.signed import SignedClose, SignedMeasurement, SignedParamTx, SignedShareRequest, Verdict
 
@@ -106,6 +107,30 @@ class Tip:
         _height(self.height)
 
 
+# A model has tens of tensors, the largest some hundreds.
+TENSORS_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class BaseDelta:
+    """A seat holds this update, which makes the base `base_id` of the base before it: half as many bytes.
+
+    A hint: whoever adds it and gets another base fetches the whole one.
+    """
+
+    base_id: Digest
+    delta_id: Digest
+    exponents: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _digest(self.base_id)
+        _digest(self.delta_id)
+        if not 1 <= len(self.exponents) <= TENSORS_MAX:
+            raise ValueError("one exponent a tensor")
+        if not all(EXPONENT_MIN <= exponent <= EXPONENT_MAX for exponent in self.exponents):
+            raise ValueError("an exponent is out of range")
+
+
 @dataclass(frozen=True, slots=True)
 class OpenRequest:
     """The council asks the accused of this case to open its round."""
@@ -175,6 +200,7 @@ Message: TypeAlias = (
     | VerdictShare
     | NoticeMessage
     | PeerRecords
+    | BaseDelta
     | Heartbeat
 )
 
@@ -289,6 +315,7 @@ TABLE: tuple[Row, ...] = (
     Row(12, NoticeMessage, size_max=2 * KIB, rate_per_s=4, burst=32),
     # All that is known, once a connection, and one for every move of anybody.
     Row(13, PeerRecords, size_max=17 * KIB, rate_per_s=2, burst=64),
+    Row(14, BaseDelta, size_max=16 * KIB, rate_per_s=20, burst=256),
     Row(32, GetStatus, size_max=64, rate_per_s=20, burst=128),
     Row(33, GetBlocks, size_max=64, rate_per_s=20, burst=128),
     Row(34, GetPiece, size_max=64, rate_per_s=4000, burst=8192),

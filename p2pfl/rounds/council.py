@@ -85,6 +85,7 @@ class CouncilApp:
         self._certified = certified
         self._pulse = Pulse()
         self._derived: dict[ct.Digest, CouncilDerived] = {}
+        self._deltas: dict[ct.Digest, wire.BaseDelta] = {}  # Of proposals of this height, by their base.
         self._root: tuple[ct.Digest, Update] | None = None
         self._decided_s = trio.current_time()
         self._since_s: float | None = None
@@ -167,6 +168,9 @@ class CouncilApp:
             context.shelf.show(body.base_id)
             context.shelf.show(body.root_update_id)
         tip = wire.Tip(context.group_id, header.height, block_id(header))
+        if (delta := self._deltas.get(blocks[-1][1].base_id)) is not None:
+            context.network.broadcast(self._listeners(), delta)
+        self._deltas.clear()
         context.network.broadcast(self._listeners(), tip)
         context.network.announce(tip)
         self.court.update(context.council.tip)
@@ -346,9 +350,16 @@ class CouncilApp:
         return update
 
     async def _keep(self, derived: CouncilDerived) -> None:
-        if not await self.context.shelf.has(derived.body.base_id):
-            await self.context.shelf.put(derived.body.base_id, derived.base.to_bytes())
-        self.context.shelf.show(derived.body.base_id)
+        shelf, base_id = self.context.shelf, derived.body.base_id
+        if not await shelf.has(base_id):
+            await shelf.put(base_id, derived.base.to_bytes())
+        shelf.show(base_id)
+        if base_id != self.context.council.tip.base_id and base_id not in self._deltas:
+            data = await self.context.aside(derived.delta.to_bytes)
+            delta_id = await self.context.aside(blob_id, data)
+            await shelf.put(delta_id, data, durable=False)
+            shelf.show(delta_id)
+            self._deltas[base_id] = wire.BaseDelta(base_id, delta_id, derived.delta.exponents)
 
     # -- around ----------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ import trio
 
 from consensus.chain import BadBlock
 from consensus.signing import block_id
-from consensus.types import ZERO_DIGEST, DecidedBlock, Digest
+from consensus.types import ZERO_DIGEST, DecidedBlock, Digest, MemberId
 from p2pfl.genesis import COUNCIL, Genesis
+from p2pfl.net import wire
 from p2pfl.records import CouncilBody, decode_body
 from p2pfl.rounds.chain import Chain, Checked, Trial
 from p2pfl.rounds.pulse import Pulse
@@ -22,6 +23,8 @@ from p2pfl.store.blocks import BlockStore
 STATES_MAX = 64
 # Older ones that a group still stands on after a long outage; each is folded again from the chain's start.
 RECALLED_MAX = 8
+# Deltas of bases that seats told of: a base that is older is fetched whole.
+DELTAS_MAX = 8
 
 
 class CouncilView:
@@ -34,6 +37,8 @@ class CouncilView:
         self._recalled: OrderedDict[Digest, CouncilState] = OrderedDict()
         self._blocks = blocks
         self._genesis = genesis
+        self._deltas: OrderedDict[Digest, tuple[MemberId, wire.BaseDelta]] = OrderedDict()
+        self._liars: set[MemberId] = set()
         self._tip = CouncilState.genesis(genesis)
         self._states[self._tip.block_id] = self._tip
         # Each block is folded before the next is checked: it may name the committee that decides the next.
@@ -72,6 +77,27 @@ class CouncilView:
         for decided in itertools.islice(self._blocks, height + 1):
             state = state.apply(decided.block.header, decode_body(decided.block.body, CouncilBody))
         return state
+
+    def before(self, state: CouncilState) -> CouncilState | None:
+        """The state on which this one follows, if it is known."""
+        return next((each for each in self._states.values() if each.height == state.height - 1), None)
+
+    def told_delta(self, seat: MemberId, delta: wire.BaseDelta) -> None:
+        """A seat says how a base follows from the one before: the first that says it is believed for now."""
+        if seat not in self._liars:
+            self._deltas.setdefault(delta.base_id, (seat, delta))
+        while len(self._deltas) > DELTAS_MAX:
+            self._deltas.popitem(last=False)
+
+    def delta_of(self, base_id: Digest) -> tuple[MemberId, wire.BaseDelta] | None:
+        """Who said how this base follows from the one before, and what."""
+        return self._deltas.get(base_id)
+
+    def no_delta(self, seat: MemberId) -> None:
+        """What this seat said was wrong, or nobody served it: it is not believed any more."""
+        self._liars.add(seat)
+        for base_id in [base_id for base_id, (by, _) in self._deltas.items() if by == seat]:
+            del self._deltas[base_id]
 
     def newest_ids(self) -> tuple[Digest, ...]:
         """The ids of the council blocks that are still known, the newest first."""

@@ -99,6 +99,9 @@ class Desk:
             case wire.Tip(group_id, height, _):
                 if (follower := self.followers.get(group_id)) is not None:
                     follower.tip_seen(sender, height)
+            case wire.BaseDelta():
+                if sender in context.seats:  # Others are no seats yet, or no more: nothing hangs on it.
+                    context.council.told_delta(sender, message)
             case wire.OpenRequest():
                 if self.defence is not None:
                     await self.defence.asked(sender, message)

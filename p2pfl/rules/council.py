@@ -99,10 +99,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class CouncilDerived:
-    """The body and the base whose id it holds."""
+    """The body, the base whose id it holds, and what was added to the base before it."""
 
     body: CouncilBody
     base: Base
+    delta: Update
 
 
 def compare(inputs: CouncilInputs) -> Comparison:
@@ -229,7 +230,7 @@ def derive_council(
         contradictions=turnover.contradictions,
         assignment=derive_assignment(state, inputs.height, turnover, outcomes),
     )
-    return CouncilDerived(body, comparison.base)
+    return CouncilDerived(body, comparison.base, comparison.mean)
 
 
 def check_council_body(

@@ -49,6 +49,9 @@ def values(kind: Any, name: str = "") -> st.SearchStrategy[Any]:
         return st.builds(
             lambda blob, run, index: wire.GetPiece(blob, run * index, run), DIGEST, runs, st.integers(0, 90)
         )
+    if kind is wire.BaseDelta:
+        exponents = st.lists(st.integers(-40, 10), min_size=1, max_size=9).map(tuple)
+        return st.builds(wire.BaseDelta, DIGEST, DIGEST, exponents)
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         return st.builds(kind, **{f.name: values(hints[f.name], f.name) for f in dataclasses.fields(kind)})
@@ -225,6 +228,9 @@ def test_an_answer_holds_as_many_blocks_as_fit() -> None:
         lambda: wire.Held(1 << 26, bytes(wire.HELD_BYTES_MAX + 1)),
         lambda: wire.PieceHead(100, (), 101),
         lambda: wire.PieceHead(1 << 26, (bytes(32),) * 40, 5),
+        lambda: wire.BaseDelta(bytes(32), bytes(32), ()),
+        lambda: wire.BaseDelta(bytes(32), bytes(32), (11,)),
+        lambda: wire.BaseDelta(bytes(32), bytes(31), (-15,)),
         lambda: wire.Refused("x" * 65),
         lambda: wire.Refused("\x1b[2J"),
     ],
@@ -247,6 +253,7 @@ def golden() -> dict[str, Any]:
         "OpeningOffer": wire.OpeningOffer(one, two, 1000),
         "NoticeMessage": wire.NoticeMessage(SignedLeave(Leave(3, one[:20]), SIGNATURE)),
         "PeerRecords": wire.PeerRecords((one, two)),
+        "BaseDelta": wire.BaseDelta(one, two, (-15, -20)),
         "Heartbeat": wire.Heartbeat(again=True),
         "GetStatus": wire.GetStatus(one),
         "GetBlocks": wire.GetBlocks(one, 6, 7),
