@@ -1,7 +1,8 @@
 """What a valid block of parameters is: exact arithmetic, no clock, no disk, no chance, no torch.
 
     gram        inner products of updates, exact
-    aggregate   many updates become one: the table of aggregators
+    aggregate   many updates become one, by a rule of the table
+    table       the table of aggregators: `weighted` sums, and rules that sort `coordinates`
     triage      one member in its group: features, hard rules, warnings about single chunks
     compare     one group among the groups; which chunks deviate
     cases       from a group that stands apart to the member whose absence brings it back

@@ -240,9 +240,13 @@ def _case(
 
 def block_gram(body: GroupBody) -> Gram:
     """The inner products of the body's revealed updates, from its Gram matrix alone."""
+    return _whole_gram(body).first(len(body.txs) - len(body.unrevealed))
+
+
+def _whole_gram(body: GroupBody) -> Gram:
+    """The same with the previous aggregate and the root update."""
     revealed = [signed for signed in body.txs if signed.tx.member not in body.unrevealed]
-    whole = view(body.gram, [body.exponents] * len(revealed) + [body.exponents] * 2)
-    return whole.first(len(revealed))
+    return view(body.gram, [body.exponents] * (len(revealed) + 2))
 
 
 def _shares(body: GroupBody, f: int) -> dict[MemberId, tuple[int, int]]:
@@ -254,7 +258,7 @@ def _shares(body: GroupBody, f: int) -> dict[MemberId, tuple[int, int]]:
     revealed = [(s.tx.member, w) for s, w in _weighted(body) if s.tx.member not in hidden]
     weights = [weight for _, weight in revealed]
     nothing = [np.zeros(0, dtype=np.int16)] * len(weights)
-    factors, divisor = factors_of(body.rule, nothing, weights, block_gram(body), f) or (
+    factors, divisor = factors_of(body.rule, nothing, weights, _whole_gram(body), f) or (
         tuple(weights),
         sum(weights),
     )

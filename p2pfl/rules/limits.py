@@ -9,7 +9,9 @@ from __future__ import annotations
 from p2pfl.errors import UserError
 from p2pfl.genesis import Genesis
 from p2pfl.params import BLOB_BYTES_MAX, byte_length
-from p2pfl.rules.aggregate import AGGREGATORS, FACTOR_BITS, NUMERATOR_MAX
+from p2pfl.rules.aggregate import AGGREGATORS
+from p2pfl.rules.table import NUMERATOR_MAX
+from p2pfl.rules.weighted import FACTOR_BITS
 
 # A group that was cut off trained under exponents that the council has left behind, one step a block. Beyond
 # so many steps its old updates are no longer counted: shifted to a common scale they could leave int64.

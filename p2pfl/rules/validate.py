@@ -103,13 +103,12 @@ def derive_group_body(inputs: GroupInputs) -> Derived:
     rules, f = inputs.genesis.rules, inputs.committee.faulty_max
     updates = _revealed_updates(inputs)
     chunks, triangles, whole = _gram(inputs, updates)
-    shown_gram = whole.first(len(updates))
     rows = triage(inputs.revealed, whole, f, rules)
     weights = derive_weights(inputs.txs, inputs.unrevealed, rows, inputs.standings, rules.weight_cap)
     shown = [w for s, w in zip(inputs.txs, weights, strict=True) if s.tx.member not in inputs.unrevealed]
     total = zero_update(inputs.layout, inputs.exponents)
     if updates:
-        values = aggregate(rules.aggregator, [update.values for update in updates], shown, shown_gram, f)
+        values = aggregate(rules.aggregator, [update.values for update in updates], shown, whole, f)
         total = Update(inputs.layout, inputs.exponents, values)
     next_base = apply_update(inputs.base_values, total)
     with_root = [*range(len(updates)), len(updates) + 1]
