@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from p2pfl.params import INT16_MAX, Int16, Int64, divide_round_half_even
+from p2pfl.rules.chunks import EXACT_FLOAT
 from p2pfl.rules.gram import Gram
 
 # A block of int64 sums and one product stay in the cache.
@@ -108,15 +109,35 @@ def _register(rule: Aggregator) -> None:
 
 def sum_of_multiples(rows: Sequence[Int16 | Int64], factors: Sequence[int], divisor: int) -> Int64:
     """round_half_even(sum(factor * row) / divisor), coordinate by coordinate, in int64."""
-    largest = max((int(np.abs(row.astype(np.int64)).max(initial=0)) for row in rows), default=0)
-    if sum(abs(factor) for factor in factors) * max(largest, 1) >= NUMERATOR_MAX or divisor >= NUMERATOR_MAX:
+    used = [(row, factor) for row, factor in zip(rows, factors, strict=True) if factor]
+    bound = sum(abs(factor) * _largest(row) for row, factor in used)
+    if bound >= NUMERATOR_MAX or divisor >= NUMERATOR_MAX:
         raise ArithmeticError("a weighted sum may leave int64: lower the weight cap")
+    add_up = _in_float64 if bound < EXACT_FLOAT else _in_int64
     out = np.empty(rows[0].shape, dtype=np.int64)
     for start in range(0, len(out), CHUNK_COORDINATES):
         part = slice(start, start + CHUNK_COORDINATES)
-        total = np.zeros(out[part].shape, dtype=np.int64)
-        for row, factor in zip(rows, factors, strict=True):
-            if factor:
-                total += row[part].astype(np.int64) * factor
-        out[part] = divide_round_half_even(total, divisor)
+        out[part] = divide_round_half_even(add_up(used, part, len(out[part])), divisor)
     return out
+
+
+Used = Sequence[tuple[Int16 | Int64, int]]
+
+
+def _largest(row: Int16 | Int64) -> int:
+    return max(int(row.max(initial=0)), -int(row.min(initial=0)))
+
+
+def _in_float64(used: Used, part: slice, width: int) -> Int64:
+    """By BLAS: every product and partial sum is an integer below 2^53, so nothing is ever rounded."""
+    wide = np.empty((len(used), width), dtype=np.float64)
+    for index, (row, _) in enumerate(used):
+        wide[index] = row[part]
+    return (np.array([factor for _, factor in used], dtype=np.float64) @ wide).astype(np.int64)
+
+
+def _in_int64(used: Used, part: slice, width: int) -> Int64:
+    total = np.zeros(width, dtype=np.int64)
+    for row, factor in used:
+        total += row[part].astype(np.int64) * factor
+    return total

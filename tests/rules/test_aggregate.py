@@ -110,6 +110,16 @@ def test_a_sum_that_could_leave_int64_is_refused() -> None:
     assert sum_of_multiples(rows, [1 << 45, -(1 << 45)], 1).tolist() == [0, 0, 0]
 
 
+@given(ROWS, st.data())
+def test_sums_below_and_above_2_to_the_53_are_alike(rows: list[list[int]], data: st.DataObject) -> None:
+    vectors = [np.array(row, dtype=np.int16) for row in rows]
+    draw = st.lists(st.integers(-(1 << 37), 1 << 37), min_size=len(rows), max_size=len(rows))
+    factors, divisor = data.draw(draw), data.draw(st.integers(1, 1 << 30))
+    found = sum_of_multiples(vectors, factors, divisor)
+    for k in range(64):
+        assert found[k] == half_even(sum(a * row[k] for a, row in zip(factors, rows)), divisor)
+
+
 def test_chunking_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [np.random.default_rng(i).integers(-32767, 32767, 1000).astype(np.int16) for i in range(3)]
     before = sum_of_multiples(rows, [3, 5, 7], 11)
