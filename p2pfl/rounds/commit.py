@@ -16,7 +16,7 @@ from p2pfl.records import MICRO
 from p2pfl.rounds.bases import Bases, Resolved
 from p2pfl.rounds.collect import Collected
 from p2pfl.rounds.context import Context
-from p2pfl.rounds.own import OwnRounds
+from p2pfl.rounds.own import OwnRounds, rounds_asked
 from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.signed import ParamTx, ShareRequest, SignedParamTx
 from p2pfl.telemetry import logger
@@ -69,6 +69,10 @@ class Committer:
         tx = await self._fix(heard, resolved, result)
         signed = SignedParamTx(tx, await context.sign(tx))
         await when_there_is_room(partial(self._own.save, signed, result.states), limiter=context.heavy)
+        seat = (context.name, heard.epoch)
+        asked = [height for *of, height in rounds_asked(context) if tuple(of) == seat]
+        counted = context.council.tip.counted[context.group_id][0]
+        await context.aside(self._own.forget, heard.height, counted, asked)
         return signed
 
     async def _fix(self, heard: Collected, resolved: Resolved, result: Any) -> ParamTx:

@@ -52,7 +52,7 @@ class GroupApp:
         self.context = context
         self.pace = pace
         self.bases = Bases(context)
-        self.own = OwnRounds.of(context.directory, context.name, context.committee.epoch)
+        self.own = OwnRounds.begin(context)
         self.proposals = Proposals(context, self.bases)
         self._committer = Committer(context, self.bases, self.own)
         self._home = home

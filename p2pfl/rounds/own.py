@@ -7,17 +7,26 @@ own/<group>.<epoch>/<height>.states   the training states under its trace root
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from consensus import codec
 from p2pfl.durable import write_whole
 from p2pfl.params import BLOB_BYTES_MAX
+from p2pfl.rounds.context import Context
 from p2pfl.signed import SignedParamTx
 
-# Rounds that may still be asked for: a case opens at most a few council blocks after its round.
+# Rounds whose states are kept in any case, a megabyte or ten each; others can be trained again.
 KEEP_ROUNDS = 32
 KEEP_EPOCHS = 3
 TX_BYTES_MAX = 4096
+
+
+def rounds_asked(context: Context) -> set[tuple[str, int, int]]:
+    """Group, epoch and height of the rounds that open cases ask this node to open."""
+    names = context.genesis.group_names
+    cases = (entry.case for entry in context.council.tip.open_cases())
+    return {(names[each.group_id], each.epoch, each.height) for each in cases if each.accused == context.me}
 
 
 class OwnRounds:
@@ -29,11 +38,19 @@ class OwnRounds:
 
     @classmethod
     def of(cls, node: Path, group: str, epoch: int) -> OwnRounds:
-        """Those of a node's folder. Those of epochs that nobody asks for any more are taken away."""
-        for old in (node / "own").glob("*.*"):
-            if old.suffix[1:].isdigit() and int(old.suffix[1:]) + KEEP_EPOCHS <= epoch:
-                shutil.rmtree(old, ignore_errors=True)
+        """Those of a node's folder."""
         return cls(node / "own" / f"{group}.{epoch}")
+
+    @classmethod
+    def begin(cls, context: Context) -> OwnRounds:
+        """Those of an epoch that begins. Those of epochs that nobody asks for any more are taken away."""
+        asked = {(name, epoch) for name, epoch, _ in rounds_asked(context)}
+        epoch = context.committee.epoch
+        for old in (context.directory / "own").glob("*.*"):
+            known = old.suffix[1:].isdigit() and (old.stem, int(old.suffix[1:])) not in asked
+            if known and int(old.suffix[1:]) + KEEP_EPOCHS <= epoch:
+                shutil.rmtree(old, ignore_errors=True)
+        return cls.of(context.directory, context.name, epoch)
 
     def save(self, signed: SignedParamTx, states: list[bytes]) -> None:
         """Keep a round; the commitment is durable when this returns. The states (if any) are only written."""
@@ -43,8 +60,18 @@ class OwnRounds:
             trace = codec.encode(tuple(states), tuple[bytes, ...])
             write_whole(self._directory / f"{height}.states", trace, durable=False)
         write_whole(self._directory / f"{height}.tx", codec.encode(signed))
-        for kind in ("tx", "states"):
-            (self._directory / f"{height - KEEP_ROUNDS}.{kind}").unlink(missing_ok=True)
+
+    def forget(self, height: int, counted: int, asked: Collection[int]) -> None:
+        """After the round of this height: take away what nobody can ask for any more.
+
+        counted: the last height that the council has counted: with it the last case about those before was
+        opened. asked: heights of open cases. The commitments of all others stay, the states of the newest.
+        """
+        for path in self._directory.glob("*.*"):
+            if not path.stem.isdigit() or int(path.stem) > height - KEEP_ROUNDS or int(path.stem) in asked:
+                continue
+            if path.suffix == ".states" or int(path.stem) <= counted:
+                path.unlink(missing_ok=True)
 
     def commitment(self, height: int) -> SignedParamTx | None:
         """The own commitment of this height, if one was made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from consensus.types import Digest
 from p2pfl.audit.verify import verify
 from p2pfl.genesis import COUNCIL
+from p2pfl.parts import Parts
 from p2pfl.rounds import retention
 from p2pfl.rounds.chain import Chain
 from p2pfl.rounds.council_view import CouncilView
@@ -18,7 +20,10 @@ from p2pfl.rounds.retention import Retention, needed, written_before_ms
 from p2pfl.rounds.shelf import Shelf
 from p2pfl.rules.state import OPEN
 from p2pfl.store import Store
+from p2pfl.store.options import StoreOptions
 from tests.audit.chain import COUNCIL_AFTER, GROUPS, HEIGHTS, LIAR, Built, build, member_of
+from tests.rounds.small_network import small_network
+from tests.rounds.test_epochs import MEMBERS, SHAPE, in_epoch
 
 LAST = HEIGHTS - 1  # Of each group; not counted.
 
@@ -179,3 +184,19 @@ async def test_what_everybody_may_see_is_in_sight_after_a_restart_as_far_back_as
     assert not shelf.may_have(stranger, gone)
     assert shelf.source(stranger, gone) is None  # Refused as not_held: the asker goes elsewhere.
     kept.store.close()
+
+
+@pytest.mark.soak
+async def test_a_network_that_keeps_one_epoch_learns_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None
+) -> None:
+    def forgetful(parts: Parts) -> None:
+        parts.settings = replace(parts.settings, store=StoreOptions(keep_blobs_epochs=1))
+
+    how: dict[str, Any] = {"epochs": {"blocks": 2}, "times": {"clock_skew_ms": 300}, "wrap": forgetful}
+    async with small_network(tmp_path / "run", rounds=40, **how, **SHAPE) as network:
+        await network.until(lambda: in_epoch(network, [*MEMBERS, "seat0"], 4), timeout_s=300)
+    assert sum(each["blobs"] for each in network.seen("pruned")) > 100
+    report = verify(tmp_path / "run", recompute=True)
+    assert report.findings == []
+    assert any("those of epochs before 4 were deleted" in line for line in report.skipped)
