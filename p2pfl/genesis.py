@@ -13,7 +13,7 @@ from consensus.committee import Committee
 from consensus.signing import Domain, keccak256
 from consensus.types import Digest, MemberId
 from p2pfl.errors import UserError
-from p2pfl.jsonform import from_json, to_json
+from p2pfl.jsonform import from_json, loads, to_json
 from p2pfl.params import Layout, TensorSpec
 
 GENESIS_VERSION = 1
@@ -230,7 +230,7 @@ def load(path: Path) -> Genesis:
     """Read a genesis file. Raises UserError that says what is wrong with it."""
     fix = "copy the genesis file of your network again, or make one with `p2pfl testnet up`"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = loads(path.read_text(encoding="utf-8"))
         genesis = from_json(raw, Genesis)
     except OSError as error:
         raise UserError(f"the genesis file {path} cannot be read", because=str(error), fix=fix) from error

@@ -25,7 +25,7 @@ from p2pfl import signed as structs
 from p2pfl.errors import UserError
 from p2pfl.genesis import Genesis
 from p2pfl.guard_file import GUARD_VERSION, Floor, GuardRecord, Identity, kind_of, struct_of
-from p2pfl.jsonform import from_json, to_json
+from p2pfl.jsonform import from_json, loads, to_json
 
 FORMAT_VERSION = "1"
 # A guard's journal is at most 1 MiB; in hex, with names, a few times that.
@@ -175,8 +175,8 @@ def _parse(path: Path) -> Interchange:
     try:
         if len(data) > FILE_BYTES_MAX:
             raise ValueError(f"it is longer than {FILE_BYTES_MAX} bytes")
-        return from_json(json.loads(data), Interchange)
-    except (ValueError, RecursionError) as error:
+        return from_json(loads(data), Interchange)
+    except ValueError as error:
         raise _unusable(path, str(error)) from error
 
 

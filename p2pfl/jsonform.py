@@ -6,6 +6,7 @@ The canonical bytes are CBOR (`consensus.codec`); JSON is a view, and for the ge
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from typing import Any, get_args, get_origin, get_type_hints
@@ -22,6 +23,14 @@ def to_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in typing.cast(dict[Any, Any], value).items()}
     return value
+
+
+def loads(text: str | bytes) -> Any:
+    """What a JSON text says. Raises ValueError, also for one that nests deeper than Python's stack."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
 
 
 def from_json(raw: Any, kind: Any, path: str = "$") -> Any:

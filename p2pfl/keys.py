@@ -18,6 +18,7 @@ from typing import Any
 from p2pfl.durable import disk_error, fsync_folder
 from p2pfl.errors import UserError
 from p2pfl.guard import GUARDED, Guard, GuardRecord, Refused, SigningKey
+from p2pfl.jsonform import loads
 
 __all__ = [
     "GUARDED",
@@ -198,7 +199,7 @@ def _json(path: Path, kind: str) -> dict[str, Any]:
             fix=f"chmod 600 {path}",
         )
     try:
-        table = json.loads(data) if len(data) <= _KEY_FILE_BYTES_MAX else None
+        table = loads(data) if len(data) <= _KEY_FILE_BYTES_MAX else None
     except ValueError as error:
         raise _damaged(path, kind, str(error)) from error
     if not isinstance(table, dict):

@@ -24,7 +24,7 @@ from consensus.types import Certificate, DecidedBlock, Digest, Header, MemberId
 from consensus.votes import BadCertificate, verify_certificate
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, Genesis
-from p2pfl.jsonform import from_json, to_json
+from p2pfl.jsonform import from_json, loads, to_json
 from p2pfl.records import BODY_BYTES_MAX, CouncilBody, GroupBody, decode_body, field_proof
 from p2pfl.roster import Roster
 
@@ -118,7 +118,7 @@ def check(text: str, genesis: Genesis) -> Proven:
     if len(text) > PROOF_BYTES_MAX:
         raise BadProof(f"{len(text)} characters, the limit is {PROOF_BYTES_MAX}")
     try:
-        table = json.loads(text)
+        table = loads(text)
         if table["format"] != FORMAT:
             raise BadProof(f"not in the format {FORMAT!r}")
         if table["network"] != to_json(genesis.network_id):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from p2pfl.durable import write_whole
 from p2pfl.errors import PeerFault
+from p2pfl.jsonform import loads
 from p2pfl.net import patches
 from p2pfl.net.peer_records import ADDRESSES_MAX, RECORD_BYTES_MAX, can_be_called
 from p2pfl.telemetry import logger
@@ -106,7 +107,7 @@ class Book:
         try:
             if path.stat().st_size > BOOK_BYTES_MAX:
                 raise ValueError(f"more than {BOOK_BYTES_MAX} bytes")
-            document = json.loads(path.read_bytes())
+            document = loads(path.read_bytes())
             if document["format"] != FORMAT:
                 raise ValueError(f"format {document['format']}")
             for text in document["records"][:BOOK_RECORDS_MAX]:

@@ -89,7 +89,7 @@ def install() -> None:
     _knock_before_a_handshake()
     _look_at_frames()
     _forget_what_nobody_reads()
-    _read_short_names()
+    _NAMES.read_delim = read_name
     _count_gossip()
     # An RSA key of 4,096 bits takes ten times as long to check as any other, and nobody here has one.
     for kind in (KeyType.RSA, KeyType.Secp256k1):
@@ -170,23 +170,19 @@ def _shut(raw: Any) -> None:
     below.socket.close()
 
 
-def _read_short_names() -> None:
-    """The name of a protocol is read before anybody is known, as long as it says it is."""
-
-    async def read_delim(reader: Any) -> bytes:
-        try:
-            line = await varint.read_varint_prefixed_bytes_limited(reader, NAME_BYTES_MAX)
-        except MessageTooLarge as error:
-            raise ParseError(str(error)) from error
-        if line[-1:] != b"\n":
-            raise ParseError("a name that does not end")
-        try:
-            line.decode()
-        except UnicodeDecodeError as error:
-            raise ParseError("a name that is no text") from error
-        return line[:-1]
-
-    _NAMES.read_delim = read_delim
+async def read_name(reader: Any) -> bytes:
+    """The name of a protocol; libp2p reads as long a one as it says it is, before anybody is known."""
+    try:
+        line = await varint.read_varint_prefixed_bytes_limited(reader, NAME_BYTES_MAX)
+    except MessageTooLarge as error:
+        raise ParseError(str(error)) from error
+    if line[-1:] != b"\n":
+        raise ParseError("a name that does not end")
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        raise ParseError("a name that is no text") from error
+    return line[:-1]
 
 
 # ---------------------------------------------------------------------------

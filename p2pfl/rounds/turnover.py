@@ -10,7 +10,6 @@ What may stand in a block, and what follows, is in `rules.epochs`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from consensus.signing import recover, signing_digest
 from p2pfl.contradiction import Contradiction
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
-from p2pfl.jsonform import from_json
+from p2pfl.jsonform import from_json, loads
 from p2pfl.keys import Refused
 from p2pfl.membership import Closing, Leave, SignedJoin, SignedLeave
 from p2pfl.net import wire
@@ -250,4 +249,4 @@ def read_join(path: Path) -> SignedJoin:
         data = file.read(FILE_BYTES_MAX + 1)
     if len(data) > FILE_BYTES_MAX:
         raise ValueError(f"more than {FILE_BYTES_MAX} bytes")
-    return from_json(json.loads(data), SignedJoin)
+    return from_json(loads(data), SignedJoin)

@@ -15,6 +15,7 @@ from typing import Any
 from p2pfl import jsonform, telemetry
 from p2pfl.durable import DiskFull, disk_error
 from p2pfl.errors import UserError
+from p2pfl.jsonform import loads
 
 log = telemetry.logger("notes")
 
@@ -83,7 +84,7 @@ class Notes:
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        record = loads(line)
     except ValueError:
         return None
     return record if isinstance(record, dict) else None
