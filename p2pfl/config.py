@@ -70,6 +70,12 @@ SETTINGS = (
         None,
         "Where some members are, with commas between: multiaddrs that end in /p2p/ and a peer id.",
     ),
+    Setting(
+        "net.relay",
+        "relay",
+        "off",
+        "serve: pass on between members that cannot call each other; use: be one of those, behind a router.",
+    ),
     Setting("net.mdns", "switch", False, "Find members on the same LAN by mDNS, and be found."),
     Setting(
         "net.observers",
@@ -164,6 +170,7 @@ _KINDS: dict[str, tuple[str, Callable[[str], str | int | bool]]] = {
     "level": ("log level", _one_of("debug", "info", "warning", "error")),
     "history": ("none, public or all", _one_of("none", "public", "all")),
     "transport": ("tcp or websocket", _one_of("tcp", "websocket")),
+    "relay": ("off, serve or use", _one_of("off", "serve", "use")),
     "security": ("noise or tls", _one_of("noise", "tls")),
 }
 

@@ -6,6 +6,7 @@ Knows peers and sockets; where they are is in `book`, what is said on a stream i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from random import Random
 
@@ -16,6 +17,7 @@ from p2pfl.errors import PeerFault
 from p2pfl.net.book import Book
 from p2pfl.net.interface import Unreachable
 from p2pfl.net.peer import Peer
+from p2pfl.net.relay import CIRCUIT, Relay
 from p2pfl.net.sockets import Sockets
 from p2pfl.net.stream import FROZEN_S, StreamBroken
 from p2pfl.telemetry import logger
@@ -28,14 +30,16 @@ GRACE_S = 2.0
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.1, 5.0
 # A connection on which no messages flow after so long is of no use.
 SILENT_CONNECTION_S = 10.0
+# A handshake takes four round trips: enough for half a second each.
+SHARE_S = 2.0
 WATCH_S = 1.0
 
 
 class Dialer:
     """Keeps the connections of one member.
 
-    book: where to call. talk: open the stream of messages and use it until it breaks. fault: count this
-    against the peer.
+    book: where to call. relay: calls through others. talk: open the stream of messages and use it until it
+    breaks. fault: count this against the peer.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Dialer:
         sockets: Sockets,
         peers: Mapping[MemberId, Peer],
         book: Book,
+        relay: Relay,
         *,
         neighbours: Iterable[MemberId],
         talk: Callable[[Peer], Awaitable[None]],
@@ -54,6 +59,7 @@ class Dialer:
         self._sockets = sockets
         self._peers = peers
         self._book = book
+        self._relay = relay
         self._neighbours = set(neighbours)
         self._talk = talk
         self._fault = fault
@@ -103,9 +109,17 @@ class Dialer:
         with trio.move_on_after(wait_s):
             await peer.changed.wait()
             return True
-        for address in self._book.addresses(peer.address.peer_id):
+        addresses = self._book.addresses(peer.address.peer_id)
+        # Of several, one that swallows every packet must not keep the others waiting; but a slow one has its
+        # whole time every second time.
+        share_s = SHARE_S if len(addresses) > 1 and failures % 2 == 0 else math.inf
+        for address in addresses:
             try:
-                await self._sockets.connect(peer.address.peer_id, address)
+                call = self._relay.connect if CIRCUIT in address else self._sockets.connect
+                with trio.move_on_after(share_s) as scope:
+                    await call(peer.address.peer_id, address)
+                if scope.cancelled_caught:
+                    raise Unreachable(f"{address}: no answer within {share_s:g} s")
             except Unreachable as error:
                 log.debug("a peer cannot be reached", peer=peer.member, why=str(error), tries=failures + 1)
                 if self._sockets.is_connected(peer.address.peer_id):

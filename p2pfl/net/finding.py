@@ -24,7 +24,9 @@ from p2pfl.net.lan import Lan
 from p2pfl.net.options import NetOptions
 from p2pfl.net.own import own_addresses
 from p2pfl.net.peer import Peer
-from p2pfl.net.peer_records import RECORDS_MAX, PeerRecords
+from p2pfl.net.peer_records import ADDRESSES_MAX, RECORDS_MAX, PeerRecords
+from p2pfl.net.relay import Relay
+from p2pfl.net.sockets import Sockets
 from p2pfl.telemetry import logger
 
 log = logger("net")
@@ -46,6 +48,7 @@ class Finding:
         peer_key: bytes,
         listen: str,
         options: NetOptions,
+        sockets: Sockets,
         path: Path | None,
         known: Mapping[str, Peer],
         fault: Callable[[Peer, PeerFault], None],
@@ -65,6 +68,7 @@ class Finding:
         self._news = trio.Event()
         self._told: dict[MemberId, dict[str, int]] = {}  # By member: the number of each record that it has.
         self.book = Book(path)
+        self.relay = Relay(options.relay, sockets, lambda: tuple(known), self.book.addresses, self.refresh)
         for address in options.bootstrap:
             self.book.hint(address.peer_id, "bootstrap", [address.address])
 
@@ -89,7 +93,10 @@ class Finding:
 
     def refresh(self) -> None:
         """Sign the own addresses again if they have changed, and tell everybody."""
-        addresses = own_addresses(self._listen, self._options.announce)
+        direct = own_addresses(self._listen, self._options.announce)
+        # Where anybody may come in goes before what needs another member.
+        through = self.relay.own
+        addresses = (*direct[: ADDRESSES_MAX - len(through)], *through)
         before = self.book.record(self._peer_id)
         if before is not None and set(before.addresses) == set(addresses):
             return
@@ -122,20 +129,21 @@ class Finding:
         self._send(peer, [self.own])
         self._news.set()
 
-    def received(self, peer: Peer, message: PeerRecords) -> None:
-        """Records that this member sent, or published by gossip."""
+    def received(self, peer: Peer, message: PeerRecords, *, in_order: bool = True) -> None:
+        """Records that this member sent. in_order: none of them can be late."""
         for envelope in message.records:
             try:
                 self._take(peer, envelope)
             except PeerFault as fault:
-                self._fault(peer, fault)
+                if in_order or fault.reason != "old_record":
+                    self._fault(peer, fault)
 
     def published(self, peer: Peer, message: PeerRecords) -> None:
         """The same by gossip, which has no limits of its own."""
         if not peer.buckets.take(wire.BY_KIND[PeerRecords].tag):
             self._fault(peer, PeerFault("flood", "PeerRecords by gossip"))
         else:
-            self.received(peer, message)
+            self.received(peer, message, in_order=False)
 
     def _take(self, sender: Peer, envelope: bytes) -> None:
         told = self._told.setdefault(sender.member, {})

@@ -79,13 +79,6 @@ class Network:
         self._session = os.urandom(16)
         self._by_peer_id: dict[str, Peer] = {}
         self._chance = Random(self._session)
-        self._finding = self._new_finding(peer_key, listen, book_path)
-        self._peers = {member: self._new_peer(member, peers[member]) for member in peers if member != me}
-        self._by_peer_id.update({peer.address.peer_id: peer for peer in self._peers.values()})
-        self._changed = trio.Event()
-        self._bug: Exception | None = None
-        self._bug_found = trio.Event()
-        self._nursery: trio.Nursery | None = None
         self._sockets = Sockets(
             peer_key=peer_key,
             listen=listen,
@@ -96,6 +89,13 @@ class Network:
             announce=peers[me].address if me in peers else None,
             options=options,
         )
+        self._finding = self._new_finding(peer_key, listen, book_path)
+        self._peers = {member: self._new_peer(member, peers[member]) for member in peers if member != me}
+        self._by_peer_id.update({peer.address.peer_id: peer for peer in self._peers.values()})
+        self._changed = trio.Event()
+        self._bug: Exception | None = None
+        self._bug_found = trio.Event()
+        self._nursery: trio.Nursery | None = None
         self._dialer = self._new_dialer(self._peers if neighbours is None else neighbours)
         self._exchange = Exchange(self._peers, self.connected, self._sockets.open, self._fault)
         self.observers = Observers(options, self._sockets, partial(self._exchange.answered, None))
@@ -118,6 +118,7 @@ class Network:
             self._sockets.handle(protocol, partial(self._on_asked, protocol))
         if self._gossip is not None:
             self._sockets.service(self._gossip.run)
+        self._sockets.service(self._finding.relay.run)
         with one_error():
             async with self._sockets.running(), trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -360,6 +361,7 @@ class Network:
             peer_key=peer_key,
             listen=listen,
             options=self.options,
+            sockets=self._sockets,
             path=path,
             known=self._by_peer_id,
             fault=self._fault,
@@ -373,6 +375,7 @@ class Network:
             self._sockets,
             self._peers,
             self._finding.book,
+            self._finding.relay,
             neighbours=set(neighbours) & set(self._peers),
             talk=self._open_talk,
             fault=self._fault,

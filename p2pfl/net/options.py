@@ -18,7 +18,8 @@ class NetOptions:
     transport: what we listen with. security: the handshake; the same for all members. psk_file: the key of a
     private network, the same for all members. announce: multiaddrs that others reach us at; none: those we
     listen at. bootstrap: where some peers are, whatever the genesis says. mdns: say where we are on the LAN,
-    and listen who else is there.
+    and listen who else is there. relay: pass on between members that cannot call each other, or be one of
+    those.
 
     observers: how many strangers may look (0: none). observers_kib_s: KiB a second for all of them together.
     observers_updates: whether they see the updates of decided blocks too.
@@ -30,6 +31,7 @@ class NetOptions:
     announce: tuple[str, ...] = ()
     bootstrap: tuple[PeerAddress, ...] = ()
     mdns: bool = False
+    relay: str = "off"  # or "serve", "use"
     observers: int = 8
     observers_kib_s: int = 512
     observers_updates: bool = False

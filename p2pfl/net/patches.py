@@ -104,7 +104,10 @@ def _shield_writes() -> None:
 
 
 def tcp_of(muxed: IMuxedConn) -> tcp_stream.TrioTCPStream:
-    """The TCP stream at the bottom of a connection, whatever the operator chose to put in between."""
+    """The TCP stream at the bottom of a connection, whatever the operator chose to put in between.
+
+    Of a connection through a relay: the stream to the relay, whose bytes its own connection counts.
+    """
     secured: Any = muxed.secured_conn  # type: ignore[attr-defined]
     cipher = secured.conn
     noise = getattr(cipher, "read_writer", None)
@@ -115,7 +118,11 @@ def tcp_of(muxed: IMuxedConn) -> tcp_stream.TrioTCPStream:
 
 def abort(muxed: IMuxedConn) -> None:
     """Close the socket without a farewell: whoever is stuck in it wakes up with an error."""
-    tcp_of(muxed).stream.socket.close()
+    bottom: Any = tcp_of(muxed)
+    if isinstance(bottom, net_stream.NetStream):
+        muxed.event_shutting_down.set()  # type: ignore[attr-defined] - through a relay there is no socket.
+    else:
+        bottom.stream.socket.close()
 
 
 # ---------------------------------------------------------------------------
@@ -323,6 +330,7 @@ def _count_bytes() -> None:
         return data
 
     net_stream.NetStream.mps_reads = 0
+    net_stream.NetStream.mps_sent = net_stream.NetStream.mps_received = 0
     net_stream.NetStream.write = write
     net_stream.NetStream.read = read
 

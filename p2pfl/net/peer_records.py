@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from p2pfl.rules.epochs import is_address
+from p2pfl.rules.epochs import is_address, is_peer_id
 
 # An address of a DNS name has 64 bytes or so, a key, a signature and their heads 180.
 RECORD_BYTES_MAX = 1024
@@ -12,13 +12,18 @@ RECORD_BYTES_MAX = 1024
 RECORDS_MAX = 16
 # TCP over both IP versions, inside and outside of a router, twice: nobody needs more, and each may be called.
 ADDRESSES_MAX = 8
-# A host name of 253 letters and a port.
-ADDRESS_TEXT_MAX = 280
+# A host name of 253 letters, a port and the id of a relay.
+ADDRESS_TEXT_MAX = 360
 
 
 def can_be_called(text: str) -> bool:
-    """Whether this is a multiaddr of a host and a TCP port, a WebSocket's perhaps."""
-    return len(text) <= ADDRESS_TEXT_MAX and is_address(text.removesuffix("/ws"))
+    """Whether this is a multiaddr of a host and a TCP port, a WebSocket's perhaps, or one through a relay."""
+    direct, circuit, rest = text.partition("/p2p-circuit")
+    if circuit:
+        direct, _, relay = direct.partition("/p2p/")
+        if rest or not is_peer_id(relay):
+            return False
+    return len(text) <= ADDRESS_TEXT_MAX and is_address(direct.removesuffix("/ws"))
 
 
 @dataclass(frozen=True, slots=True)
