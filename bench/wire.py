@@ -7,9 +7,10 @@ aggregate   what the other groups learnt, as one more update: nobody can compute
 headers     the group's block and the council's, as they are kept: header, body, certificate
 
 Not in it, and told apart: the council's root update (one update), by which the rules judge; `least_with_root`
-has it. Members and a council of one seat are in network namespaces without offloads, so that each packet
-counts with its headers of TCP and IP, acknowledgements too. Rounds are counted between two heights that all
-members have decided.
+has it. A group that does not wait for the council goes on from its own base and receives nothing of the
+council's in that round: `council_bases_a_round` says how often it did receive. Members and a council of one
+seat are in network namespaces without offloads, so that each packet counts with its headers of TCP and IP,
+acknowledgements too. Rounds are counted between two heights that all members have decided.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import trio
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, load
 from p2pfl.params import byte_length
+from p2pfl.records import GroupBody, decode_body
 from p2pfl.store import BlockFile, node_folders
 from tests.live.line import Line
 from tests.live.lines import Lines
@@ -110,6 +112,7 @@ def _figures(
 ) -> dict[str, Any]:
     members, rounds = arguments.members, ended.height - begun.height
     update, headers = _kept(directory)
+    used = _council_heights(directory, range(begun.height + 1, ended.height + 1))
     least = (members - 1) * update + update + headers
     measured = (ended.interface - begun.interface) // (members * rounds)
     protocols = {
@@ -126,10 +129,20 @@ def _figures(
         "headers_bytes": headers,
         "by_protocol": protocols,
         "tcp_ip_bytes": measured - sum(protocols.values()),
+        "council_bases_a_round": round(len(used) / rounds, 2),
         "members": members,
         "model": arguments.model,
         "rounds": rounds,
     }
+
+
+def _council_heights(directory: Path, heights: range) -> set[int]:
+    """The council's blocks on whose bases these heights of the group rest."""
+    folders = node_folders(directory)
+    path = next(each for name, each in folders.items() if name.startswith(GROUP)).chain(GROUP)
+    blocks = [each.block for each in BlockFile(path).blocks if each.block.header.height in heights]
+    bodies: list[GroupBody] = [decode_body(block.body, GroupBody) for block in blocks]
+    return {body.base.council_height for body in bodies}
 
 
 def _kept(directory: Path) -> tuple[int, int]:
