@@ -135,10 +135,11 @@ def _knock_before_a_handshake() -> None:
 
     async def upgrade(self: Any, raw: Any, maddr: Any) -> Any:
         fences: Fences | None = getattr(self, "mps_fences", None)
-        found = raw.get_remote_address()
-        if fences is None or found is None:
-            return await plain(self, raw, maddr)
-        knock = fences.door.knock(found[0], lambda: _shut(raw))
+        found, socket = raw.get_remote_address(), _socket_of(raw)
+        if fences is None or found is None or socket is None:
+            return await plain(self, raw, maddr)  # A circuit is a stream of a peer, and limited as such.
+        # Not a cancellation: it leaves the books of libp2p's resource manager wrong for ever.
+        knock = fences.door.knock(found[0], socket.close)
         if knock is None:
             await raw.close()
             raise SwarmException("not from there, and not so often")
@@ -159,15 +160,12 @@ def _knock_before_a_handshake() -> None:
     swarm.Swarm.upgrade_inbound_raw_conn = upgrade  # type: ignore[method-assign]
 
 
-def _shut(raw: Any) -> None:
-    """Close the socket below, so that libp2p sees its handshake fail and gives back what it took for it.
-
-    A cancellation would not do: it leaves the books of libp2p's resource manager wrong for ever.
-    """
+def _socket_of(raw: Any) -> Any:
+    """The socket below: when it is closed, libp2p sees its handshake fail and gives back what it took."""
     below = raw
-    while not hasattr(below, "socket"):
-        below = getattr(below, "tcp", None) or below.stream
-    below.socket.close()
+    while below is not None and not hasattr(below, "socket"):
+        below = getattr(below, "tcp", None) or getattr(below, "stream", None)
+    return below.socket if below is not None else None
 
 
 async def read_name(reader: Any) -> bytes:
