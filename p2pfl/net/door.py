@@ -23,6 +23,8 @@ HALF_OPEN_PER_ADDRESS = 32
 HALF_OPEN_MAX = 64
 # A group of twenty behind one address, each calling again after its own restart, and then at most every 5 s.
 CONNECTIONS_PER_S, CONNECTIONS_BURST = 5.0, 100
+# From all addresses together where no member lives: a fifth of a processor, however many somebody has.
+STRANGERS_PER_S, STRANGERS_BURST = 20.0, 200
 # How many addresses are remembered, the barred ones longest: about 1 KiB each.
 ADDRESSES_MAX = 4096
 
@@ -60,6 +62,7 @@ class Door:
         self._on_fault = on_fault
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
         self._open: OrderedDict[Knock, None] = OrderedDict()
+        self._strangers = Bucket(STRANGERS_PER_S, STRANGERS_BURST)
 
     @property
     def half_open(self) -> int:
@@ -84,6 +87,10 @@ class Door:
             return None
         if not one.calls.take():
             self._offend(address, PeerFault("connection_flood", address))
+            return None
+        if not self._is_home(address, one) and not self._strangers.take():
+            # Nobody in particular is to blame, so nobody is barred for it.
+            self._on_fault(address, PeerFault("connection_flood", "from everywhere"), False)
             return None
         if len(one.open) >= HALF_OPEN_PER_ADDRESS:
             self._give_way(next(iter(one.open)))
@@ -122,10 +129,12 @@ class Door:
 
     def _offend(self, address: str, fault: PeerFault) -> bool:
         one = self._known(address)
-        home = one.home or self._lives_here(address)
-        barred = not home and one.standing.offend(fault)
+        barred = not self._is_home(address, one) and one.standing.offend(fault)
         self._on_fault(address, fault, barred)
         return barred
+
+    def _is_home(self, address: str, one: _Address) -> bool:
+        return one.home or self._lives_here(address)
 
     def _known(self, address: str) -> _Address:
         one = self._addresses.get(address)

@@ -100,6 +100,16 @@ async def test_connections_have_a_rate_by_address(autojump_clock: Any) -> None:
     assert watched.knock("10.0.0.1") is not None
 
 
+async def test_somebody_with_many_addresses_does_not_keep_members_out(autojump_clock: Any) -> None:
+    watched = Watched("10.0.0.1")
+    took = sum(watched.knock(f"10.1.{number >> 8}.{number & 255}") is not None for number in range(1000))
+    assert took == door.STRANGERS_BURST
+    assert watched.barred == []
+    assert watched.knock("10.0.0.1") is not None
+    await trio.sleep(1)
+    assert watched.knock("10.2.0.1") is not None
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -125,7 +135,7 @@ async def test_addresses_are_forgotten_and_the_barred_ones_last(autojump_clock: 
     for _ in range(FAULTS_MAX):
         watched.door.offend("10.9.9.9", PeerFault("bad_mux"))
     for number in range(door.ADDRESSES_MAX + 50):
-        watched.door.settled(watched.knock(f"10.1.{number >> 8}.{number & 255}"), None)
+        watched.door.offend(f"10.1.{number >> 8}.{number & 255}", PeerFault("bad_mux"))
     assert len(watched.door._addresses) == door.ADDRESSES_MAX
     assert watched.door.is_barred("10.9.9.9")
 
