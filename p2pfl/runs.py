@@ -37,18 +37,12 @@ def piece_leaves(length: int) -> int:
     return min(PIECE_LEAVES_MAX, max(RUN_LEAVES, 1 << (leaves // 16).bit_length()))
 
 
-def run_hashes(data: Bytes, *, yielding: bool = False) -> bytes:
-    """The node of each run of 64 leaves of these bytes, one after another. 1 MiB costs about 1.5 ms.
-
-    yielding: for threads. Hashing a leaf holds the interpreter's lock, and a thread that holds it is asked
-    for it only every 5 milliseconds: the event loop would wait so long for each of its turns.
-    """
+def run_hashes(data: Bytes) -> bytes:
+    """The node of each run of 64 leaves of these bytes, one after another. 1 MiB costs about 1.5 ms."""
     view = memoryview(data)
     nodes = bytearray()
     for start in range(0, len(view), RUN_BYTES):
         nodes += merkle.root_of_hashes(leaf_hashes(view[start : start + RUN_BYTES]))
-        if yielding:
-            time.sleep(0)
     return bytes(nodes)
 
 
@@ -57,12 +51,17 @@ def root_of(runs: Bytes) -> Digest:
     return merkle.root_of_hashes(_split(runs))
 
 
-def runs_of(read: Callable[[int, int], bytes], length: int) -> bytes:
-    """The runs of a blob that is read in pieces: `read(offset, size)`. For threads."""
-    return b"".join(
-        run_hashes(read(offset, min(PIECE_BYTES_MAX, length - offset)), yielding=True)
-        for offset in range(0, length, PIECE_BYTES_MAX)
-    )
+def runs_of(read: Callable[[int, int], Bytes], length: int) -> bytes:
+    """The runs of a blob that is read in pieces: `read(offset, size)`. For threads.
+
+    Hashing a leaf holds the interpreter's lock, and who holds it is asked for it only every 5 milliseconds:
+    the event loop would wait so long for each of its turns. So it is given away now and then.
+    """
+    nodes = bytearray()
+    for offset in range(0, length, PIECE_BYTES_MAX):
+        nodes += run_hashes(read(offset, min(PIECE_BYTES_MAX, length - offset)))
+        time.sleep(0)
+    return bytes(nodes)
 
 
 def proved(

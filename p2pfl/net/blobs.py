@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from functools import partial
 from io import BytesIO
 from random import Random
 from typing import Protocol
@@ -48,17 +47,18 @@ SILENCE_S = 2.0
 NEWS_S, NEWS_AGE_S = 0.1, 0.5
 
 
-def check_piece(piece: wire.Piece, request: wire.GetPiece, length: int, *, yielding: bool = False) -> bytes:
+def check_piece(piece: wire.Piece, request: wire.GetPiece, length: int) -> bytes:
     """The nodes above its runs of 64 leaves. Raises PeerFault when the piece is not that run of the blob.
 
-    1 MiB takes 1.5 milliseconds. yielding: for threads, see `runs.run_hashes`.
+    1 MiB takes 1.5 milliseconds. A thread would not help: hashing a leaf holds the interpreter's lock, and to
+    win it back costs the event loop five.
     """
     if piece.total_length != length:
         raise PeerFault("wrong_piece", f"a blob of {piece.total_length} bytes, not {length}")
     offset = request.first_leaf * LEAF_BYTES
     if len(piece.data) != min(request.leaf_count * LEAF_BYTES, length - offset):
         raise PeerFault("wrong_piece", f"{len(piece.data)} bytes at {offset}")
-    found = run_hashes(piece.data, yielding=yielding)
+    found = run_hashes(piece.data)
     if not proved(found, request.first_leaf, request.leaf_count, length, piece.proof, request.blob_id):
         raise PeerFault("wrong_piece", f"leaf {request.first_leaf} and on of {request.blob_id.hex()}")
     return found
@@ -77,9 +77,9 @@ class InMemory:
         """See `interface.Sink`."""
         return [number for number in range(self._count) if number not in self._runs]
 
-    async def keep(self, number: int, piece: wire.Piece, check: Callable[[], bytes]) -> None:
+    async def keep(self, number: int, piece: wire.Piece, runs: bytes) -> None:
         """See `interface.Sink`."""
-        self._runs[number] = check()
+        self._runs[number] = runs
         self._data.seek(number * self._piece_bytes)
         self._data.write(piece.data)
 
@@ -106,7 +106,7 @@ Open = Callable[[MemberId], AbstractAsyncContextManager[Holder]]
 class _Wanted:
     """A piece that is not here yet. asked_by, asked_s: by whom it is owed, and since when the last one.
 
-    landing: its bytes are here, and are being checked and kept.
+    landing: its bytes are here and checked, and are being kept.
     """
 
     request: wire.GetPiece
@@ -324,12 +324,12 @@ class Fetch:
         wanted = self._missing.get(number)
         if wanted is None or wanted.landing:
             if wanted is not None:
-                wanted.asked_by.discard(holder)  # If the bytes of the other one turn out wrong, ask again.
+                wanted.asked_by.discard(holder)  # If the other one's cannot be kept, it is asked for again.
             return
+        runs = check_piece(piece, wanted.request, self._length)
         wanted.landing = True
         try:
-            check = partial(check_piece, piece, wanted.request, self._length, yielding=self._shared)
-            await self._sink.keep(number, piece, check)
+            await self._sink.keep(number, piece, runs)
             del self._missing[number]
         finally:
             wanted.landing = False

@@ -41,11 +41,6 @@ class BlobSource(Protocol):
         """How many bytes it has."""
         ...
 
-    @property
-    def on_disk(self) -> bool:
-        """Whether reading may wait for a disk: then it is done in a thread."""
-        ...
-
     def run_hashes(self) -> bytes:
         """The nodes above its runs of 64 leaves (`p2pfl.runs`). Called in a thread, once while it is served.
 
@@ -53,8 +48,15 @@ class BlobSource(Protocol):
         """
         ...
 
+    def read_now(self, offset: int, size: int) -> bytes | None:
+        """Exactly these bytes, at most PIECE_BYTES_MAX; None if that would mean to wait for a disk.
+
+        Raises OSError as `run_hashes` does.
+        """
+        ...
+
     def read(self, offset: int, size: int) -> bytes:
-        """Exactly these bytes, at most PIECE_BYTES_MAX. Raises OSError as `run_hashes` does."""
+        """The same, however long it takes. Called in a thread."""
         ...
 
 
@@ -88,19 +90,13 @@ class Sink(Protocol):
         """The numbers of the pieces that are wanted, in units of `runs.piece_leaves(length)`."""
         ...
 
-    async def keep(self, number: int, piece: wire.Piece, check: Callable[[], bytes]) -> None:
-        """Check a piece and keep it; returns when its memory may be used for the next one.
-
-        check: to be called before a byte is believed; returns the piece's runs or raises PeerFault. It takes
-        1.5 ms a MiB.
-        """
+    async def keep(self, number: int, piece: wire.Piece, runs: bytes) -> None:
+        """Keep a piece that was checked; returns when its memory may be used for the next one."""
         ...
 
 
 class BytesBlob:
     """A blob in memory."""
-
-    on_disk = False
 
     def __init__(self, data: bytes, hashes: bytes | None = None) -> None:
         self._data = memoryview(data)
@@ -114,12 +110,14 @@ class BytesBlob:
     def run_hashes(self) -> bytes:
         """The nodes above its runs of 64 leaves."""
         if self._hashes is None:
-            self._hashes = runs.run_hashes(self._data, yielding=True)
+            self._hashes = runs.runs_of(self.read_now, len(self._data))
         return self._hashes
 
-    def read(self, offset: int, size: int) -> bytes:
+    def read_now(self, offset: int, size: int) -> bytes:
         """Exactly these bytes."""
         return bytes(self._data[offset : offset + size])
+
+    read = read_now
 
 
 @dataclass(frozen=True, slots=True)

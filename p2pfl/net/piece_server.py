@@ -92,8 +92,9 @@ class PieceServer:
                 while len(self._trees) > TREES_MAX:
                     self._trees.popitem(last=False)
         size = min(request.leaf_count * LEAF_BYTES, source.length - offset)
-        read = partial(source.read, offset, size)
-        data = await self._aside(read) if source.on_disk else read()
+        data = source.read_now(offset, size)
+        if data is None:
+            data = await self._aside(partial(source.read, offset, size))
         tree = self._trees.get(request.blob_id)
         if tree is None:
             raise FileNotFoundError("its tree was forgotten meanwhile")

@@ -198,7 +198,7 @@ class Shelf:
 class _ToDisk:
     """Where the network puts the pieces of a large blob (`net.interface.Sink`): at most one a holder waits.
 
-    Checking and writing are done in a thread; while the disk is full the holder's next piece is not read.
+    They are written in a thread; while the disk is full or slow, the holder's next piece is not read.
     """
 
     def __init__(self, coming: Coming) -> None:
@@ -208,9 +208,9 @@ class _ToDisk:
         """The pieces that have not come."""
         return self._coming.missing()
 
-    async def keep(self, number: int, piece: Piece, check: Callable[[], bytes]) -> None:
-        """Check it and write it."""
-        await when_there_is_room(partial(self._coming.keep, number, piece.data, piece.proof, check))
+    async def keep(self, number: int, piece: Piece, runs: bytes) -> None:
+        """Write it."""
+        await when_there_is_room(partial(self._coming.keep, number, piece.data, piece.proof, runs))
 
 
 def _holders(first: Sequence[MemberId], others: Sequence[MemberId]) -> Holders:

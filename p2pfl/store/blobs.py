@@ -20,13 +20,17 @@ from p2pfl import telemetry
 from p2pfl.durable import TEMPORARY, disk_error, fsync_folder, write_whole
 from p2pfl.errors import PeerFault
 from p2pfl.params import BLOB_BYTES_MAX
-from p2pfl.runs import root_of, run_hashes, runs_of
+from p2pfl.runs import root_of, runs_of
 from p2pfl.store.coming import Arriving, Coming
 
 log = telemetry.logger("blobs")
 
 # One round of the mlp: an aggregate, a base and a few updates. Sixteen nodes share a laptop.
 CACHE_BYTES_MAX = 32 * 1024 * 1024
+# Blobs of which the runs are known without reading them: a few rounds of sixteen, 50 KB for each 100 MB.
+RUNS_KNOWN_MAX = 128
+# Linux reads without waiting for a disk, or says that it would have to.
+_NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,6 @@ class StoredBlob:
     blob_id: Digest
     data: bytes
     runs: bytes
-    on_disk = False
 
     @property
     def length(self) -> int:
@@ -47,9 +50,11 @@ class StoredBlob:
         """Known since the blob was checked."""
         return self.runs
 
-    def read(self, offset: int, size: int) -> bytes:
+    def read_now(self, offset: int, size: int) -> bytes:
         """A piece of it."""
         return self.data[offset : offset + size]
+
+    read = read_now
 
     @property
     def size_bytes(self) -> int:
@@ -60,8 +65,6 @@ class StoredBlob:
 class FileBlob:
     """A large blob that is served from its file: nobody holds it in memory."""
 
-    on_disk = True
-
     def __init__(self, store: BlobStore, blob_id: Digest, length: int, changed_ns: int) -> None:
         self.blob_id = blob_id
         self.length = length
@@ -70,20 +73,40 @@ class FileBlob:
 
     def run_hashes(self) -> bytes:
         """Of all its runs, checked against its id. Raises FileNotFoundError when it is another file."""
+        if (known := self._store.known_runs(self.blob_id, self._changed_ns)) is not None:
+            return known
         found = runs_of(self.read, self.length)
         if root_of(found) != self.blob_id:
             self._store.set_aside(self.blob_id, "its bytes have changed")
             raise FileNotFoundError("damaged")
+        self._store.know_runs(self.blob_id, found)
         return found
 
     def read(self, offset: int, size: int) -> bytes:
         """A piece of it. Raises FileNotFoundError when the file is another one than was checked."""
+        with self._opened() as handle:
+            return os.pread(handle, size, offset)
+
+    def read_now(self, offset: int, size: int) -> bytes | None:
+        """The same if all of it is in the kernel's memory, as it is when others fetch it too."""
+        if not _NO_WAIT:
+            return None
+        data = bytearray(size)
+        with self._opened() as handle:
+            try:
+                got = os.preadv(handle, [data], offset, _NO_WAIT)
+            except OSError:  # It would wait, or this kind of file system does not know the question.
+                return None
+        return bytes(data) if got == size else None
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
         handle = os.open(self._store.path(self.blob_id), os.O_RDONLY | os.O_CLOEXEC)
         try:
             found = os.fstat(handle)
             if (found.st_size, found.st_mtime_ns) != (self.length, self._changed_ns):
                 raise FileNotFoundError("changed")
-            return os.pread(handle, size, offset)
+            yield handle
         finally:
             os.close(handle)
 
@@ -98,6 +121,8 @@ class BlobStore:
         self._lock = threading.Lock()
         self._cache: OrderedDict[Digest, StoredBlob] = OrderedDict()
         self._cache_bytes = 0
+        # The runs of blobs that this process has checked, and when their files were changed.
+        self._runs: OrderedDict[Digest, tuple[int, bytes]] = OrderedDict()
         self._cache_bytes_max = cache_bytes_max
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -140,6 +165,7 @@ class BlobStore:
             self._make_folder(path)
             write_whole(path, stored.data, durable=durable)
             telemetry.counters.count("blobs_stored")
+            self.know_runs(stored.blob_id, stored.runs)
         self._remember(stored)
         return stored.blob_id
 
@@ -155,6 +181,7 @@ class BlobStore:
         except OSError as error:
             raise disk_error(path, error) from error
         telemetry.counters.count("blobs_stored")
+        self.know_runs(coming.blob_id, runs)
         if coming.length <= self._cache_bytes_max:
             with contextlib.suppress(OSError):
                 self._remember(StoredBlob(coming.blob_id, path.read_bytes(), runs))
@@ -184,12 +211,27 @@ class BlobStore:
         if (found := self._cached(blob_id)) is not None:
             return found
         try:
-            found_file = self.path(blob_id).stat()
+            of_file = self.path(blob_id).stat()
         except OSError:
             return self.arriving.find(blob_id)
-        if not 0 < found_file.st_size <= BLOB_BYTES_MAX:
+        if not 0 < of_file.st_size <= BLOB_BYTES_MAX:
             return None
-        return FileBlob(self, blob_id, found_file.st_size, found_file.st_mtime_ns)
+        return FileBlob(self, blob_id, of_file.st_size, of_file.st_mtime_ns)
+
+    def known_runs(self, blob_id: Digest, changed_ns: int) -> bytes | None:
+        """The runs of a blob's file, if this process has checked it and nobody has touched it since."""
+        with self._lock:
+            when_ns, runs = self._runs.get(blob_id, (0, b""))
+            return runs if when_ns == changed_ns else None
+
+    def know_runs(self, blob_id: Digest, runs: bytes) -> None:
+        """Remember what was checked just now."""
+        with contextlib.suppress(OSError):
+            changed_ns = self.path(blob_id).stat().st_mtime_ns
+            with self._lock:
+                self._runs[blob_id] = (changed_ns, runs)
+                while len(self._runs) > RUNS_KNOWN_MAX:
+                    self._runs.popitem(last=False)
 
     def _cached(self, blob_id: Digest) -> StoredBlob | None:
         with self._lock:
@@ -258,5 +300,6 @@ class BlobStore:
 
 
 def _hashed(data: bytes) -> StoredBlob:
-    runs = run_hashes(data, yielding=True)
+    view = memoryview(data)
+    runs = runs_of(lambda offset, size: view[offset : offset + size], len(data))
     return StoredBlob(root_of(runs), data, runs)

@@ -14,7 +14,6 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from consensus.types import Digest
@@ -73,7 +72,7 @@ class Coming:
         table = os.pread(held, len(self._head) + self._count * self._slot_bytes, 0)
         if table[: len(self._head)] != self._head or os.fstat(part).st_size != self.length:
             os.ftruncate(part, 0)
-            os.ftruncate(part, self.length)
+            _reserve(part, self.length)
             os.ftruncate(held, 0)
             os.pwrite(held, self._head + (bytes((_NONE,)) + bytes(self._slot_bytes - 1)) * self._count, 0)
             return
@@ -84,7 +83,7 @@ class Coming:
             if not slot or slot[0] == _NONE:
                 continue
             proof = tuple(Digest(slot[n : n + 32]) for n in range(1, 1 + slot[0] * 32, 32))
-            runs = run_hashes(self._read(number), yielding=True)
+            runs = run_hashes(self._read(number))
             if proved(runs, number * self.piece_leaves, self.piece_leaves, self.length, proof, self.blob_id):
                 self._note(number, proof, runs)
             else:
@@ -107,13 +106,12 @@ class Coming:
         number: int,
         data: Bytes,
         proof: tuple[Digest, ...],
-        check: Callable[[], bytes],
+        runs: bytes,
     ) -> None:
-        """Write a piece. check: raises when it is not that piece, or returns its runs.
+        """Write a piece that was checked; runs: the nodes above its runs of 64 leaves.
 
         Raises UserError when the disk is full; then the piece has not come, and all others are as they were.
         """
-        runs = check()
         part, held = self._open_files()
         slot = (bytes((len(proof),)) + b"".join(proof)).ljust(self._slot_bytes, b"\0")
         try:
@@ -263,6 +261,14 @@ def held_path(folder: Path, blob_id: Digest) -> Path:
 
 def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _reserve(handle: int, length: int) -> None:
+    """Take the room now: a full disk is told before anything is fetched, and writing costs a third."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, length)
+    else:
+        os.ftruncate(handle, length)
 
 
 def _write_at(handle: int, data: Bytes, offset: int) -> None:
