@@ -6,6 +6,7 @@ What peers see of us is not asked: whoever is asked could send all the others so
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 
 from multiaddr import Multiaddr
 from multiaddr.utils import get_network_addrs
@@ -23,12 +24,11 @@ def own_addresses(
     said = tuple(announce)
     if said:
         return said[:ADDRESSES_MAX]
-    where = Multiaddr(listen)
-    host = where.value_for_protocol("ip4")
-    if host != "0.0.0.0":  # noqa: S104 - it is compared, not bound.
+    _, kind, host, rest = str(Multiaddr(listen)).split("/", 3)
+    if kind not in ("ip4", "ip6") or not ip_address(host).is_unspecified:
         return (listen,)
-    port = where.value_for_protocol("tcp")
-    found = sorted(interfaces(4))
+    found = [ip_address(one.split("%")[0]) for one in sorted(interfaces(int(kind[2])))]
     # Nobody else reaches our loopback; but where there is nothing else, everybody is on this machine.
-    outside = [one for one in found if not one.startswith(("127.", "169.254."))] or ["127.0.0.1"]
-    return tuple(f"/ip4/{one}/tcp/{port}" for one in outside[:ADDRESSES_MAX])
+    outside = [str(one) for one in found if not one.is_loopback and not one.is_link_local]
+    alone = ["127.0.0.1" if kind == "ip4" else "::1"]
+    return tuple(f"/{kind}/{one}/{rest}" for one in (outside or alone)[:ADDRESSES_MAX])

@@ -17,12 +17,13 @@ from p2pfl.cli import main
 from p2pfl.cli.node import _net_options
 from p2pfl.errors import UserError
 from p2pfl.net import patches, pnet, sockets, transport, websocket
-from p2pfl.net.interface import Unreachable
+from p2pfl.net.interface import PeerAddress, Unreachable
 from p2pfl.net.listening import announced, parsed, resolved
 from p2pfl.net.options import NetOptions
+from p2pfl.net.own import own_addresses
 from p2pfl.net.stream import StreamBroken
-from tests.net.common import noise, tip
-from tests.net.hosts import free_port, hosts
+from tests.net.common import Memo, noise, tip
+from tests.net.hosts import Town, free_port, hosts
 from tests.net.nodes import ECHO, SINK, Node, echoes, live, nodes, until, write_on
 
 STACKS = {
@@ -198,6 +199,37 @@ async def test_ip6_and_names_are_listened_at_and_called(ending: str) -> None:
             with pytest.raises(Unreachable):
                 await a.sockets.connect(b.sockets.peer_id, nowhere)
         nursery.cancel_scope.cancel()
+
+
+async def test_members_find_each_other_at_ip6_and_as_websockets() -> None:
+    for address in ("/ip6/::1/tcp/{}", "/ip6/::1/tcp/{}/ws"):
+        options = NetOptions(transport="websocket" if address.endswith("ws") else "tcp")
+        town = Town(2)
+        for one, at in town.addresses.items():
+            town.addresses[one] = PeerAddress(at.peer_id, address.format(free_port()))
+        memo = Memo()
+        a, b = (town.network(one, memo, gossip=False, options=options) for one in town.members)
+        async with trio.open_nursery() as nursery:
+            for net in (a, b):
+                await nursery.start(net.run)
+            await a.wait_connected(town.members, 10)
+            a.send(b.me, tip(1))
+            await memo.until(lambda memo=memo: memo.heights() == [1])
+            nursery.cancel_scope.cancel()
+
+
+def test_a_record_names_the_interfaces_of_the_kind_that_is_listened_at() -> None:
+    def found(version: int) -> list[str]:
+        return ["127.0.0.1", "10.0.0.5"] if version == 4 else ["::1", "fe80::1%eth0", "2001:db8::5"]
+
+    for listen, expected in (
+        ("/ip4/0.0.0.0/tcp/9", "/ip4/10.0.0.5/tcp/9"),
+        ("/ip4/0.0.0.0/tcp/9/ws", "/ip4/10.0.0.5/tcp/9/ws"),
+        ("/ip6/::/tcp/9", "/ip6/2001:db8::5/tcp/9"),
+        ("/ip6/::1/tcp/9/ws", "/ip6/::1/tcp/9/ws"),
+    ):
+        assert own_addresses(listen, (), found) == (expected,)
+    assert own_addresses("/ip6/::/tcp/9", (), lambda _: []) == ("/ip6/::1/tcp/9",)
 
 
 async def test_names_become_a_few_numbers() -> None:
