@@ -33,7 +33,7 @@ def test_the_corpus_has_no_targets_that_are_gone() -> None:
 
 
 @each_target
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_spoilt_copies_and_random_bytes_break_nothing(name: str, data: st.DataObject) -> None:
     spoilt = bytearray(data.draw(st.one_of(st.sampled_from(corpus(name)), st.binary(max_size=200))))

@@ -297,7 +297,12 @@ async def gossip_flood(target: Target) -> None:
         for number in range(40):
             topic = target.topic if rubbish else f"/none/{target.chance.random()}"
             said.publish.add(
-                from_id=b"me", data=b"\x06" * 60, seqno=number.to_bytes(8, "big"), topicIDs=[topic]
+                from_id=b"me",
+                data=b"\x06" * 60,
+                seqno=number.to_bytes(8, "big"),
+                topicIDs=[topic],
+                signature=b"s" * 64,
+                key=b"a key that is none",
             )
             said.subscriptions.add(subscribe=True, topicid=f"{topic}{number}")
             said.control.graft.add(topicID=f"{topic}{number}")
