@@ -35,8 +35,7 @@ AGAIN_S = 60.0
 class _Wanted:
     blob_id: Digest
     length: int
-    first: tuple[MemberId, ...]
-    others: tuple[MemberId, ...]
+    holders: tuple[MemberId, ...]
     public: bool
 
 
@@ -76,7 +75,7 @@ class Archive:
     async def _fetch(self, wanted: _Wanted) -> bool:
         shelf = self._context.shelf
         try:
-            await shelf.need(wanted.blob_id, wanted.length, wanted.first, wanted.others, timeout_s=FETCH_S)
+            await shelf.need(wanted.blob_id, wanted.length, wanted.holders, timeout_s=FETCH_S)
         except PeerFault as fault:
             log.debug("a blob of the past is not to be had", blob=wanted.blob_id.hex(), why=str(fault))
             return False
@@ -101,21 +100,21 @@ class Archive:
 
     def _of_council(self, body: CouncilBody) -> Iterator[_Wanted]:
         seats, layout = self._others(self._context.seats), self._context.genesis.task.layout
-        members = self._others(self._context.roster.entries)
-        yield _Wanted(body.base_id, byte_length("base", layout), seats, members, public=True)
+        members = tuple(each for each in self._others(self._context.roster.entries) if each not in seats)
+        yield _Wanted(body.base_id, byte_length("base", layout), (*seats, *members), public=True)
         length = byte_length("update", layout, body.exponents)
-        yield _Wanted(body.root_update_id, length, seats, members, public=True)
+        yield _Wanted(body.root_update_id, length, (*seats, *members), public=True)
 
     def _of_group(self, chain: Chain, header: Header, body: GroupBody) -> Iterator[_Wanted]:
         context, layout = self._context, self._context.genesis.task.layout
         committee = context.roster.committee(chain.name, header.epoch).members
         seats, members = self._others(context.seats), self._others(committee)
         length = byte_length("update", layout, body.exponents)
-        yield _Wanted(body.aggregate_id, length, members, seats, public=True)
+        yield _Wanted(body.aggregate_id, length, (*members, *seats), public=True)
         if self._options.history == "all" and context.me in (*committee, *context.seats):
             for signed in body.txs:
-                tx, first = signed.tx, self._others((signed.tx.member,))
-                yield _Wanted(tx.blob_id, tx.byte_length, first, (*members, *seats), public=False)
+                tx = signed.tx
+                yield _Wanted(tx.blob_id, tx.byte_length, (*members, *seats), public=False)
 
     def _others(self, members: Iterable[MemberId]) -> tuple[MemberId, ...]:
         return tuple(each for each in members if each != self._context.me)
