@@ -280,7 +280,7 @@ class Fetcher:
         async with trio.open_nursery() as nursery:
             for source in self.sources:
                 nursery.start_soon(look, source)
-        return found
+        return {source: found[source] for source in self.sources if source in found}
 
     async def _batch(self, source: Source, name: str) -> int:
         chain = self.copy.chains[name]

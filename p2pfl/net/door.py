@@ -76,12 +76,12 @@ class Door:
 
     def is_barred(self, remote: str) -> bool:
         """Whether nobody may come from there now."""
-        one = self._addresses.get(_group(remote))
+        one = self._addresses.get(customer_of(remote))
         return one is not None and one.standing.is_banned()
 
     def knock(self, remote: str, shut: Callable[[], None]) -> Knock | None:
         """A connection came; None when it is to be closed at once."""
-        address = _group(remote)
+        address = customer_of(remote)
         one = self._known(address)
         if one.standing.is_banned():
             return None
@@ -114,7 +114,7 @@ class Door:
 
     def offend(self, remote: str, fault: PeerFault) -> bool:
         """Somebody there, who is no member, broke a rule. True when the address is barred from now on."""
-        return self._offend(_group(remote), fault)
+        return self._offend(customer_of(remote), fault)
 
     def _give_way(self, knock: Knock) -> None:
         self._forget(knock)
@@ -156,7 +156,7 @@ class Door:
         del self._addresses[next(address for address, one in self._addresses.items() if not one.open)]
 
 
-def _group(remote: str) -> str:
+def customer_of(remote: str) -> str:
     """What one customer of a provider has: an IPv4 address, or the 64 bits in front of an IPv6 address."""
     try:
         parsed = ip_address(remote.partition("%")[0])

@@ -247,7 +247,8 @@ class Network:
     def _connection_changed(self, peer_id: str, up: bool) -> None:
         peer = self._by_peer_id.get(peer_id)
         if peer is None:
-            self.observers.changed(peer_id, up)
+            if not up:
+                self.observers.forget(peer_id)
             return
         peer.connection_changed()
         log.debug("connected" if up else "disconnected", peer=peer.member)

@@ -16,6 +16,7 @@ import trio
 
 from p2pfl.errors import PeerFault
 from p2pfl.net import ask, wire
+from p2pfl.net.door import customer_of
 from p2pfl.net.exchange import Unfit
 from p2pfl.net.options import NetOptions
 from p2pfl.net.peer import Standing
@@ -85,12 +86,12 @@ class Spent:
 
 @dataclass
 class Observer:
-    """One stranger that was let in. host: where its connection comes from, once it is known."""
+    """One stranger that was let in. host: where its connection comes from."""
 
     peer_id: str
+    host: str
     turns: Turns
     asked_s: float
-    host: str = ""
     asking: int = 0
     answered: int = 0
     standing: Standing = field(default_factory=Standing)
@@ -126,36 +127,30 @@ class Observers:
     # -- who is let in -----------------------------------------------------
 
     def admits(self, peer_id: str) -> bool:
-        """Whether this stranger may be connected; it has a place from then on."""
+        """Whether this stranger, who is connected by now, may stay; it has a place from then on."""
         if peer_id in self._here:
             return True
         standing = self._barred.get(peer_id)
         if not self._places or (standing is not None and standing.is_banned()):
             return False
-        if len(self._here) >= self._places:
-            quiet = min(self._here.values(), key=lambda each: each.asked_s)
+        host = customer_of(self._sockets.remote_host(peer_id))
+        neighbours = [each for each in self._here.values() if each.host == host]
+        if len(neighbours) >= max(1, self._places // PLACES_PER_HOST_SHARE):
+            rivals = neighbours  # Whoever has many ids takes the places of its own.
+        elif len(self._here) >= self._places:
+            rivals = list(self._here.values())
+        else:
+            rivals = []
+        if rivals:
+            quiet = min(rivals, key=lambda each: each.asked_s)
             if trio.current_time() - quiet.asked_s < QUIET_S:
                 return False
             self._leave(quiet)
-        one = Observer(peer_id, Turns(self._bytes_s / SHARE), trio.current_time())
+        one = Observer(peer_id, host, Turns(self._bytes_s / SHARE), trio.current_time())
         if standing is not None:
             one.standing = standing
         self._here[peer_id] = one
         return True
-
-    def changed(self, peer_id: str, up: bool) -> None:
-        """Its connection is there, so its host is known and may be one of too many; or it is gone."""
-        one = self._here.get(peer_id)
-        if one is None:
-            return
-        if not up:
-            self.forget(peer_id)
-            return
-        one.host = self._sockets.remote_host(peer_id)
-        places = max(1, self._places // PLACES_PER_HOST_SHARE)
-        if sum(each.host == one.host for each in self._here.values()) > places:
-            log.debug("too many observers of one host", host=one.host)
-            self._leave(one)
 
     def forget(self, peer_id: str) -> bool:
         """It is a member now, or gone. Whether it was here."""

@@ -90,6 +90,7 @@ class Sockets:
         self._nursery: trio.Nursery | None = None
         self._handlers: dict[str, Handler] = {}
         self._services: list[Callable[[Any], Awaitable[None]]] = []
+        self._up: set[str] = set()  # Who was admitted, and has a connection.
         self._closed_bytes = [0, 0]  # Sent and received on connections that are gone.
 
     def handle(self, protocol: str, handler: Handler) -> None:
@@ -307,6 +308,7 @@ class Sockets:
             for one in self._superseded(conn, older):
                 self._nursery.start_soon(self._drop, one)
         else:
+            self._up.add(peer_id)
             self._on_change(peer_id, True)
 
     def _superseded(self, conn: Any, older: list[Any]) -> list[Any]:
@@ -331,7 +333,8 @@ class Sockets:
         self._closed_bytes[0] += stream.mps_sent
         self._closed_bytes[1] += stream.mps_received
         peer_id = str(conn.muxed_conn.peer_id)
-        if not self.is_connected(peer_id) and self._admits(peer_id):
+        if peer_id in self._up and not self.is_connected(peer_id):
+            self._up.remove(peer_id)
             self._on_change(peer_id, False)
 
 

@@ -27,7 +27,7 @@ from p2pfl.net.host import Network
 from p2pfl.net.interface import BytesBlob
 from p2pfl.store import BlockFile, Folder
 from tests.audit.chain import GROUPS, Built, build, decide
-from tests.net.hosts import free_port, peer_key
+from tests.net.hosts import free_port, peer_key, until
 
 CHAINS = (COUNCIL, *GROUPS)
 
@@ -42,6 +42,7 @@ class Serves:
 
     def __init__(self, built: Built, heights: int = 100) -> None:
         self.heights = heights
+        self.refuses = False
         self.chains = {built.genesis.group_id(name): built.chains[name] for name in CHAINS}
         self.blobs = built.blobs
 
@@ -49,6 +50,8 @@ class Serves:
         raise AssertionError("observers say nothing")
 
     async def answer(self, sender: Any, request: Any) -> Any:
+        if self.refuses:
+            return wire.Refused("busy_elsewhere")
         chain = self.chains[request.group_id][: self.heights]
         if isinstance(request, wire.GetStatus):
             tip = block_id(chain[-1].block.header) if chain else Digest(bytes(32))
@@ -109,6 +112,25 @@ async def test_a_running_networks_history_is_fetched_and_goes_on_where_it_stoppe
     assert report.findings == []
     assert report.skipped == []
     assert report.blocks == sum(map(len, built.chains.values()))
+
+
+async def test_who_follows_gets_what_comes_and_outlasts_an_outage(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "POLL_S", 0.1)
+    monkeypatch.setattr(command, "PAUSE_S", 0.0)
+    node = Serves(built, heights=2)
+    copy = Copy(tmp_path, built.genesis)
+    wanted = argparse.Namespace(blobs="none", follow=True, psk_file=None)
+    async with serving(node) as names, trio.open_nursery() as nursery:
+        nursery.start_soon(command.run, wanted, names, copy)
+        await until(lambda: heights(tmp_path) == dict.fromkeys(CHAINS, 1), 20)
+        node.refuses = True
+        await trio.sleep(0.5)
+        node.refuses, node.heights = False, 4
+        await until(lambda: heights(tmp_path) == dict.fromkeys(CHAINS, 3), 20)
+        nursery.cancel_scope.cancel()
+    copy.close()
 
 
 def spoilt(built: Built, what: str) -> Built:

@@ -139,10 +139,18 @@ async def test_places_are_few_and_a_quiet_observer_gives_way(monkeypatch: pytest
             assert fourth.is_connected(network.peer_id)
 
 
-async def test_one_host_takes_half_of_the_places() -> None:
-    async with node(observers=2) as (network, _), stranger(network, 1), stranger(network, 2) as second:
-        await until(lambda: not second.is_connected(network.peer_id))
-        assert len(network.observers) == 1
+async def test_one_host_takes_half_of_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with node(observers=2) as (network, _), stranger(network, 1) as first:
+        async with stranger(network, 2) as second:
+            await until(lambda: not second.is_connected(network.peer_id))
+            assert len(network.observers) == 1
+        monkeypatch.setattr(observers, "QUIET_S", 0.0)
+        async with stranger(network, 3) as third:
+            # Who is quiet gives way to one of its own host, and nobody else does when it goes.
+            await until(lambda: not first.is_connected(network.peer_id))
+            assert third.is_connected(network.peer_id)
+            assert len(network.observers) == 1
+        await until(lambda: len(network.observers) == 0)
 
 
 async def refused_for_ever(asker: ask.Asker) -> None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from p2pfl.audit.fetch import Copy
 from p2pfl.audit.verify import verify
 from p2pfl.cli import main
 from p2pfl.genesis import COUNCIL
@@ -20,6 +21,25 @@ SHAPE = {"groups": 2, "members": 4, "seats": 1}
 
 def in_epoch(network: SmallNetwork, names: list[str], epoch: int) -> bool:
     return all(network.seen("epoch", by=name, epoch=epoch) for name in names)
+
+
+def assert_an_observer_gets_it(network: SmallNetwork, path: Path) -> None:
+    """Whoever is given the seat's blocks believes them all, committees of later epochs included."""
+    copy = Copy(path, network.parts["seat0"].genesis)
+    try:
+        for name in copy.chains:
+            blocks = chain_of(network, "seat0", name)
+            assert copy.take(name, blocks[:3]) == len(blocks[:3])
+            assert copy.take(name, blocks[3:]) == len(blocks[3:])
+        copy.cut_what_is_void()
+        assert all(
+            chain.height + 1 == len(chain_of(network, "seat0", chain.name)) for chain in copy.chains.values()
+        )
+    finally:
+        copy.close()
+    again = Copy(path, network.parts["seat0"].genesis)  # What lies there is checked again.
+    again.close()
+    assert verify(path).findings == []
 
 
 async def test_members_are_shuffled_when_an_epoch_ends_and_learn_on(tmp_path: Path) -> None:
@@ -38,6 +58,7 @@ async def test_members_are_shuffled_when_an_epoch_ends_and_learn_on(tmp_path: Pa
     # Everybody's history holds, as a stranger sees it, the committees of all epochs included.
     report = verify(tmp_path / "run", recompute=True)
     assert report.findings == []
+    assert_an_observer_gets_it(network, tmp_path / "copy")
     epochs = {each.block.header.epoch for each in chain_of(network, "seat0", "g0")}
     assert {0, 1, 2} <= epochs
     assignments = [
@@ -62,6 +83,7 @@ async def test_a_group_without_a_quorum_is_closed_and_its_living_members_go_on(t
         height = max(each["height"] for each in network.seen("decided", by="g1m0"))
         await network.until(lambda: network.heights(living, height + 2), timeout_s=120)
     assert verify(tmp_path / "run").findings == []
+    assert_an_observer_gets_it(network, tmp_path / "copy")
 
 
 def make_newcomer(network: SmallNetwork, name: str, like: str) -> None:
@@ -114,6 +136,8 @@ async def test_who_votes_twice_is_out_with_the_next_epoch(tmp_path: Path) -> Non
         )
         out = min(e["epoch"] for e in network.seen("epoch") if set(e["members"]) == set(others))
         await network.until(lambda: in_epoch(network, others, out + 1))
+        culprit = network.id_of("g0m3")
+        await network.until(lambda: all(culprit not in network.parts[o].network.peers for o in others))
     assert {each["accused"] for each in network.seen("evidence")} == {"g0m3"}
     report = verify(tmp_path / "run", recompute=True)
     assert report.findings == []
