@@ -195,10 +195,14 @@ def divide_round_half_even(numerator: Int64, denominator: int) -> Int64:
     """Integer division, ties to even. numerator: int64, |numerator| < 2^62; denominator > 0."""
     if denominator <= 0:
         raise ValueError("the denominator must be positive")
-    quotient = np.floor_divide(numerator, denominator)
-    twice = 2 * (numerator - quotient * denominator)
-    up = (twice > denominator) | ((twice == denominator) & (quotient % 2 != 0))
-    return quotient + up
+    if denominator & (denominator - 1) == 0:
+        quotient = numerator >> (denominator.bit_length() - 1)
+    else:
+        quotient = np.floor_divide(numerator, denominator)
+    beyond = numerator - quotient * denominator
+    beyond *= 2
+    beyond += quotient & 1  # At a tie an odd quotient goes up.
+    return quotient + (beyond > denominator)
 
 
 def apply_update(base: Base, update: Update) -> Base:

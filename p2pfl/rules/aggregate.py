@@ -30,9 +30,12 @@ def aggregate(rule: str, rows: Sequence[Int16], weights: Sequence[int], gram: Gr
     if not accepted.rows:
         return np.zeros_like(rows[0])
     result = AGGREGATORS[rule].combine(accepted)
-    if int(np.abs(result).max(initial=0)) > INT16_MAX + 1:
+    low, high = int(result.min(initial=0)), int(result.max(initial=0))
+    if max(high, -low) > INT16_MAX + 1:
         raise ArithmeticError(f"{rule} left int16")
-    return np.clip(result, -INT16_MAX, INT16_MAX).astype(np.int16)
+    if max(high, -low) > INT16_MAX:
+        np.clip(result, -INT16_MAX, INT16_MAX, out=result)
+    return result.astype(np.int16)
 
 
 def factors_of(

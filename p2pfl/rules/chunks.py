@@ -25,8 +25,9 @@ CHUNK_COORDINATES = 1024
 # (2^15)^2 * 2^22 = 2^52: beyond this many coordinates a float64 sum may be rounded.
 EXACT_COORDINATES_MAX = 1 << 22
 EXACT_FLOAT = 1 << 53
-# Chunks converted at a time: 16 rows of them are 4 MiB in float64, and stay in the cache until multiplied.
-_CHUNKS_AT_ONCE = 32
+# Chunks converted at a time: 16 rows of them are half a MiB in float64, and stay in a processor's own cache
+# until they are multiplied.
+_CHUNKS_AT_ONCE = 4
 # Rows that lie a power of two apart compete for the same lines of the cache.
 _PADDING = 8
 
@@ -60,8 +61,14 @@ def chunk_grams(rows: Sequence[Int16], layout: Layout) -> Int64:
             width = min(span, part.stop - start)
             for index, row in enumerate(rows):
                 wide[index, :width] = row[start : start + width]
-            for offset in range(0, width, CHUNK_COORDINATES):
-                piece = wide[:, offset : min(offset + CHUNK_COORDINATES, width)]
+            whole = width // CHUNK_COORDINATES
+            if whole:
+                pieces = wide[:, : whole * CHUNK_COORDINATES].reshape(len(rows), whole, CHUNK_COORDINATES)
+                pieces = pieces.transpose(1, 0, 2)
+                np.matmul(pieces, pieces.transpose(0, 2, 1), out=out[chunk : chunk + whole])
+                chunk += whole
+            if width % CHUNK_COORDINATES:
+                piece = wide[:, whole * CHUNK_COORDINATES : width]
                 np.matmul(piece, piece.T, out=out[chunk])
                 chunk += 1
     return exact_int64(out)

@@ -113,6 +113,8 @@ def sum_of_multiples(rows: Sequence[Int16 | Int64], factors: Sequence[int], divi
     bound = sum(abs(factor) * _largest(row) for row, factor in used)
     if bound >= NUMERATOR_MAX or divisor >= NUMERATOR_MAX:
         raise ArithmeticError("a weighted sum may leave int64: lower the weight cap")
+    if len(used) == 1 and used[0][1] == divisor:
+        return used[0][0].astype(np.int64)
     add_up = _in_float64 if bound < EXACT_FLOAT else _in_int64
     out = np.empty(rows[0].shape, dtype=np.int64)
     for start in range(0, len(out), CHUNK_COORDINATES):
