@@ -12,6 +12,7 @@ import trio
 
 from consensus.types import ZERO_DIGEST, Digest, MemberId
 from p2pfl.errors import PeerFault
+from p2pfl.net.stream import one_error
 from p2pfl.params import Base, Update, apply_update, blob_id, byte_length, parse_base, parse_update
 from p2pfl.records import BaseRef, GroupBody, decode_body
 from p2pfl.rounds.context import Context
@@ -103,18 +104,28 @@ class Bases:
         context = self._context
         layout = context.genesis.task.layout
         own_heights = tuple(range(state.counted[context.group_id][0] + 1, height))
-        base = await self._council_base(state)
-        for own in own_heights:
-            base = await context.aside(apply_update, base, await self.aggregate(own))
+        with one_error():
+            async with trio.open_nursery() as nursery:  # One after the other costs round trips.
+                if state.root_update_id != ZERO_DIGEST:
+                    nursery.start_soon(self._bring_root, state)
+                base = await self._council_base(state)
+                for own in own_heights:
+                    base = await context.aside(apply_update, base, await self.aggregate(own))
         base_id = await context.aside(blob_id, base.to_bytes()) if own_heights else state.base_id
         root_update = None
         if state.root_update_id != ZERO_DIGEST:
             length = byte_length("update", layout, state.exponents)
             data = await context.shelf.need(state.root_update_id, length, context.seats, context.others)
-            context.shelf.show(state.root_update_id)
             root_update = parse_update(data, layout, state.exponents)
         ref = BaseRef(base_id, state.height, state.block_id, own_heights)
         return Resolved(ref, base, state.exponents, root_update, state)
+
+    async def _bring_root(self, state: CouncilState) -> None:
+        """Fetch the root update while the base is fetched."""
+        context = self._context
+        length = byte_length("update", context.genesis.task.layout, state.exponents)
+        await context.shelf.need(state.root_update_id, length, context.seats, context.others)
+        context.shelf.show(state.root_update_id)
 
     async def _council_base(self, state: CouncilState) -> Base:
         context = self._context
