@@ -17,6 +17,7 @@ from p2pfl.cli import main
 from p2pfl.cli.node import _net_options
 from p2pfl.errors import UserError
 from p2pfl.net import patches, pnet, sockets, transport, websocket
+from p2pfl.net.identity import peer_id_of
 from p2pfl.net.interface import PeerAddress, Unreachable
 from p2pfl.net.listening import announced, parsed, resolved
 from p2pfl.net.options import NetOptions
@@ -29,9 +30,8 @@ from tests.net.nodes import ECHO, SINK, Node, echoes, live, nodes, until, write_
 STACKS = {
     "tls": NetOptions(security="tls"),
     "websocket": NetOptions(transport="websocket"),
-    "websocket and tls": NetOptions(transport="websocket", security="tls"),
     "network key": NetOptions(psk_file=Path("swarm.key")),
-    "websocket and network key": NetOptions(transport="websocket", psk_file=Path("swarm.key")),
+    "all three": NetOptions(transport="websocket", security="tls", psk_file=Path("swarm.key")),
 }
 
 
@@ -106,6 +106,16 @@ async def test_a_stalled_socket_is_closed_and_wakes_whoever_is_stuck_in_it(stack
                 with pytest.raises(StreamBroken):
                     await write_on(one)
         await until(lambda: not a.sees(b))
+
+
+async def test_nobody_is_taken_for_somebody_else(stack: NetOptions) -> None:
+    """Whoever answers must have the key of the peer id that was called."""
+    async with nodes(2, stack) as (a, b):
+        with pytest.raises(Unreachable):
+            await a.sockets.connect(peer_id_of(os.urandom(32)), b.address)
+        await until(lambda: not a.sockets._swarm.get_connections())
+        await a.call(b)
+        assert await echoes(await a.open(b, ECHO), b"the right one")
 
 
 async def drop_later(a: Node, b: Node) -> None:

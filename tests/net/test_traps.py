@@ -250,6 +250,13 @@ async def test_bytes_of_closed_connections_are_still_counted() -> None:
         assert a.sockets.by_protocol()[0][ECHO] == 100_000
 
 
+def test_another_version_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patches reach into the insides of one version."""
+    monkeypatch.setattr(patches, "version", lambda _: "0.9.0")
+    with pytest.raises(UserError, match=r"libp2p 0\.8\.1 is needed"):
+        patches._assert_version()
+
+
 def test_importing_starts_no_thread_and_says_nothing() -> None:
     """The testnet forks from a process that has imported everything."""
     code = "import p2pfl.net.host, threading, logging; print(threading.active_count(), logging.root.handlers)"
