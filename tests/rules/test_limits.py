@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from p2pfl.errors import UserError
-from p2pfl.params import BLOB_BYTES_MAX, Layout, TensorSpec, Update
+from p2pfl.params import MODEL_BYTES_MAX, Layout, TensorSpec, Update
 from p2pfl.rules.aggregate import aggregate, combine
 from p2pfl.rules.defaults import DEFAULT_RULES
 from p2pfl.rules.gram import view_of
@@ -50,7 +50,7 @@ def test_a_rule_that_means_nothing_is_refused(name: str, value: object) -> None:
 
 def test_a_model_larger_than_a_blob_is_refused() -> None:
     there = world(layout=SMALL)
-    task = dataclasses.replace(there.genesis.task, tensors=(TensorSpec("x", (BLOB_BYTES_MAX // 4 + 1,)),))
+    task = dataclasses.replace(there.genesis.task, tensors=(TensorSpec("x", (MODEL_BYTES_MAX // 4 + 1,)),))
     genesis = dataclasses.replace(there.genesis, task=task)
     with pytest.raises(UserError, match="too large"):
         check_genesis(genesis)
