@@ -68,7 +68,7 @@ def test_rounds_are_counted_from_what_the_first_member_tells() -> None:
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_nobody_is_lost_while_members_come_and_go(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.live", "churn", "--minutes", "1.5", "--every", "8", "--json"]
+    command = [sys.executable, "-m", "tests.live", "churn", "--minutes", "2.5", "--every", "8", "--json"]
     done = subprocess.run(
         [*command, "--dir", str(tmp_path)],
         cwd=ROOT,
