@@ -12,9 +12,11 @@ from math import isqrt
 from consensus.types import Digest
 from p2pfl.genesis import Rules
 from p2pfl.params import Update
-from p2pfl.records import GroupRow
+from p2pfl.records import MICRO, GroupRow
+from p2pfl.rules.aggregate import combine
 from p2pfl.rules.chunks import ChunkId, chunk_grams, chunk_ids
-from p2pfl.rules.gram import Gram, Triangle, common_exponent, gram, view, view_of
+from p2pfl.rules.gram import Gram, Triangle, common_exponent, gram, lower_median, view, view_of
+from p2pfl.rules.weighted import FACTOR_BITS
 
 # Where chunks are compared, a group's delta is scaled to the others' length by a number of this many bits.
 RATIO_BITS = 32
@@ -69,6 +71,36 @@ def standing_apart(whole: Gram, weights: Sequence[int], cos_min_micro: int) -> f
         left.remove(index)
         out.add(index)
     return frozenset(out)
+
+
+def bounded(
+    deltas: Sequence[Update],
+    triangles: Sequence[Triangle],
+    rows: Sequence[GroupRow],
+    root_update: Update | None,
+    ratio_max_micro: int,
+) -> list[Update]:
+    """The deltas, none longer than `ratio_max_micro` times the lower median of theirs and the root update's.
+
+    A cosine says nothing of a length: a quorum of liars that writes other exponents makes its group's delta
+    some hundred times as long. triangles, rows: as `compare_groups` gave them for these deltas.
+    """
+    if not deltas:
+        return []
+    exponents = [delta.exponents for delta in deltas]
+    whole = view(triangles, [*exponents, root_update.exponents if root_update else exponents[0]])
+    norms_sq = whole.norms_sq
+    heard = [norms_sq[index] for index, row in enumerate(rows) if row.weight and not row.flagged]
+    if not heard:
+        return list(deltas)
+    median_sq = lower_median([*heard, *(norm_sq for norm_sq in norms_sq[len(deltas) :] if norm_sq)])
+    limit_sq = median_sq * ratio_max_micro**2 // MICRO**2
+    return [
+        delta
+        if norm_sq <= limit_sq
+        else combine([delta], [isqrt((limit_sq << 2 * FACTOR_BITS) // norm_sq)], 1 << FACTOR_BITS)
+        for delta, norm_sq in zip(deltas, norms_sq, strict=False)
+    ]
 
 
 def _others_cos(whole: Gram, weights: Sequence[int], index: int, among: Sequence[int] | range) -> int:

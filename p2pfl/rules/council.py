@@ -35,7 +35,7 @@ from p2pfl.records import (
 from p2pfl.rules import filters
 from p2pfl.rules.aggregate import combine, zero_update
 from p2pfl.rules.cases import GroupBlock, Suspicion
-from p2pfl.rules.compare import compare_groups, least_alike
+from p2pfl.rules.compare import bounded, compare_groups, least_alike
 from p2pfl.rules.epochs import Turnover, check_turnover, derive_assignment
 from p2pfl.rules.gram import Triangle
 from p2pfl.rules.limits import EXPONENT_LAG_MAX
@@ -85,7 +85,7 @@ class CouncilInputs:
 class Comparison:
     """What follows from the counted blocks alone; the new root update is trained from its base.
 
-    deltas: one for each row. mean: what is added to the last base.
+    deltas: one for each row, as it came. mean: what is added to the last base.
     """
 
     gram: tuple[Triangle, ...]
@@ -124,7 +124,8 @@ def compare(inputs: CouncilInputs) -> Comparison:
     triangles, rows = compare_groups(list(by_group), deltas, weights, inputs.root_update, rules)
     shares = [0 if row.flagged else row.weight for row in rows]
     if sum(shares):
-        mean = combine(deltas, shares, sum(shares))
+        heard = bounded(deltas, triangles, rows, inputs.root_update, rules.norm_ratio_max_micro)
+        mean = combine(heard, shares, sum(shares))
     else:
         mean = zero_update(inputs.base_values.layout, state.exponents)
     base = apply_update(inputs.base_values, mean)
