@@ -31,6 +31,8 @@ HOLDERS_AT_ONCE = 4
 ASK_TIMEOUT_S = 5.0
 # What all the others wait for is asked of a second holder after so long.
 TWICE_AFTER_S = 1.0
+# Who gives few large blocks at a time is asked no more often than the wire allows: 20 times a second.
+SHORT_AGAIN_S = 0.06
 # Who failed is asked again after so long, then less often.
 AGAIN_S, AGAIN_MAX_S = 0.5, 30.0
 
@@ -211,8 +213,9 @@ class Incoming:
                 self._came[height] = Came(decided, holder, size)
                 self._bytes += size
         standing.failed = 0
-        if len(blocks) == len(heights):
-            standing.batch = min(BATCH_BLOCKS, 2 * standing.batch)
+        standing.batch = min(BATCH_BLOCKS, 2 * standing.batch)
+        if len(blocks) < len(heights):
+            standing.not_before_s = trio.current_time() + SHORT_AGAIN_S
 
     def _drop(self, height: int) -> None:
         self._bytes -= self._came.pop(height).size
