@@ -76,6 +76,7 @@ SETTINGS = (
         "off",
         "serve: pass on between members that cannot call each other; use: be one of those, behind a router.",
     ),
+    Setting("net.dht", "switch", False, "Ask members that are reached where the others are, by Kademlia."),
     Setting("net.mdns", "switch", False, "Find members on the same LAN by mDNS, and be found."),
     Setting(
         "net.observers",

@@ -150,6 +150,7 @@ def _net_options(settings: Config) -> NetOptions:
         announce=announced(settings.text("net.announce")),
         bootstrap=bootstrapped(settings.text("net.bootstrap")),
         mdns=settings.switch("net.mdns"),
+        dht=settings.switch("net.dht"),
         relay=settings.need("net.relay"),
     )
 

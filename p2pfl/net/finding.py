@@ -19,6 +19,7 @@ from consensus.types import MemberId
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.net import wire
 from p2pfl.net.book import Book, Record, opened, sealed
+from p2pfl.net.dht import Dht
 from p2pfl.net.identity import peer_id_of
 from p2pfl.net.lan import Lan
 from p2pfl.net.options import NetOptions
@@ -69,6 +70,9 @@ class Finding:
         self._told: dict[MemberId, dict[str, int]] = {}  # By member: the number of each record that it has.
         self.book = Book(path)
         self.relay = Relay(options.relay, sockets, lambda: tuple(known), self.book.addresses, self.refresh)
+        sockets.service(self.relay.run)
+        if options.dht:
+            sockets.service(Dht(sockets, lambda: tuple(known), self.book.addresses, self._on_dht).run)
         for address in options.bootstrap:
             self.book.hint(address.peer_id, "bootstrap", [address.address])
 
@@ -175,6 +179,9 @@ class Finding:
         """Somebody else says where a peer is: the genesis, the registry, the LAN."""
         if self.book.hint(peer_id, source, addresses) and (peer := self._known.get(peer_id)) is not None:
             peer.look_again_if_lost()
+
+    def _on_dht(self, peer_id: str, addresses: list[str]) -> None:
+        self.hint(peer_id, "dht", addresses)
 
     def _on_lan(self, peer_id: str, addresses: list[str]) -> None:
         if peer_id in self._known:  # Of others nothing is remembered: a LAN may have many.

@@ -118,7 +118,6 @@ class Network:
             self._sockets.handle(protocol, partial(self._on_asked, protocol))
         if self._gossip is not None:
             self._sockets.service(self._gossip.run)
-        self._sockets.service(self._finding.relay.run)
         with one_error():
             async with self._sockets.running(), trio.open_nursery() as nursery:
                 self._nursery = nursery

@@ -19,7 +19,7 @@ class NetOptions:
     private network, the same for all members. announce: multiaddrs that others reach us at; none: those we
     listen at. bootstrap: where some peers are, whatever the genesis says. mdns: say where we are on the LAN,
     and listen who else is there. relay: pass on between members that cannot call each other, or be one of
-    those.
+    those. dht: ask members where others are.
 
     observers: how many strangers may look (0: none). observers_kib_s: KiB a second for all of them together.
     observers_updates: whether they see the updates of decided blocks too.
@@ -32,6 +32,7 @@ class NetOptions:
     bootstrap: tuple[PeerAddress, ...] = ()
     mdns: bool = False
     relay: str = "off"  # or "serve", "use"
+    dht: bool = False
     observers: int = 8
     observers_kib_s: int = 512
     observers_updates: bool = False

@@ -138,6 +138,8 @@ class Relay:
                 await write_delimited_msg(stream, message)
                 answer = await read_delimited_msg(stream, HopMessage)
                 agreed = answer.type == HopMessage.STATUS and answer.status == Status.OK
+                if not agreed:
+                    log.debug("a relay refused", relay=relay, status=Status.Name(answer.status))
         except Exception as error:  # noqa: BLE001 - of the library's; most members do not serve.
             log.debug("no relay", relay=relay, why=repr(error))
         finally:
