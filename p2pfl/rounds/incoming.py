@@ -77,6 +77,7 @@ class Incoming:
     _standings: dict[MemberId, _Standing] = field(default_factory=dict[MemberId, _Standing])
     _came: dict[int, Came] = field(default_factory=dict[int, Came])
     _bytes: int = 0
+    _kept: int = -1
     _asked: list[_Asked] = field(default_factory=list[_Asked])
     _busy: set[MemberId] = field(default_factory=set[MemberId])
 
@@ -127,8 +128,9 @@ class Incoming:
 
     def _start(self, nursery: trio.Nursery) -> float:
         """Ask whoever is free for something that is missing. Returns when to look again."""
-        for height in [height for height in self._came if height <= self.chain.height]:
-            self._drop(height)
+        was_cut, self._kept = self.chain.height < self._kept, self.chain.height
+        for height in [height for height in self._came if height <= self.chain.height or was_cut]:
+            self._drop(height)  # Kept by now; or void, perhaps, since the council closed an epoch.
         now, wait_s = trio.current_time(), float("inf")
         known = set(self.holders())
         for holder, standing in self._standings.items():

@@ -295,3 +295,30 @@ def _die_in_the_third_batch(path: Path) -> None:
             await away.reaches()
 
     trio.run(run)
+
+
+async def test_what_came_for_a_chain_that_was_cut_is_asked_for_again(tmp_path: Path) -> None:
+    """The council closes an epoch: what others gave before that may be void, and nobody lied."""
+    away = Away(tmp_path)
+    stands_still = trio.Event()
+
+    async def first_only(checked: Checked) -> None:
+        if checked.height >= BATCH_BLOCKS:
+            stands_still.set()
+            await trio.sleep_forever()
+        await away.chain.extend(checked)
+
+    away.follower._take = first_only
+    came = away.follower._incoming
+    async with away.up(height=BATCH_BLOCKS + 20):
+        with trio.fail_after(WAIT_S):
+            await stands_still.wait()
+            await came.pulse.until(lambda: BATCH_BLOCKS + 20 in came._came)
+            for holder in away.holders.values():
+                holder.asked.clear()
+            await away.chain.cut(3)
+            came.pulse.beat()
+            await came.pulse.until(lambda: came._came.keys() >= set(range(4, BATCH_BLOCKS + 21)))
+    again = {height for holder in away.holders.values() for heights in holder.asked for height in heights}
+    assert again == set(range(4, BATCH_BLOCKS + 21))
+    assert away.faults == []
