@@ -288,6 +288,11 @@ class Fetcher:
         before = chain.height
         try:
             return await _aside(partial(self.copy.take, name, blocks))
+        except Lie as lie:
+            bad = blocks[chain.height - before]
+            if lie.reason == "bad_block" and self._objection(name, bad) is None:
+                self._fork(source, name, bad)  # It does not follow, and yet a quorum signed it.
+            raise
         finally:
             self.outcome.blocks += chain.height - before
 
@@ -298,16 +303,21 @@ class Fetcher:
             raise Lie("bad_block", f"it does not have the tip of {name} that it tells of")
         if self.copy.is_void(name, theirs):
             return
-        header = theirs.block.header
-        why = certificate_objection(self.copy.roster, name, header, theirs.certificate)
+        why = self._objection(name, theirs)
         if why is not None:
             raise Lie("bad_certificate", f"block {height} of {name}: {why}")
-        fork = {"chain": name, "height": height, "source": source.name, "block_id": "0x" + tip_id.hex()}
+        self._fork(source, name, theirs)
+
+    def _objection(self, name: str, decided: DecidedBlock) -> str | None:
+        return certificate_objection(self.copy.roster, name, decided.block.header, decided.certificate)
+
+    def _fork(self, source: Source, name: str, decided: DecidedBlock) -> None:
+        """A certified block that does not belong to the history that we hold: more than f signed both."""
+        height, its_id = decided.block.header.height, "0x" + block_id(decided.block.header).hex()
+        fork = {"chain": name, "height": height, "source": source.name, "block_id": its_id}
         if fork not in self.outcome.forks:
             self.outcome.forks.append(fork)
-            self._tell(
-                f"FORK: {source.name} has another certified block {height} of {name}, 0x{tip_id.hex()}"
-            )
+            self._tell(f"FORK: {source.name} has another certified block {height} of {name}, {its_id}")
 
     async def _bring_blobs(self, name: str) -> None:
         for blob_id, length in self.copy.wanted_blobs(name, self._looked[name]):

@@ -56,6 +56,7 @@ def add_verb(verbs: Any) -> None:
         "--blobs", choices=("none", "public"), default="none", help="also the blobs that observers may see"
     )
     verb.add_argument("--psk-file", type=Path, metavar="FILE", help="the key of a private network")
+    verb.add_argument("--security", choices=("noise", "tls"), default="noise", help="the network's handshake")
     verb.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
     verb.add_argument(
         "--json", action="store_true", help="one JSON object: heights, blocks, blobs, lies, forks"
@@ -109,7 +110,7 @@ async def run(arguments: argparse.Namespace, names: list[str], copy: Copy) -> Ou
         changed.set()  # The one of now: it is replaced before each look.
 
     tell = partial(print, file=sys.stderr)
-    options = NetOptions(psk_file=arguments.psk_file)
+    options = NetOptions(security=arguments.security, psk_file=arguments.psk_file)
     heard = on_tip if arguments.follow else None
     with one_error():
         async with watching(

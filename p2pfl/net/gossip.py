@@ -93,9 +93,7 @@ class Gossip:
         )
         self.pubsub = Pubsub(host, router, strict_signing=True, allowed_topics={self.topic})
         # Observers are in the mesh too: what they or other strangers write ends at the first member.
-        self.pubsub.set_topic_validator(
-            self.topic, lambda _, message: self._may_announce(str(ID(message.from_id))), False
-        )
+        self.pubsub.set_topic_validator(self.topic, self._may_pass, False)
         fences.fence_gossip(host, self.pubsub, [TProtocol(PROTOCOL_ID_V11)])
         # Numbers start at the second of the start otherwise: whoever said more than one a second and starts
         # again uses them a second time, and is taken for an echo.
@@ -125,6 +123,10 @@ class Gossip:
                 await self.pubsub.publish(self.topic, self._waiting.popleft())
             self._work = trio.Event()
             await self._work.wait()
+
+    def _may_pass(self, _neighbour: Any, message: Any) -> bool:
+        author = ID(message.from_id)
+        return author == self.pubsub.my_id or self._may_announce(str(author))
 
     def _hear(self, message: Any) -> None:
         author = ID(message.from_id)

@@ -102,7 +102,7 @@ class Network:
         self.outside = Outside(self._by_peer_id, self._fault, self.observers.offended, self._sockets.drop)
         self._sockets.fences = self.outside
         topic = f"/mps/{network_id.hex()[:16]}/tips"
-        self._gossip = Gossip(topic, self._announced, self._may_announce) if gossip else None
+        self._gossip = Gossip(topic, self._announced, self._by_peer_id.__contains__) if gossip else None
 
     @property
     def peer_id(self) -> str:
@@ -189,6 +189,9 @@ class Network:
         assert self.handlers is not None
         while True:
             packed = await peer.link.inbox.next()
+            if peer.parted:
+                peer.link.done()  # It came before its connection was closed.
+                continue
             try:
                 message = cast(wire.Message, wire.unpack(packed))
                 if isinstance(message, PeerRecords):
@@ -295,10 +298,6 @@ class Network:
         """Gossip it to whoever listens; it may be lost."""
         if self._gossip is not None:
             self._gossip.announce(message)
-
-    def _may_announce(self, author: str) -> bool:
-        """Nobody passes on what others than members say."""
-        return author in self._by_peer_id or author == self.peer_id
 
     def _announced(self, author: str, message: wire.Tip | PeerRecords) -> None:
         peer = self._by_peer_id.get(author)

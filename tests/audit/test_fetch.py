@@ -84,7 +84,7 @@ async def fetch(path: Path, built: Built, names: Sequence[str], *, blobs: str = 
     """As the command does it."""
     copy = Copy(path, built.genesis)
     try:
-        wanted = argparse.Namespace(blobs=blobs, follow=False, psk_file=None)
+        wanted = argparse.Namespace(blobs=blobs, follow=False, security="noise", psk_file=None)
         return await command.run(wanted, list(names), copy)
     finally:
         copy.close()
@@ -108,7 +108,7 @@ async def test_a_running_networks_history_is_fetched_and_goes_on_where_it_stoppe
     assert first.blocks == 3 * len(CHAINS)
     assert second.blocks == sum(map(len, built.chains.values())) - first.blocks
     assert (second.hidden, second.lies, second.forks, second.silent) == (0, [], [], {})
-    report = verify(tmp_path, recompute=True)
+    report = verify(tmp_path)  # From the blobs too.
     assert report.findings == []
     assert report.skipped == []
     assert report.blocks == sum(map(len, built.chains.values()))
@@ -121,7 +121,7 @@ async def test_who_follows_gets_what_comes_and_outlasts_an_outage(
     monkeypatch.setattr(command, "PAUSE_S", 0.0)
     node = Serves(built, heights=2)
     copy = Copy(tmp_path, built.genesis)
-    wanted = argparse.Namespace(blobs="none", follow=True, psk_file=None)
+    wanted = argparse.Namespace(blobs="none", follow=True, security="noise", psk_file=None)
     async with serving(node) as names, trio.open_nursery() as nursery:
         nursery.start_soon(command.run, wanted, names, copy)
         await until(lambda: heights(tmp_path) == dict.fromkeys(CHAINS, 1), 20)
@@ -161,6 +161,8 @@ async def test_who_lies_is_named_and_left_and_the_others_give_the_rest(
     assert verify(tmp_path / "copy").findings == []
     assert [(lie["source"], lie["reason"]) for lie in said.lies] == [(names[0], reason)]
     assert f"LIED: {names[0]}: {reason}" in capsys.readouterr().err
+    # A block with another parent is more than a lie: a quorum has signed it.
+    assert [each["height"] for each in said.forks] == ([3] if what == "parent" else [])
     # With nobody else to ask, what came before the lie is kept.
     assert heights(tmp_path / "alone")["g2"] == 2
 
