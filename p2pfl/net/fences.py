@@ -98,7 +98,12 @@ def install() -> None:
 
 def put_on(host: Any, fences: Fences) -> None:
     """Fence this host in: its connections, and the protocols that libp2p answers by itself."""
-    host.get_network().mps_fences = fences
+    network = host.get_network()
+    network.mps_fences = fences
+    # These remember every peer id that ever came, and a stranger has a new one each time. The door limits
+    # calls, and libp2p makes none by itself (`sockets`).
+    network._resource_manager.connection_rate_limiter = None
+    network.auto_connector.record_disconnect = _forget_at_once
     handlers = host.multiselect.handlers
     handlers.pop("/ipfs/id/push/1.0.0", None)  # Nobody is asked who it is, so nobody need tell.
     host.set_stream_handler(
@@ -110,6 +115,10 @@ def put_on(host: Any, fences: Fences) -> None:
         "/ipfs/id/1.0.0",
         rationed(identify, "identify", IDENTIFY_STREAMS, IDENTIFY_PER_S, IDENTIFY_BURST),
     )
+
+
+def _forget_at_once(_peer_id: Any) -> None:
+    """Takes the place of the auto-connector's memory of who was disconnected."""
 
 
 def remote_of(muxed: Any) -> str:

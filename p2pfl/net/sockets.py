@@ -39,8 +39,6 @@ log = logger("net")
 CONNECTIONS_MAX = 128
 # A member has one connection, two while an old one is replaced.
 CONNECTIONS_PER_PEER_MAX = 4
-# Handshakes a second from one peer: whoever redials faster is broken or hostile.
-CONNECTIONS_PER_PEER_S, CONNECTIONS_BURST = 10.0, 50.0
 # Each member has a stream for messages, some for requests and blobs, and libp2p's own.
 STREAMS_MAX = 2048
 # What libp2p counts against its own books; our buffers have limits of their own.
@@ -157,11 +155,7 @@ class Sockets:
                 inbound_stream_protocol_negotiation_timeout=HANDSHAKE_S,
                 outbound_stream_protocol_negotiation_timeout=HANDSHAKE_S,
             ),
-            resource_manager=ResourceManager(
-                ResourceLimits(CONNECTIONS_MAX, MEMORY_MB_MAX, STREAMS_MAX),
-                connections_per_peer_per_sec=CONNECTIONS_PER_PEER_S,
-                burst_connections_per_peer=CONNECTIONS_BURST,
-            ),
+            resource_manager=ResourceManager(ResourceLimits(CONNECTIONS_MAX, MEMORY_MB_MAX, STREAMS_MAX)),
             disable_identify_address_discovery=True,
         )
         network = host.get_network()

@@ -205,6 +205,26 @@ async def test_an_address_that_calls_again_and_again_is_slowed_down() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_strangers_with_new_names_leave_nothing_behind() -> None:
+    """libp2p remembers each peer id three times, for ever: strangers that come all day filled the memory."""
+    async with attacked() as (network, peer, _):
+        port = int(network._sockets._listen.rpartition("/")[2])
+        for number in range(20):
+            await (await raw.shaken(port, network.peer_id, peer_key(100 + number))).close()
+        assert await is_served(network, peer)
+        await until(lambda: len(network._sockets._swarm.get_connections()) == 1)
+        await trio.sleep(0.5)  # libp2p tells of a lost connection later.
+        swarm = network._sockets._swarm
+        books = [
+            (type(owner).__name__, name)
+            for owner in (swarm, swarm._resource_manager, swarm.auto_connector, swarm.peerstore, network)
+            for name, book in vars(owner).items()
+            if isinstance(book, (dict, list, set)) and len(book) >= 20 and name != "strangers"
+        ]
+        assert books == []
+        assert swarm._resource_manager.connection_rate_limiter is None
+
+
 def test_keys_that_take_long_to_check_are_none() -> None:
     """Before noise is through, a stranger's key is parsed and its signature checked."""
     key = raw.create_rsa_key(1024).public_key.serialize()
