@@ -51,7 +51,7 @@ class Soak:
 
 async def churn(run: Soak) -> dict[str, Any]:
     """The whole: members come and go, everybody votes in the end, and the files are judged."""
-    chance = Random(run.seed)
+    chance, begin_s = Random(run.seed), 0.0
     async with open_network(
         run.directory, run.members, run.seed, namespaces=run.namespaces, model=run.model
     ) as network:
