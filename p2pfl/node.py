@@ -321,11 +321,12 @@ class Node:
         genesis, shelf = self.parts.genesis, self.context.shelf
         if not await shelf.has(genesis.initial_base_id):
             base = await self.context.aside(initial_base, genesis)
-            data = base.to_bytes()
-            if blob_id(data) != genesis.initial_base_id:
+            data = await self.context.aside(base.to_bytes)
+            drawn_id = await self.context.aside(blob_id, data)
+            if drawn_id != genesis.initial_base_id:
                 raise UserError(
                     "the genesis names another initial base than its model and seed give",
-                    because=f"{genesis.task.model} drawn here has the id 0x{blob_id(data).hex()}",
+                    because=f"{genesis.task.model} drawn here has the id 0x{drawn_id.hex()}",
                     fix="use the release of p2pfl-mps that made the genesis, or a genesis made by this one",
                 )
             await shelf.put(genesis.initial_base_id, data)

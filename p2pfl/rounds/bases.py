@@ -124,8 +124,8 @@ class Bases:
         """Fetch the root update while the base is fetched."""
         context = self._context
         length = byte_length("update", context.genesis.task.layout, state.exponents)
+        context.shelf.show(state.root_update_id)  # Before it is here: those who fetch it share it.
         await context.shelf.need(state.root_update_id, length, context.seats, context.others)
-        context.shelf.show(state.root_update_id)
 
     async def _council_base(self, state: CouncilState) -> Base:
         context = self._context
@@ -133,6 +133,7 @@ class Bases:
         data = await context.shelf.get(state.base_id) or await self._grown(state)
         if data is None:
             length = byte_length("base", layout)
+            context.shelf.show(state.base_id)  # Before it is here: those who fetch it share it.
             data = await context.shelf.need(state.base_id, length, context.seats, context.others)
         context.shelf.show(state.base_id)
         return await context.aside(parse_base, data, layout)
@@ -160,7 +161,7 @@ class Bases:
             )
             delta = parse_update(blob, layout, hint.exponents)
             base = await context.aside(apply_update, await context.aside(parse_base, old, layout), delta)
-            data = base.to_bytes()
+            data = await context.aside(base.to_bytes)
             if await context.aside(blob_id, data) != state.base_id:
                 raise PeerFault("bad_blob", "the base before and this delta give another base")
         except PeerFault as fault:
@@ -179,8 +180,8 @@ class Bases:
         body: GroupBody = decode_body(decided.block.body, GroupBody)
         layout = context.genesis.task.layout
         length = byte_length("update", layout, body.exponents)
-        data = await context.shelf.need(body.aggregate_id, length, context.others, context.seats)
         context.shelf.show(body.aggregate_id)
+        data = await context.shelf.need(body.aggregate_id, length, context.others, context.seats)
         return parse_update(data, layout, body.exponents)
 
 

@@ -225,6 +225,6 @@ class Brought:
         context, layout = self._context, self._context.genesis.task.layout
         members = context.roster.committee(self._groups[header.group_id].name, header.epoch).members
         length = byte_length("update", layout, body.exponents)
+        context.shelf.show(body.aggregate_id)  # Before it is here: those who fetch it share it.
         data = await context.shelf.need(body.aggregate_id, length, members, context.others)
-        context.shelf.show(body.aggregate_id)
         return parse_update(data, layout, body.exponents)

@@ -251,7 +251,7 @@ class CouncilApp:
         root_id = state.root_update_id
         if comparison.base_id != state.base_id or root_id == ct.ZERO_DIGEST:
             root = await self._train_root(comparison, effect.height)
-            data = root.to_bytes()
+            data = await context.aside(root.to_bytes)
             root_id = await context.aside(blob_id, data)
             await context.shelf.put(root_id, data)
             context.shelf.show(root_id)
@@ -322,7 +322,7 @@ class CouncilApp:
         layout = self.context.genesis.task.layout
         length = byte_length("update", layout, comparison.exponents)
         own = await self._train_root(comparison, height)
-        shelf, own_bytes = self.context.shelf, own.to_bytes()
+        shelf, own_bytes = self.context.shelf, await self.context.aside(own.to_bytes)
         if await self.context.aside(blob_id, own_bytes) == body.root_update_id:
             await shelf.put(body.root_update_id, own_bytes)
             shelf.show(body.root_update_id)
@@ -352,7 +352,7 @@ class CouncilApp:
     async def _keep(self, derived: CouncilDerived) -> None:
         shelf, base_id = self.context.shelf, derived.body.base_id
         if not await shelf.has(base_id):
-            await shelf.put(base_id, derived.base.to_bytes())
+            await shelf.put(base_id, await self.context.aside(derived.base.to_bytes))
         shelf.show(base_id)
         if base_id != self.context.council.tip.base_id and base_id not in self._deltas:
             data = await self.context.aside(derived.delta.to_bytes)

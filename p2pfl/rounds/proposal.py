@@ -12,7 +12,7 @@ from consensus import codec
 from consensus import types as ct
 from consensus.signing import block_id
 from p2pfl.errors import PeerFault
-from p2pfl.params import BLOB_BYTES_MAX, Update, parse_update
+from p2pfl.params import MODEL_BYTES_MAX, Update, parse_update
 from p2pfl.records import GroupBody, body_root, decode_body
 from p2pfl.rounds.bases import Bases, Resolved
 from p2pfl.rounds.collect import Collected
@@ -164,8 +164,9 @@ class Proposals:
         """
         context = self._context
         try:
-            await self._blob(signed)
+            # The round is closed, so its updates may be shown; before they are here, so that they are shared.
             context.shelf.show(signed.tx.blob_id, (*context.committee.members, *context.seats))
+            await self._blob(signed)
         except PeerFault as fault:
             name = self._context.name_of(signed.tx.member)
             log.warning("an update is not to be had", member=name, why=str(fault))
@@ -255,11 +256,12 @@ class Proposals:
 
     async def _blob(self, signed: SignedParamTx) -> bytes:
         tx = signed.tx
-        if not 0 < tx.byte_length <= BLOB_BYTES_MAX:
+        if not 0 < tx.byte_length <= MODEL_BYTES_MAX:
             raise PeerFault("bad_length", f"{tx.byte_length} bytes")
         return await self._context.shelf.need(tx.blob_id, tx.byte_length, [tx.member], self._context.others)
 
     async def _keep(self, derived: Derived) -> None:
         shelf = self._context.shelf
-        await shelf.put(derived.body.aggregate_id, derived.aggregate.to_bytes())
+        data = await self._context.aside(derived.aggregate.to_bytes)
+        await shelf.put(derived.body.aggregate_id, data)
         shelf.show(derived.body.aggregate_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from p2pfl.errors import UserError
 from p2pfl.genesis import Genesis
-from p2pfl.params import BLOB_BYTES_MAX, byte_length
+from p2pfl.params import MODEL_BYTES_MAX, byte_length
 from p2pfl.rules.aggregate import AGGREGATORS
 from p2pfl.rules.table import NUMERATOR_MAX
 from p2pfl.rules.weighted import FACTOR_BITS
@@ -29,10 +29,10 @@ def check_genesis(genesis: Genesis) -> None:
             f"there is no aggregator {rules.aggregator!r}", because=f"the known ones are {known}", fix=_FIX
         )
     size_bytes = byte_length("base", layout)
-    if size_bytes > BLOB_BYTES_MAX:
+    if size_bytes > MODEL_BYTES_MAX:
         raise UserError(
             "the model is too large",
-            because=f"its parameters have {size_bytes} bytes, the limit is {BLOB_BYTES_MAX}",
+            because=f"its parameters have {size_bytes} bytes, the limit is {MODEL_BYTES_MAX}",
             fix="use a smaller model",
         )
     largest = _weight_cap_max(genesis)
