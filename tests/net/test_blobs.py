@@ -17,8 +17,8 @@ from consensus.types import Digest, MemberId
 from p2pfl import params
 from p2pfl.errors import PeerFault
 from p2pfl.net import ask, piece_server, wire
-from p2pfl.net.blobs import Fetch, check_piece
-from p2pfl.net.interface import BytesBlob, Unreachable
+from p2pfl.net.blobs import Fetch, InMemory, check_piece
+from p2pfl.net.interface import BytesBlob, Fetched, Unreachable
 from p2pfl.net.piece_server import PieceServer
 from p2pfl.runs import RunTree, piece_leaves, run_hashes
 from tests.net.common import member, noise
@@ -140,6 +140,7 @@ class Hall:
             lambda: holders,
             self.open,
             lambda one, fault: self.faults.append((one, fault.reason)),
+            options.get("sink"),
         )
 
 
@@ -162,6 +163,8 @@ class HallHolder:
             raise ask.Stalled("silent")
         await trio.sleep(1.9 if manner == "slow" else 0.01)
         head, body = await hall.server.answer(BytesBlob(hall.data), request)
+        if isinstance(head, wire.Held):
+            return head
         assert isinstance(head, wire.PieceHead)
         if manner == "lies":
             body = bytes(len(body))
@@ -207,10 +210,11 @@ async def test_a_small_blob_comes_from_one_holder(autojump_clock: Any) -> None:
 async def test_a_bad_holder_is_left_for_another_within_two_seconds(
     manner: str, reason: str | None, autojump_clock: Any
 ) -> None:
-    for blob in (BLOB, noise(50_000)):
+    for blob, shared in ((BLOB, True), (BLOB, False), (noise(50_000), False)):
         hall = Hall(blob, {A: manner, B: "good"})
-        data, took_s = await timed(hall.fetch((A, B)))
-        assert data == blob
+        sink = InMemory(len(blob)) if shared else None
+        data, took_s = await timed(hall.fetch((A, B), sink=sink))
+        assert (sink.fetched().data if sink else data) == blob
         assert took_s <= 2.1
         assert {one for one, _ in hall.faults} <= {A}
         # Silence is a fault only if nobody else brought the piece before it was noticed.
@@ -223,6 +227,25 @@ async def test_a_slow_holder_delays_nobody_for_long(autojump_clock: Any) -> None
     assert data == BLOB
     assert took_s < 1.0
     assert hall.asked[B] >= 10
+
+
+async def test_a_slow_holder_of_a_large_blob_delays_nobody_for_long(autojump_clock: Any) -> None:
+    hall, sink = Hall(BLOB, {A: "slow", B: "good"}), InMemory(len(BLOB))
+    _, took_s = await timed(hall.fetch((A, B), sink=sink))
+    assert sink.fetched().data == BLOB
+    assert took_s < 2.0
+
+
+async def test_what_lies_in_the_sink_is_not_asked_for(autojump_clock: Any) -> None:
+    hall, sink = Hall(BLOB, {A: "good"}), InMemory(len(BLOB))
+    with trio.move_on_after(0.075):
+        await hall.fetch((A,), sink=sink).run()
+    here = 12 - len(sink.missing())
+    assert 3 <= here <= 9
+    hall.asked.clear()
+    await hall.fetch((A,), sink=sink).run()
+    assert sink.fetched() == Fetched(BLOB, run_hashes(BLOB))
+    assert hall.asked[A] == 12 - here + 1  # And once for what it has.
 
 
 async def test_the_only_holder_is_asked_however_slow_it_is(autojump_clock: Any) -> None:

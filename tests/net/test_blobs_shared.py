@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ from p2pfl.net.host import Network
 from p2pfl.net.interface import PeerAddress
 from p2pfl.net.memory import MemoryHub, MemoryNetwork
 from p2pfl.net.piece_server import bits_of, mask_of
+from p2pfl.rounds import patience
 from p2pfl.rounds.shelf import Shelf
 from p2pfl.runs import LEAF_BYTES, PIECE_LEAVES_MAX, piece_leaves, root_of, runs_of
 from p2pfl.store.blobs import BlobStore
@@ -83,6 +85,36 @@ async def test_eight_who_fetch_a_blob_spare_the_one_who_has_it(tmp_path: Path) -
         assert networks[0].sent_bytes["blobs"] < 4.5 * len(data)
         assert sum(network.sent_bytes["blobs"] for network in networks) < 9.5 * len(data)
         assert not any(network.faults for network in networks)
+
+
+async def test_while_the_disk_is_full_a_fetch_waits_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = noise(2_000_000)
+    blob_id = root_of(runs_of(lambda at, size: data[at : at + size], len(data)))
+    monkeypatch.setattr(patience, "RETRY_S", 0.05)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with village(2, tmp_path) as (networks, nodes), trio.open_nursery() as nursery:
+        nodes[0].store.put(data)
+        got: list[bytes] = []
+
+        async def fetch() -> None:
+            assert nodes[1].shelf is not None
+            got.append(await nodes[1].shelf.need(blob_id, len(data), [networks[0].me]))
+
+        assert nodes[0].shelf is not None
+        nodes[0].shelf.show(blob_id)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+        try:
+            nursery.start_soon(fetch)
+            await trio.sleep(0.5)
+            assert not got
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with trio.fail_after(10):
+            while not got:  # noqa: ASYNC110 - what it waits for has no event.
+                await trio.sleep(0.05)
+        assert got == [data]
 
 
 async def test_what_comes_is_served_on_only_to_whom_the_blob_is_shown(tmp_path: Path) -> None:
