@@ -38,8 +38,8 @@ BOOK_RECORDS_MAX = 1024
 BOOK_BYTES_MAX = 2 * BOOK_RECORDS_MAX * RECORD_BYTES_MAX
 # Unix milliseconds of the year 287396: what is above is no clock's, and JavaScript cannot count so far.
 SEQ_MAX = (1 << 53) - 1
-# Beside a peer's own word: what the operator, the registry, the LAN and the DHT said, this many each at most.
-SOURCES = ("bootstrap", "genesis", "registry", "lan", "dht")
+# Beside a peer's own word: what the operator, the genesis, the LAN and the DHT said, this many each at most.
+SOURCES = ("bootstrap", "genesis", "lan", "dht")
 HINTS_MAX = 4
 
 

@@ -160,6 +160,7 @@ class Finding:
         if subject is None and record.peer_id != self._peer_id:
             raise PeerFault("foreign_record", record.peer_id)
         told[record.peer_id] = max(record.seq, told.get(record.peer_id, 0))
+        known = set(self.book.addresses(record.peer_id))
         try:
             self.book.learn(record)
         except PeerFault:
@@ -171,12 +172,13 @@ class Finding:
         if subject is None:
             self.refresh()  # Somebody remembers a later word of ours than we do.
             return
-        log.info("a member has moved", peer=subject.member, addresses=" ".join(record.addresses))
+        if not set(record.addresses) <= known:
+            log.info("a member has moved", peer=subject.member, addresses=" ".join(record.addresses))
         subject.look_again_if_lost()
         self._news.set()
 
     def hint(self, peer_id: str, source: str, addresses: Iterable[str]) -> None:
-        """Somebody else says where a peer is: the genesis, the registry, the LAN."""
+        """Somebody else says where a peer is: the genesis, the LAN, the DHT."""
         if self.book.hint(peer_id, source, addresses) and (peer := self._known.get(peer_id)) is not None:
             peer.look_again_if_lost()
 

@@ -91,8 +91,8 @@ def test_only_a_newer_record_counts() -> None:
 
 def test_the_newest_record_is_called_before_what_others_say_and_what_worked_before_all() -> None:
     book, me = Book(), peer_id_of(peer_key(1))
-    book.hint(me, "lan", ["/ip4/10.0.0.1/tcp/4"])
-    book.hint(me, "registry", ["/ip4/10.0.0.1/tcp/3"])
+    book.hint(me, "lan", ["/ip4/10.0.0.1/tcp/3"])
+    book.hint(me, "dht", ["/ip4/10.0.0.1/tcp/4"])
     book.hint(me, "genesis", ["/ip4/10.0.0.1/tcp/2", "/ip4/10.0.0.1/udp/2/quic-v1"])
     book.hint(me, "bootstrap", ["/ip4/10.0.0.1/tcp/1"])
     hints = tuple(f"/ip4/10.0.0.1/tcp/{port}" for port in (1, 2, 3, 4))
