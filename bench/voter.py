@@ -128,11 +128,11 @@ class Desk:
         else:
             self.driver.deliver(sender, message.message)
 
-    async def answer(self, sender: ct.MemberId, request: wire.Request) -> wire.Refused:
+    async def answer(self, sender: ct.MemberId | None, request: wire.Request) -> wire.Refused:
         """Nobody needs a chain here."""
         return wire.Refused("not_held")
 
-    def blob(self, sender: ct.MemberId, blob_id: ct.Digest) -> BlobSource | None:
+    def blob(self, sender: ct.MemberId | None, blob_id: ct.Digest) -> BlobSource | None:
         """No blobs here."""
         return None
 
