@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -69,15 +70,18 @@ def fuzz(name: str, seconds: int, folder: Path) -> dict[str, Any]:
         name,
         *(f"-{key}={value}" for key, value in limits.items()),
     ]
-    done = subprocess.run(
-        [*command, str(new), str(CORPUS / name)],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    memory = Path("/dev/shm")  # libFuzzer ends its process at once, so its files are cleared away from here.
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as files:
+        done = subprocess.run(
+            [*command, str(new), str(CORPUS / name)],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": files},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
     (found / "log.txt").write_text(done.stderr, encoding="utf-8")
     executed = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
     covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", done.stderr)

@@ -51,8 +51,7 @@ _folder: list[Path] = []
 def file_of(data: bytes, name: str = "file") -> Path:
     """The data in a file."""
     if not _folder:
-        memory = Path("/dev/shm")
-        _folder.append(Path(tempfile.mkdtemp(prefix="p2pfl-fuzz-", dir=memory if memory.is_dir() else None)))
+        _folder.append(Path(tempfile.mkdtemp(prefix="p2pfl-fuzz-")))
         atexit.register(shutil.rmtree, _folder[0], ignore_errors=True)
     path = _folder[0] / name
     path.write_bytes(data)
