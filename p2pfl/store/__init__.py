@@ -9,6 +9,7 @@
     DIR/wal/<group>.*.kept      decided heights of this epoch and the last, set aside  (p2pfl.store.wal_file)
     DIR/chain/<group>.mps       decided blocks: of the own group, of the council, of whatever is followed
     DIR/blobs/ab/abcdef...      parameters by id
+    DIR/blobs/coming/           what has come of large ones that are on their way  (p2pfl.store.coming)
     DIR/own/                    own commitments and training states (p2pfl.rounds.own)
     DIR/records/<name>.jsonl    notes: transactions, accuracies, faults, evidence
     DIR/index.sqlite            a view for questions; delete it, and it is built again
