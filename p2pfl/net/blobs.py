@@ -32,6 +32,8 @@ from p2pfl.runs import piece_leaves, proved, run_hashes
 HOLDERS_AT_ONCE = 4
 # Requests on their way to one holder: one is read while the next is asked for.
 PIECES_AHEAD = 2
+# Checked pieces of one blob that wait in memory for the disk.
+LANDING_MAX = 4
 # A piece that another holder has not brought for this long is asked for twice, once nothing else is left.
 TWICE_AFTER_S = 0.5
 # How long a fetch waits before it looks again whether somebody holds the blob; a Have ends the wait.
@@ -163,6 +165,8 @@ class Fetch:
         self._not_before_s: dict[MemberId, float] = {}
         self._refusals: dict[MemberId, int] = {}
         self._changed = trio.Event()
+        self._landing = trio.Semaphore(LANDING_MAX)
+        self._nursery: trio.Nursery | None = None
 
     def nudge(self) -> None:
         """Something changed: somebody holds the blob now, or a piece came or went."""
@@ -180,6 +184,7 @@ class Fetch:
         """The whole blob, every piece of it verified. Runs until it is complete or cancelled."""
         with one_error():
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 while self._missing:
                     changed = self._changed
                     self._start_holders(nursery)
@@ -293,7 +298,7 @@ class Fetch:
         elif owed[0] is None and isinstance(answer, wire.Held):
             self._known[holder] = _Known(mask_of(answer, self._length), trio.current_time())
         elif owed[0] is not None and isinstance(answer, wire.Piece):
-            await self._take(holder, owed[0], answer)
+            await self._take(owed[0], answer)
         else:
             raise PeerFault("bad_answer", f"{type(answer).__name__} to something else")
         owed.popleft()
@@ -320,25 +325,31 @@ class Fetch:
         number = self._rarest(holder)
         return self._late(holder) if number is None else number
 
-    async def _take(self, holder: MemberId, number: int, piece: wire.Piece) -> None:
+    async def _take(self, number: int, piece: wire.Piece) -> None:
         wanted = self._missing.get(number)
         if wanted is None or wanted.landing:
-            if wanted is not None:
-                wanted.asked_by.discard(holder)  # If the other one's cannot be kept, it is asked for again.
-            return
+            return  # Another holder brought it first.
         runs = check_piece(piece, wanted.request, self._length)
         wanted.landing = True
+        await self._landing.acquire()
+        if self._shared and self._nursery is not None:
+            # The next piece is read while this one is written, as long as the disk keeps up.
+            self._nursery.start_soon(self._keep, number, piece, runs)
+        else:
+            await self._keep(number, piece, runs)
+
+    async def _keep(self, number: int, piece: wire.Piece, runs: bytes) -> None:
         try:
             await self._sink.keep(number, piece, runs)
-            del self._missing[number]
         finally:
-            wanted.landing = False
+            self._landing.release()
+        del self._missing[number]
         if not self._missing:
             self.nudge()
 
     def _give_back(self, holder: MemberId, number: int) -> None:
         wanted = self._missing.get(number)
-        if wanted is None:
+        if wanted is None or wanted.landing:
             return
         wanted.asked_by.discard(holder)
         if not wanted.asked_by:
