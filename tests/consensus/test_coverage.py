@@ -21,9 +21,8 @@ def test_sentences_and_stories_reach_every_branch_of_the_core(tmp_path: Path) ->
         return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
 
     tests = ["tests/consensus", "tests/stories", f"--ignore={Path(__file__).relative_to(ROOT)}"]
-    done = coverage(
-        "run", "--branch", "--source=consensus", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests
-    )
+    pytest = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
+    done = coverage("run", "--branch", "--source=consensus", *pytest)
     assert done.returncode == 0, done.stdout
     report = coverage("report", "--show-missing", "--skip-covered", "--fail-under=100")
     assert report.returncode == 0, report.stdout
