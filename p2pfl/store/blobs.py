@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from consensus.types import Digest
 from p2pfl import telemetry
@@ -97,7 +98,8 @@ class FileBlob:
                 got = os.preadv(handle, [data], offset, _NO_WAIT)
             except OSError:  # It would wait, or this kind of file system does not know the question.
                 return None
-        return bytes(data) if got == size else None
+        # As it is: a copy would cost as much again.
+        return cast(bytes, data) if got == size else None
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
