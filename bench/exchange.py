@@ -21,9 +21,9 @@ from pathlib import Path
 
 import trio
 
-from consensus import codec
 from consensus import types as ct
 from consensus.committee import Committee
+from p2pfl import codec
 from p2pfl.net import wire
 from p2pfl.net.interface import NetworkLike
 

@@ -14,10 +14,10 @@ from hashlib import sha256
 import numpy as np
 from coincurve import PrivateKey
 
-from consensus import codec
 from consensus.chain import FIRST_PARENT_ID, HEADER_VERSION, Log
 from consensus.signing import block_id, sign, signing_digest, struct_hash
 from consensus.types import ZERO_DIGEST, Block, Certificate, Commit, DecidedBlock, Digest, Header, MemberId
+from p2pfl import codec
 from p2pfl.genesis import Genesis
 from p2pfl.params import Base, Update, blob_id
 from p2pfl.records import BaseRef, GroupBody, body_root

@@ -1,6 +1,6 @@
 """What the members say to one another, and what the core is told and answers.
 
-Knows the shapes only. How they are signed is in `signing`, how they become bytes in `codec`,
+Knows the shapes only. How they are signed is in `signing`, how they become bytes in `p2pfl.codec`,
 who may say what in `replica` and `justification`.
 """
 

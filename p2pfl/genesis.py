@@ -8,10 +8,10 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
-from consensus import codec
 from consensus.committee import Committee
 from consensus.signing import Domain, keccak256
 from consensus.types import Digest, MemberId
+from p2pfl import codec
 from p2pfl.errors import UserError
 from p2pfl.jsonform import from_json, loads, to_json
 from p2pfl.params import Layout, TensorSpec

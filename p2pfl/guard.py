@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 from coincurve import PrivateKey
 
-from consensus import codec, signing
+from consensus import signing
 from consensus.signing import Domain
 from consensus.types import Digest, MemberId
-from p2pfl import telemetry
+from p2pfl import codec, telemetry
 from p2pfl.durable import Journal
 from p2pfl.errors import UserError
 from p2pfl.guard_file import (

@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from consensus import codec
 from consensus.types import Digest, MemberId
+from p2pfl import codec
 from p2pfl.durable import Journal, scan
 from p2pfl.errors import UserError
 

@@ -1,6 +1,6 @@
 """Records as JSON, for people, files and pages: bytes are 0x hex, dataclasses are objects.
 
-The canonical bytes are CBOR (`consensus.codec`); JSON is a view, and for the genesis also the file's form.
+The canonical bytes are CBOR (`p2pfl.codec`); JSON is a view, and for the genesis also the file's form.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from consensus import codec
 from consensus.signing import keccak256
 from consensus.types import Digest, MemberId, SignedRoundChange
+from p2pfl import codec
 from p2pfl.genesis import MemberEntry
 
 

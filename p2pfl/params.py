@@ -16,8 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from consensus import codec, merkle
+from consensus import merkle
 from consensus.types import Digest
+from p2pfl import codec
 from p2pfl.errors import PeerFault
 
 Int16 = NDArray[np.int16]

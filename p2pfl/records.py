@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, get_type_hints
 
-from consensus import codec, merkle
+from consensus import merkle
 from consensus.types import Certificate, Digest, Header, MemberId
+from p2pfl import codec
 from p2pfl.contradiction import Contradiction
 from p2pfl.membership import Assignment, Closing, SignedJoin, SignedLeave
 from p2pfl.signed import SignedBallot, SignedClose, SignedMeasurement, SignedParamTx, Verdict

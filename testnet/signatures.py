@@ -16,11 +16,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from consensus import codec
 from consensus import types as ct
 from consensus.evidence import contradiction
 from consensus.signing import BadSignature, Domain, block_id, recover, separator, signing_digest
 from consensus.types import MemberId
+from p2pfl import codec
 from p2pfl.durable import scan
 from p2pfl.errors import UserError
 from p2pfl.genesis import Genesis

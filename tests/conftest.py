@@ -1,4 +1,4 @@
-"""What every test shares: one thread for torch and BLAS, examples from a fixed seed, one network at a time."""
+"""What tests share: one thread for torch and BLAS, examples from a fixed seed, one network at a time."""
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from consensus import codec
 from consensus.signing import BadSignature, recover, signing_digest
 from consensus.signing import block_id as id_of
 from consensus.types import Commit, DecidedBlock
+from p2pfl import codec
 from p2pfl.audit.asked import Asked, NotFound, page_at
 from p2pfl.audit.block_pages import council_sections, group_sections
 from p2pfl.audit.cells import answered, member_named, member_of, when

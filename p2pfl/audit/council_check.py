@@ -10,10 +10,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from consensus import codec, merkle
+from consensus import merkle
 from consensus.committee import Committee
 from consensus.signing import block_id
 from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, Header
+from p2pfl import codec
 from p2pfl.audit.group_check import Problem, epoch_salts
 from p2pfl.audit.history import Chain, certificate_objection
 from p2pfl.errors import PeerFault

@@ -13,13 +13,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from consensus import codec
 from consensus.chain import History
 from consensus.signing import block_id
 from consensus.types import Certificate, DecidedBlock, Digest, Header
 from consensus.votes import BadCertificate, verify_certificate
+from p2pfl import codec, params
 from p2pfl import genesis as genesis_file
-from p2pfl import params
 from p2pfl.audit.report import Report
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.genesis import COUNCIL, Genesis

@@ -16,12 +16,13 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol, get_type_hints
 
-from consensus import codec, merkle
+from consensus import merkle
 from consensus.chain import FIRST_HEIGHT
 from consensus.committee import Committee
 from consensus.signing import block_id
 from consensus.types import Certificate, DecidedBlock, Digest, Header, MemberId
 from consensus.votes import BadCertificate, verify_certificate
+from p2pfl import codec
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.jsonform import from_json, loads, to_json

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from consensus.codec import DecodeError
 from consensus.committee import Committee
 from consensus.types import DecidedBlock, Digest, Header, MemberId
 from p2pfl import genesis as genesis_file
 from p2pfl import keys
 from p2pfl.audit.history import fold_roster
+from p2pfl.codec import DecodeError
 from p2pfl.errors import EXIT_CLAIM_FAILED, EXIT_OK, UserError
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.guard_file import member_of_guard

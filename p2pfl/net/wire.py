@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import consensus.types as ct
-from consensus import codec
 from consensus.types import DecidedBlock, Digest
+from p2pfl import codec
 from p2pfl.contradiction import Contradiction
 from p2pfl.errors import PeerFault
 from p2pfl.membership import SignedLeave

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
-from consensus import codec
 from consensus import types as ct
 from consensus.committee import Committee
 from consensus.signing import block_id
+from p2pfl import codec
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.genesis import COUNCIL
 from p2pfl.learn.worker import TaskFailed, WorkerDied

@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from consensus import codec
 from consensus import types as ct
 from consensus.chain import BadBlock
 from consensus.signing import block_id, struct_hash
+from p2pfl import codec
 from p2pfl.errors import PeerFault
 from p2pfl.keys import Refused
 from p2pfl.net import wire

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from consensus import codec
+from p2pfl import codec
 from p2pfl.durable import write_whole
 from p2pfl.params import BLOB_BYTES_MAX
 from p2pfl.rounds.context import Context

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import trio
 
-from consensus import codec
 from consensus import types as ct
 from consensus.signing import block_id
+from p2pfl import codec
 from p2pfl.errors import PeerFault
 from p2pfl.params import MODEL_BYTES_MAX, Update, parse_update
 from p2pfl.records import GroupBody, body_root, decode_body

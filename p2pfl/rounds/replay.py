@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from consensus import codec, merkle
+from consensus import merkle
 from consensus.types import Digest
+from p2pfl import codec
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
 from p2pfl.learn.datasets import data_leaves, parse_leaves

@@ -16,10 +16,10 @@ from hashlib import sha256
 
 import numpy as np
 
-from consensus import codec
 from consensus.committee import Committee
 from consensus.signing import block_id
 from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, Header, MemberId
+from p2pfl import codec
 from p2pfl.params import Update
 from p2pfl.records import MICRO, BloomFilter, Candidate, Case, GroupBody
 from p2pfl.rules import filters

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from types import MappingProxyType
 
-from consensus import codec
 from consensus.chain import FIRST_HEIGHT, FIRST_PARENT_ID
 from consensus.signing import block_id, recover, signing_digest
 from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, Header, MemberId
+from p2pfl import codec
 from p2pfl.contradiction import Contradiction, proved
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.membership import Closing, SignedJoin

@@ -12,11 +12,10 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from consensus import codec
 from consensus.chain import FIRST_HEIGHT, FIRST_PARENT_ID
 from consensus.signing import block_id
 from consensus.types import DecidedBlock, Digest, Header
-from p2pfl import telemetry
+from p2pfl import codec, telemetry
 from p2pfl.durable import RECORD_BYTES_MAX, Cut, Damage, Journal, scan
 from p2pfl.errors import UserError
 

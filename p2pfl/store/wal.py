@@ -11,9 +11,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from consensus import codec
 from consensus.types import Digest, Event
-from p2pfl import telemetry
+from p2pfl import codec, telemetry
 from p2pfl.durable import RECORD_BYTES_MAX, Journal
 from p2pfl.errors import UserError
 from p2pfl.store.wal_file import (

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consensus import types as t
-from consensus.codec import DecodeError
 from consensus.committee import Committee
 from consensus.evidence import contradiction, culprits
 from consensus.signing import Domain
 from consensus.types import Digest, MemberId
 from consensus.votes import Recover, recoverer, signed_vote, subject
+from p2pfl.codec import DecodeError
 from p2pfl.store.wal_file import Entry, Reading, belongs_to
 
 # The committee of an epoch; None where nobody here knows it.

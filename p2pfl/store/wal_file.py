@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from consensus import codec
 from consensus.types import Digest, Elapsed, Event, Proposal, Received
 from consensus.votes import signed_vote
+from p2pfl import codec
 from p2pfl.durable import RECORD_BYTES_MAX, Cut, Damage, scan
 from p2pfl.errors import UserError
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from consensus import types as t
 from consensus.chain import FIRST_HEIGHT, FIRST_PARENT_ID, Log
-from consensus.codec import DecodeError
 from consensus.replica import Replica
 from consensus.signing import Domain, block_id
 from consensus.types import DecidedBlock, Digest, MemberId
 from consensus.votes import recoverer, signed_vote
+from p2pfl.codec import DecodeError
 from p2pfl.store.wal_check import Committees
 from p2pfl.store.wal_file import Entry, by_height
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from consensus import codec
 from consensus.chain import HEADER_VERSION, History
 from consensus.signing import block_id, struct_hash
 from consensus.types import (
@@ -30,6 +29,7 @@ from consensus.types import (
     Header,
     MemberId,
 )
+from p2pfl import codec
 from p2pfl.audit.verify import Report, verify
 from p2pfl.durable import Journal
 from p2pfl.genesis import COUNCIL, ChainEntry, Genesis, GroupEntry, MemberEntry, Task, Times

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from consensus import codec
 from consensus.signing import block_id
 from consensus.types import ZERO_DIGEST, Block, Certificate, Commit, DecidedBlock, Digest, RoundChange
+from p2pfl import codec
 from p2pfl import genesis as genesis_file
 from p2pfl.audit.verify import verify
 from p2pfl.durable import Journal

@@ -12,12 +12,13 @@ from eth_account import Account
 from eth_account.messages import SignableMessage, encode_typed_data
 from eth_utils.crypto import keccak
 
-from consensus import codec, signing
+from consensus import signing
 from consensus import types as t
 from consensus.chain import BadBlock, Log, verify_chain
 from consensus.committee import Committee
 from consensus.evidence import offence, two_of_one_slot
 from consensus.votes import BadCertificate, verify_certificate
+from p2pfl import codec
 from p2pfl import signed as structs
 from tests.consensus import vectors
 from tests.consensus.lab import DOMAIN, Lab

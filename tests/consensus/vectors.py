@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from consensus import codec
 from consensus import types as t
+from p2pfl import codec
 from tests.consensus.lab import Lab, certificate, signed
 from tests.vectors import certificates, chains, digests, evidence, network, signatures
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from consensus import codec
 from consensus.types import Block, Certificate, DecidedBlock, Digest
+from p2pfl import codec
 from p2pfl.jsonform import to_json
 from p2pfl.membership import Join, SignedJoin
 from p2pfl.net import wire

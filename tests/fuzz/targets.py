@@ -17,9 +17,8 @@ from typing import Any, get_args
 
 import trio
 
-from consensus import codec
 from consensus.types import DecidedBlock, Digest, Event, MemberId, Message
-from p2pfl import durable, genesis, guard_file, interchange
+from p2pfl import codec, durable, genesis, guard_file, interchange
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.jsonform import to_json
 from p2pfl.membership import SignedJoin

@@ -144,7 +144,7 @@ def test_whose_guard_it_is_can_be_read_while_it_is_open(path: Path) -> None:
 
 
 def test_the_guard_of_another_release_is_refused_with_the_way_out(path: Path) -> None:
-    from consensus import codec
+    from p2pfl import codec
     from p2pfl.durable import Journal
     from p2pfl.guard_file import Identity
 

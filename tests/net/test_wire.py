@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import consensus.types as ct
-from consensus import codec
-from p2pfl import records
+from p2pfl import codec, records
 from p2pfl import signed as structs
 from p2pfl.errors import PeerFault
 from p2pfl.membership import Leave, SignedLeave

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from consensus import codec
 from consensus.chain import FIRST_PARENT_ID, HEADER_VERSION, BadBlock, Log
 from consensus.committee import Committee
 from consensus.signing import block_id, sign, signing_digest
 from consensus.types import ZERO_DIGEST, Block, Certificate, Commit, DecidedBlock, Digest, Header
+from p2pfl import codec
 from p2pfl.genesis import COUNCIL
 from p2pfl.records import CaseOutcome, CouncilBody, body_root, decode_body
 from p2pfl.rounds.council_view import CouncilView

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from consensus import codec
 from consensus.signing import block_id
 from consensus.types import ZERO_DIGEST, Certificate, Digest, MemberId
+from p2pfl import codec
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
 from p2pfl.params import Base, Update, apply_update, blob_id, parse_base

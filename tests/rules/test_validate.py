@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from consensus import codec
 from consensus.signing import sign, signing_digest, struct_hash
 from consensus.types import ZERO_DIGEST, Digest, RoundChange, SignedRoundChange
+from p2pfl import codec
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
 from p2pfl.jsonform import to_json

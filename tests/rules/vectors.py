@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from consensus import codec
 from consensus.types import Digest
+from p2pfl import codec
 from p2pfl.genesis import Rules
 from p2pfl.jsonform import to_json
 from p2pfl.params import Layout, TensorSpec, Update

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from coincurve import PrivateKey
 
-from consensus import codec
 from consensus.chain import FIRST_PARENT_ID, HEADER_VERSION, Log
 from consensus.signing import address, block_id, sign, signing_digest, struct_hash
 from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Certificate, Commit, Digest, Header, MemberId
+from p2pfl import codec
 from p2pfl.genesis import COUNCIL, ChainEntry, Genesis, GroupEntry, MemberEntry, Rules, Task, Times
 from p2pfl.params import Base, Layout, TensorSpec, Update, blob_id
 from p2pfl.records import BaseRef, CouncilBody, GroupBody, VerdictCertificate, body_root

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from consensus import codec
 from consensus import types as t
 from consensus.committee import Committee
+from p2pfl import codec
 from p2pfl.durable import Journal
 from p2pfl.store.wal_check import Checked, check
 from p2pfl.store.wal_file import ENTRY, Entry, identity, mark, read

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consensus import codec
 from consensus import types as t
-from consensus.codec import DecodeError
+from p2pfl import codec
+from p2pfl.codec import DecodeError
 from tests.consensus.lab import Lab
 
 numbers = st.integers(0, (1 << 64) - 1)

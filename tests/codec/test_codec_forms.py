@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from consensus.codec import DecodeError, decode, encode
+from p2pfl.codec import DecodeError, decode, encode
 
 
 @dataclass(frozen=True, slots=True)
