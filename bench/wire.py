@@ -7,8 +7,8 @@ aggregate   what the other groups learnt, as one more update: nobody can compute
 headers     the group's block and the council's, as they are kept: header, body, certificate
 
 Not in it, and told apart: the council's root update (one update), by which the rules judge; `least_with_root`
-has it. With one group, as here, the council's mean is the group's own aggregate and is not received again; with
-more groups it is. A group that does not wait for the council receives nothing of the council's in that round:
+has it. With one group, as here, the council's mean is the group's own aggregate and is not received again;
+with more groups it is. A group that does not wait for the council receives nothing of its in that round:
 `council_bases_a_round` says how often it did. Members and a council of one seat are in network namespaces
 without offloads, so that each packet counts with its headers of TCP and IP, acknowledgements too. Rounds are
 counted between two heights that all members have decided.
