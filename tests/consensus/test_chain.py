@@ -85,6 +85,17 @@ def test_a_history_says_who_signed_and_stays_as_it_was_after_a_bad_block() -> No
     chain.append(blocks[1].block.header, blocks[1].certificate)
 
 
+def test_a_fork_checks_further_blocks_and_leaves_its_origin_as_it_was() -> None:
+    blocks = history(7)
+    chain = verify_chain(DOMAIN, NETWORK, committee_of(4), blocks[:3])
+    before = (chain.tip, chain.tip_id, chain.log.root())
+    trial = chain.fork()
+    for decided in blocks[3:]:
+        trial.append(decided.block.header, decided.certificate)
+    assert trial.log.root() == verify_chain(DOMAIN, NETWORK, committee_of(4), blocks).log.root()
+    assert (chain.tip, chain.tip_id, chain.log.root()) == before
+
+
 @pytest.mark.parametrize("height", [0, 1, 4])
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
