@@ -123,7 +123,7 @@ class Shelf:
         timeout_s += length / SLOWEST_BYTES_S
         with trio.move_on_after(timeout_s):
             while True:
-                found = await trio.to_thread.run_sync(self._blobs.get, blob_id)
+                found = await trio.to_thread.run_sync(self._blobs.get_for_use, blob_id)
                 if found is not None:
                     return found
                 if (coming := self._coming.get(blob_id)) is not None:

@@ -19,7 +19,7 @@ from typing import cast
 from consensus.types import Digest
 from p2pfl import telemetry
 from p2pfl.durable import TEMPORARY, disk_error, fsync_folder, write_whole
-from p2pfl.errors import PeerFault
+from p2pfl.errors import PeerFault, UserError
 from p2pfl.params import BLOB_BYTES_MAX
 from p2pfl.runs import root_of, runs_of
 from p2pfl.store.coming import Arriving, Coming
@@ -106,11 +106,19 @@ class FileBlob:
         handle = os.open(self._store.path(self.blob_id), os.O_RDONLY | os.O_CLOEXEC)
         try:
             found = os.fstat(handle)
-            if (found.st_size, found.st_mtime_ns) != (self.length, self._changed_ns):
+            same = found.st_mtime_ns == self._changed_ns or self._was_renewed(found.st_mtime_ns)
+            if found.st_size != self.length or not same:
                 raise FileNotFoundError("changed")
             yield handle
         finally:
             os.close(handle)
+
+    def _was_renewed(self, changed_ns: int) -> bool:
+        """Whether the store itself put this time on the file, whose bytes it knows."""
+        if self._store.known_runs(self.blob_id, changed_ns) is None:
+            return False
+        self._changed_ns = changed_ns
+        return True
 
 
 class BlobStore:
@@ -148,6 +156,7 @@ class BlobStore:
     ) -> Digest:
         """Keep these bytes; returns their id. Durable when it returns, unless `durable` is False.
 
+        Bytes that are here already count as written now, so that a blob of the open height is never old.
         runs: the nodes by which whoever brought them has verified them under `blob_id`, so that they are not
         hashed once more.
 
@@ -163,7 +172,7 @@ class BlobStore:
         if blob_id is not None and stored.blob_id != blob_id:
             raise PeerFault("bad_blob", f"these are not the bytes of {blob_id.hex()}")
         path = self.path(stored.blob_id)
-        if not path.exists():
+        if not self._renew(stored.blob_id, stored.length, durable=durable):
             self._make_folder(path)
             write_whole(path, stored.data, durable=durable)
             telemetry.counters.count("blobs_stored")
@@ -187,6 +196,35 @@ class BlobStore:
         if coming.length <= self._cache_bytes_max:
             with contextlib.suppress(OSError):
                 self._remember(StoredBlob(coming.blob_id, path.read_bytes(), runs))
+
+    def _renew(self, blob_id: Digest, length: int, *, durable: bool = False) -> bool:
+        """A blob whose file is here is as young as one that comes now. Returns whether it is here."""
+        path = self.path(blob_id)
+        try:
+            with self._lock:  # `prune` looks and deletes under it too.
+                before = path.stat()
+                if before.st_size != length:
+                    return False
+                os.utime(path)
+                when_ns, runs = self._runs.get(blob_id, (0, b""))
+                if when_ns == before.st_mtime_ns:
+                    self._runs[blob_id] = (path.stat().st_mtime_ns, runs)
+            if durable:  # It may have been written without.
+                _fsync(path)
+                fsync_folder(path.parent)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise disk_error(path, error) from error
+        return True
+
+    def get_for_use(self, blob_id: Digest) -> bytes | None:
+        """The same as `get`, and what is here counts as written now: somebody works with it."""
+        found = self.get(blob_id)
+        if found is not None:
+            with contextlib.suppress(UserError):  # A disk that takes no time stamp still gives bytes.
+                self._renew(blob_id, len(found))
+        return found
 
     def get(self, blob_id: Digest) -> bytes | None:
         """The blob's bytes, checked (2 ms a MiB) unless they were used lately; None when it is not here."""
@@ -261,8 +299,10 @@ class BlobStore:
         dropped = 0
         for blob_id in list(self.ids()):
             path = self.path(blob_id)
-            with contextlib.suppress(FileNotFoundError):
-                if blob_id not in keep and path.stat().st_mtime_ns < older_than_ms * 1_000_000:
+            if blob_id in keep:
+                continue
+            with contextlib.suppress(FileNotFoundError), self._lock:  # Not in the middle of a `_renew`.
+                if path.stat().st_mtime_ns < older_than_ms * 1_000_000:
                     self._forget(blob_id)
                     path.unlink()
                     dropped += 1
@@ -279,10 +319,10 @@ class BlobStore:
                 self._cache_bytes -= self._cache.popitem(last=False)[1].size_bytes
 
     def _forget(self, blob_id: Digest) -> None:
-        with self._lock:
-            stored = self._cache.pop(blob_id, None)
-            if stored is not None:
-                self._cache_bytes -= stored.size_bytes
+        """Out of memory; under the lock."""
+        stored = self._cache.pop(blob_id, None)
+        if stored is not None:
+            self._cache_bytes -= stored.size_bytes
 
     def set_aside(self, blob_id: Digest, because: str) -> None:
         """A blob that rotted on the disk is fetched again; its bytes stay for whoever looks for the cause."""
@@ -305,3 +345,11 @@ def _hashed(data: bytes) -> StoredBlob:
     view = memoryview(data)
     runs = runs_of(lambda offset, size: view[offset : offset + size], len(data))
     return StoredBlob(root_of(runs), data, runs)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -156,6 +156,7 @@ class Coming:
 
     def move_to(self, path: Path) -> None:
         """Give the file its name among the blobs. Raises OSError."""
+        os.utime(self._part)  # Its last piece may have come long before a crash; it is in use now.
         self._part.rename(path)
         with contextlib.suppress(OSError):
             self._held.unlink()

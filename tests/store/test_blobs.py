@@ -16,6 +16,7 @@ from p2pfl.params import blob_id
 from p2pfl.runs import root_of, run_hashes
 from p2pfl.store import blobs
 from p2pfl.store.blobs import BlobStore
+from p2pfl.store.coming import Coming
 
 
 def test_a_blob_comes_back_by_its_id(tmp_path: Path) -> None:
@@ -109,6 +110,57 @@ def test_old_blobs_that_nobody_needs_are_deleted(tmp_path: Path) -> None:
     assert store.prune({needed}, older_than_ms=2_000_000) == 1
     assert set(store.ids()) == {needed, young}
     assert store.get(old) is None
+
+
+def test_what_is_put_again_or_used_is_not_old(tmp_path: Path) -> None:
+    """An update of the open height may have the bytes of an old one."""
+    store = BlobStore(tmp_path)
+    again, used, read = (store.put(name) for name in (b"again", b"used", b"read"))
+    for made in (again, used, read):
+        os.utime(store.path(made), (1000, 1000))
+    assert store.put(b"again") == again
+    assert store.get_for_use(used) == b"used"
+    assert store.get(read) == b"read"
+    assert store.prune(set(), older_than_ms=2_000_000) == 1
+    assert set(store.ids()) == {again, used}
+    store.path(again).write_bytes(b"cut")
+    assert store.put(b"again") == again  # No blob's file is shorter than it.
+    assert BlobStore(tmp_path).get(again) == b"again"
+
+
+def test_what_is_promised_to_be_durable_is_though_it_lay_there_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = BlobStore(tmp_path)
+    made = store.put(b"fetched", durable=False)
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    store.put(b"fetched", durable=False)
+    assert synced == []
+    store.put(b"fetched")
+    assert synced == [each.stat().st_ino for each in (store.path(made), store.path(made).parent)]
+
+
+def test_a_file_that_is_being_served_may_be_put_again(tmp_path: Path) -> None:
+    data = os.urandom(5000)
+    store = BlobStore(tmp_path, cache_bytes_max=1000)
+    made = store.put(data)
+    source = store.source(made)
+    assert source is not None and not isinstance(source, Coming)
+    os.utime(store.path(made), (1000, 1000))
+    with pytest.raises(FileNotFoundError):
+        source.read(0, 10)  # Somebody else touched it.
+    source = store.source(made)
+    assert source is not None and not isinstance(source, Coming)
+    assert source.run_hashes() == run_hashes(data)
+    store.put(data)
+    assert source.read(1000, 500) == data[1000:1500]
 
 
 def test_memory_is_bounded_and_the_least_used_goes_first(tmp_path: Path) -> None:
