@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -133,21 +134,23 @@ class Finding:
         self._send(peer, [self.own])
         self._news.set()
 
-    def received(self, peer: Peer, message: PeerRecords, *, in_order: bool = True) -> None:
-        """Records that this member sent. in_order: none of them can be late."""
+    def received(self, peer: Peer, message: PeerRecords) -> None:
+        """Records that this member sent, on its own stream: what is wrong with them is its fault."""
         for envelope in message.records:
             try:
                 self._take(peer, envelope)
             except PeerFault as fault:
-                if in_order or fault.reason != "old_record":
-                    self._fault(peer, fault)
+                self._fault(peer, fault)
 
     def published(self, peer: Peer, message: PeerRecords) -> None:
-        """The same by gossip, which has no limits of its own."""
-        if not peer.buckets.take(wire.BY_KIND[PeerRecords].tag):
-            self._fault(peer, PeerFault("flood", "PeerRecords by gossip"))
-        else:
-            self.received(peer, message, in_order=False)
+        """The same by gossip. Anybody can say again what a member said long ago: nothing of it is a fault."""
+        for envelope in message.records:
+            if self.book.holds(envelope) is not None:
+                continue
+            if not peer.buckets.take(wire.BY_KIND[PeerRecords].tag):
+                return
+            with suppress(PeerFault):
+                self._take(peer, envelope)
 
     def _take(self, sender: Peer, envelope: bytes) -> None:
         told = self._told.setdefault(sender.member, {})

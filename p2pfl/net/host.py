@@ -11,6 +11,7 @@ import os
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -307,10 +308,10 @@ class Network:
             self._finding.published(peer, message)
             return
         for callback in self.on_announce:
-            try:
+            with suppress(
+                PeerFault
+            ):  # Anybody may say it again, at any time: nobody is to blame.
                 callback(peer.member, message)
-            except PeerFault as fault:
-                self._fault(peer, fault)
 
     # -- what others want to know ------------------------------------------
 

@@ -159,3 +159,31 @@ async def test_a_record_is_heard_by_gossip_too(monkeypatch: Any) -> None:
                 a.announce(PeerRecords((a._finding.own.envelope,)))
                 await trio.sleep(0.5)
         assert not b.faults
+
+
+async def test_what_a_stranger_says_again_by_gossip_is_no_fault_of_its_author() -> None:
+    """Old records of an honest member, signed by it, as fast as somebody likes."""
+    async with hosts(2) as (town, (a, b), _):
+        await until(lambda: all(len(net._finding.book.records()) == 2 for net in (a, b)))
+        known = a._finding.book.record(b.peer_id)
+        assert known is not None
+        (author,) = a._peers.values()
+        for number in range(200):
+            a._announced(b.peer_id, PeerRecords((known.envelope,)))
+            old = sealed(town.keys[b.me], ["/ip4/10.0.0.1/tcp/1"], known.seq - 1 - number % 40)
+            a._announced(b.peer_id, PeerRecords((old.envelope, known.envelope[:-1])))
+        assert not a.faults
+        assert not author.is_banned()
+        assert a._finding.book.record(b.peer_id) == known
+
+
+async def test_gossip_that_is_held_already_takes_nothing_from_the_rate() -> None:
+    async with hosts(2) as (town, (a, b), _):
+        await until(lambda: all(len(net._finding.book.records()) == 2 for net in (a, b)))
+        known = a._finding.book.record(b.peer_id)
+        assert known is not None
+        for _ in range(500):
+            a._announced(b.peer_id, PeerRecords((known.envelope,)))
+        moved_to = sealed(town.keys[b.me], ["/ip4/10.0.0.1/tcp/1"], known.seq + 1)
+        a._announced(b.peer_id, PeerRecords((moved_to.envelope,)))
+        assert a._finding.book.record(b.peer_id) == moved_to
