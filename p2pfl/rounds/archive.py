@@ -14,7 +14,7 @@ import trio
 from consensus.types import ZERO_DIGEST, Digest, Header, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
-from p2pfl.params import byte_length
+from p2pfl.params import MODEL_BYTES_MAX, byte_length
 from p2pfl.records import CouncilBody, GroupBody, decode_body
 from p2pfl.rounds.chain import Chain
 from p2pfl.rounds.context import Context
@@ -112,8 +112,10 @@ class Archive:
         length = byte_length("update", layout, body.exponents)
         yield _Wanted(body.aggregate_id, length, (*members, *seats), public=True)
         if self._options.history == "all" and context.me in (*committee, *context.seats):
-            for signed in body.txs:
-                tx = signed.tx
+            for tx in (signed.tx for signed in body.txs):
+                # What was not revealed nobody has, and its length is whatever the member wrote.
+                if tx.member in body.unrevealed or not 0 < tx.byte_length <= MODEL_BYTES_MAX:
+                    continue
                 yield _Wanted(tx.blob_id, tx.byte_length, (*members, *seats), public=False)
 
     def _others(self, members: Iterable[MemberId]) -> tuple[MemberId, ...]:

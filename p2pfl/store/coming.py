@@ -19,7 +19,8 @@ from pathlib import Path
 from consensus.types import Digest
 from p2pfl import telemetry
 from p2pfl.durable import disk_error
-from p2pfl.params import LEAF_BYTES
+from p2pfl.errors import PeerFault
+from p2pfl.params import BLOB_BYTES_MAX, LEAF_BYTES
 from p2pfl.runs import RUN_LEAVES, Bytes, piece_leaves, proved, run_hashes
 
 log = telemetry.logger("blobs")
@@ -194,8 +195,11 @@ class Arriving:
     def open(self, blob_id: Digest, length: int) -> Coming:
         """Begin to fetch, or go on. For threads: what has come is checked.
 
-        Raises Busy when too much is on its way, UserError when the disk does not play along.
+        Raises Busy when too much is on its way, UserError when the disk does not play along, PeerFault for
+        a length that no blob has: somebody else said how long it is.
         """
+        if not 0 < length <= BLOB_BYTES_MAX:
+            raise PeerFault("bad_length", f"a blob of {length} bytes")
         with self._lock:
             lengths = [each if isinstance(each, int) else each.length for each in self._open.values()]
             if blob_id in self._open or len(lengths) >= self._count_max:

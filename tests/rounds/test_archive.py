@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import trio
 
 from consensus.types import Digest, MemberId
 from p2pfl.net.memory import MemoryHub
 from p2pfl.records import CouncilBody, GroupBody
+from p2pfl.rounds import archive
 from p2pfl.rounds.archive import Archive
 from p2pfl.rounds.shelf import Shelf
 from p2pfl.store.options import StoreOptions
@@ -102,10 +105,37 @@ async def test_an_archive_of_everything_wants_the_updates_of_its_group_too(tmp_p
     shows = set(built.blobs)
     last = oldest.txs[-1].tx.blob_id
     here, asked = await archived(tmp_path, StoreOptions(history="all", history_kib_s=QUICK), shows, last)
-    updates = {signed.tx.blob_id for height in range(HEIGHTS) for signed in body(built, "g1", height).txs}
+    bodies = [body(built, "g1", height) for height in range(HEIGHTS)]
+    updates = {
+        tx.blob_id for each in bodies for tx in (s.tx for s in each.txs) if tx.member not in each.unrevealed
+    }
     assert here == (public() | updates) & shows
     others = {signed.tx.blob_id for name in GROUPS[1:] for signed in body(built, name, 0).txs}
     assert not others & set(asked)
+
+
+def test_what_was_not_revealed_is_not_wanted_whatever_its_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(build(), tmp_path)
+    real, me = body(kept.built, "g1", 0), member_of("g1-m0")
+    first, second, *others = real.txs
+    huge = [
+        replace(each, tx=replace(each.tx, byte_length=length))
+        for each, length in ((first, 1 << 62), (second, 0))
+    ]
+    told = replace(real, txs=(*huge, *others), unrevealed=(first.tx.member,))
+    monkeypatch.setattr(archive, "decode_body", lambda data, kind: told)
+    context = SimpleNamespace(
+        genesis=kept.built.genesis,
+        roster=kept.view.tip.roster,
+        seats=kept.view.tip.roster.now.committees["council"].members,
+        me=me,
+    )
+    wanted = Archive(context, lambda: (), StoreOptions(history="all"))._wanted(kept.chains["g1"], 0)  # type: ignore[arg-type]
+    updates = {each.blob_id for each in wanted} - {told.aggregate_id}
+    assert updates == {signed.tx.blob_id for signed in others}
+    kept.store.close()
 
 
 async def test_a_node_that_is_no_archive_asks_for_nothing(tmp_path: Path) -> None:

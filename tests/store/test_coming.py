@@ -12,6 +12,8 @@ import pytest
 
 from consensus.types import Digest
 from p2pfl.durable import DiskFull
+from p2pfl.errors import PeerFault
+from p2pfl.params import BLOB_BYTES_MAX
 from p2pfl.runs import RunTree, root_of, run_hashes
 from p2pfl.store.blobs import BlobStore
 from p2pfl.store.coming import AGE_S_MAX, Arriving, Busy, Coming, held_path, part_path
@@ -139,6 +141,15 @@ def test_how_many_and_how_much_may_be_on_the_way_is_limited(tmp_path: Path) -> N
     assert left == {path(tmp_path, each).name for each in (ids[1], ids[3]) for path in (part_path, held_path)}
     arriving.close(arriving.open(ids[4], 10_000_000))
     assert {path.stem for path in tmp_path.iterdir()} == {ids[4].hex()}
+
+
+@pytest.mark.parametrize("length", [0, -1, BLOB_BYTES_MAX + 1, 200 * 10**9, 1 << 62])
+def test_a_length_that_no_blob_has_takes_neither_memory_nor_disk(length: int, tmp_path: Path) -> None:
+    arriving = Arriving(tmp_path)
+    with pytest.raises(PeerFault, match="bad_length"):
+        arriving.open(ID, length)
+    assert list(tmp_path.iterdir()) == []
+    arriving.close(arriving.open(ID, len(DATA)))
 
 
 def test_a_large_blob_is_served_from_its_file_until_somebody_touches_it(tmp_path: Path) -> None:
