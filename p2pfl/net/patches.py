@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import trio
 
 from p2pfl.errors import UserError
-from p2pfl.net import reading
+from p2pfl.net import calls, reading
 
 LIBP2P_VERSION = "0.8.1"
 
@@ -73,6 +73,7 @@ def install() -> None:
     reading.install()
     _take_free_locks_at_once()
     _free_inbound_slots()
+    calls.install()
     _welcome_back_in_gossip()
     _count_bytes()
     _name_who_calls_over_ip6()
@@ -111,9 +112,7 @@ def tcp_of(muxed: IMuxedConn) -> tcp_stream.TrioTCPStream:
     secured: Any = muxed.secured_conn  # type: ignore[attr-defined]
     cipher = secured.conn
     noise = getattr(cipher, "read_writer", None)
-    raw = noise.read_write_closer if noise is not None else cipher.stream_writer.raw_connection
-    raw = getattr(raw, "conn", raw)  # Below the key of a private network.
-    return getattr(raw.stream, "tcp", raw.stream)  # Below a WebSocket.
+    return calls.below(noise.read_write_closer if noise is not None else cipher.stream_writer.raw_connection)
 
 
 def abort(muxed: IMuxedConn) -> None:

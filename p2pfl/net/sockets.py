@@ -37,6 +37,9 @@ log = logger("net")
 
 # 15 other members, 4 seats, and as many observers again; more sockets than that nobody needs here.
 CONNECTIONS_MAX = 128
+# libp2p's second count of the same. What it loses on the way it never finds again, and with 128 lost nobody
+# is called or let in; the first count is of connections that there are, and handshakes have the door's limit.
+CONNECTIONS_COUNTED_MAX = 1 << 31
 # A member has one connection, two while an old one is replaced.
 CONNECTIONS_PER_PEER_MAX = 4
 # Each member has a stream for messages, some for requests and blobs, and libp2p's own.
@@ -155,7 +158,9 @@ class Sockets:
                 inbound_stream_protocol_negotiation_timeout=HANDSHAKE_S,
                 outbound_stream_protocol_negotiation_timeout=HANDSHAKE_S,
             ),
-            resource_manager=ResourceManager(ResourceLimits(CONNECTIONS_MAX, MEMORY_MB_MAX, STREAMS_MAX)),
+            resource_manager=ResourceManager(
+                ResourceLimits(CONNECTIONS_COUNTED_MAX, MEMORY_MB_MAX, STREAMS_MAX)
+            ),
             disable_identify_address_discovery=True,
         )
         network = host.get_network()
