@@ -41,13 +41,16 @@ def encode(value: Any, as_type: Any = None) -> bytes:
     return cbor2.dumps(value if lower is None else lower(value), canonical=True)
 
 
-def decode(data: bytes, as_type: type[T] | Any, *, size_max: int) -> T:
-    """The value of type `as_type` whose canonical form `data` is. Raises DecodeError."""
+def decode(data: bytes, as_type: type[T] | Any, *, size_max: int, items_max: int = ITEMS_MAX) -> T:
+    """The value of type `as_type` whose canonical form `data` is. Raises DecodeError.
+
+    items_max: more only where the reader knows of so many beforehand.
+    """
     if len(data) > size_max:
         raise DecodeError(f"{len(data)} bytes, the limit is {size_max}")
     try:
         if len(data) > UNCOUNTED_BYTES:
-            _count_items(data)
+            _count_items(data, items_max)
         # Tags are read by this library before anybody says that one was expected, and some are bombs: a
         # decimal fraction of 200 KB takes ten seconds, of 4 MB an hour.
         raw = cbor2.loads(
@@ -89,7 +92,7 @@ class _NoTags(Mapping[int, Any]):
 _NO_TAGS = _NoTags()
 
 
-def _count_items(data: bytes) -> None:
+def _count_items(data: bytes, items_max: int) -> None:
     """Every item has a head; what follows that of a byte string is skipped. Raises DecodeError."""
     place, items, end = 0, 0, len(data)
     while place < end:
@@ -104,8 +107,8 @@ def _count_items(data: bytes) -> None:
         if kind in (2, 3):
             place += value
         items += 1
-        if items > ITEMS_MAX:
-            raise DecodeError(f"more than {ITEMS_MAX} items")
+        if items > items_max:
+            raise DecodeError(f"more than {items_max} items")
 
 
 # ---------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from p2pfl.errors import PeerFault
 from p2pfl.params import Update, parse_update
 from p2pfl.records import Case, GroupBody
 from p2pfl.rounds.context import Context
+from p2pfl.rounds.driver import UNFORESEEN
 from p2pfl.rules.cases import GroupBlock, Suspicion, derive_case, hard_rule_cases
 from p2pfl.rules.council import Comparison, CouncilInputs, suspicions
 from p2pfl.telemetry import logger
@@ -57,7 +58,13 @@ class Backtrack:
         wanted = await context.aside(suspicion.wanted, chunks)
         before = context.shelf.fetched
         updates = {member: await self._update(suspicion, body, member) for member, _ in wanted}
-        case = await context.aside(derive_case, suspicion, updates)
+        try:
+            case = await context.aside(derive_case, suspicion, updates)
+        except UNFORESEEN as error:
+            # A lost group's block must not stand in the way of all others for ever.
+            log.error("a bug: a block cannot be looked into", why=repr(error))
+            self._on_missing(suspicion.block.header)
+            raise PeerFault("bad_block", repr(error)) from error
         new = context.shelf.fetched - before
         if case is not None and len(self.fetched) < REMEMBERED_MAX:
             self.fetched[case.case_id] = max(new, self.fetched.get(case.case_id, 0))
@@ -71,10 +78,11 @@ class Backtrack:
             data = await context.shelf.need(
                 tx.blob_id, tx.byte_length, [member], [*others, *context.others], timeout_s=UPDATE_WAIT_S
             )
+            update = parse_update(data, context.genesis.task.layout, body.exponents)
         except PeerFault as fault:
             name = context.name_of(member)
             log.warning("a candidate's update is not to be had", member=name, why=str(fault))
             self._on_missing(suspicion.block.header)
             raise
         context.shelf.show(tx.blob_id, context.seats)
-        return parse_update(data, context.genesis.task.layout, body.exponents)
+        return update

@@ -28,7 +28,7 @@ from p2pfl.rounds.context import Context
 from p2pfl.rounds.driver import UNFORESEEN
 from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.pulse import Pulse
-from p2pfl.rounds.replay import Opening, job_of_opening, measure, read_opening
+from p2pfl.rounds.replay import Opening, job_of_opening, measure, opening_bytes_max, read_opening
 from p2pfl.rules.state import REPLAYED, UNOPENED, CouncilState
 from p2pfl.signed import Measurement, ParamTx, SignedMeasurement
 from p2pfl.telemetry import logger
@@ -41,8 +41,9 @@ ASK_AGAIN_S = 1.0
 SHARE_AGAIN_S = 2.0
 # How long the blob of an offer may take; other offers are fetched meanwhile.
 OPENING_WAIT_S = 30.0
-# A replay that ended its worker so often is the opening's doing: otherwise an accused could commit to states
-# that nobody can replay, and never be measured. One seat whose machine is broken is no quorum.
+# A replay that raised an error so often is the opening's doing: otherwise an accused could commit to states
+# that nobody can replay, and never be measured. One seat whose machine is broken is no quorum. A worker that
+# dies (of too little memory, say) proves nothing.
 FAILURES_MAX = 3
 # What failed, or was not served, is looked at again after so long.
 TRY_AGAIN_S = 5.0
@@ -81,7 +82,7 @@ class Inquiry:
         self._state = state
         self._keep = keep
         self._own: dict[int, SignedMeasurement] = {}
-        self._trying: set[bytes] = set()  # By whom, and what.
+        self._trying: dict[MemberId, tuple[Offer, trio.CancelScope]] = {}  # By whom.
         self._brought: set[Digest] = set()  # They fit what the member committed to.
         self._refused: set[Digest] = set()  # They are no opening of this round, or nobody can replay them.
         self._failures: Counter[Digest] = Counter()
@@ -114,18 +115,39 @@ class Inquiry:
             await trio.sleep(SHARE_AGAIN_S)
 
     def _begin(self, nursery: trio.Nursery) -> None:
-        """Try every offer that is new or may be tried again, one of each sender at a time."""
-        for offer in self._offers():
-            names = set(offer[:2])
-            if not names & self._trying and offer[1] not in self._refused:
-                self._trying |= names
-                nursery.start_soon(self._try, offer)
+        """Try every offer that is new or may be tried again, one of each sender at a time.
+
+        What the accused says of the length of its own opening is believed rather than what a seat says.
+        """
+        offers = self._possible()
+        own = {offer[1]: offer[2] for offer in offers if offer[0] == self._case.accused}
+        for offer in offers:
+            sender, opening_id, length = offer
+            right = own.get(opening_id, length) == length
+            for other, (told, scope) in self._trying.items():
+                if other != sender and told[1] == opening_id and own.get(opening_id, told[2]) != told[2]:
+                    scope.cancel()  # It asks for another length than the accused's.
+            if right and opening_id not in self._refused and not self._is_tried(offer):
+                scope = trio.CancelScope()
+                self._trying[sender] = (offer, scope)
+                nursery.start_soon(self._try, offer, scope)
+
+    def _possible(self) -> list[Offer]:
+        """The offers that can be openings of this round: none is longer than its commitment allows."""
+        most = opening_bytes_max(self._commitment(), self._context.genesis.task)
+        return [offer for offer in self._offers() if 0 < offer[2] <= most]
+
+    def _is_tried(self, offer: Offer) -> bool:
+        sender, opening_id, _ = offer
+        return sender in self._trying or any(told[1] == opening_id for told, _ in self._trying.values())
 
     async def _give_up_in_time(self) -> None:
         """After the deadline: the accused has brought nothing, unless nobody could have."""
-        late = self._state().height >= self._case.deadline_height
-        unheard = {sender for sender, *_ in self._offers()} - self._heard
-        if not late or unheard or self._brought or UNOPENED in self._own:
+        height, deadline = self._state().height, self._case.deadline_height
+        # First offers are waited for, but not until the case ends without an outcome.
+        last = deadline + self._context.genesis.rules.case_blocks // 2
+        unheard = {sender for sender, *_ in self._possible()} - self._heard
+        if height < deadline or (unheard and height < last) or self._brought or UNOPENED in self._own:
             return
         try:
             await self._own_base()  # The accused needs it too, where it has to train again to open its round.
@@ -136,9 +158,18 @@ class Inquiry:
         if not self._brought:
             self._sign(UNOPENED, Digest(bytes(32)), 0)
 
-    async def _try(self, offer: Offer) -> None:
+    async def _try(self, offer: Offer, scope: trio.CancelScope) -> None:
         """Take one offer as far as it goes. What failed here, or was not served, is tried again later."""
-        sender, opening_id, _ = offer
+        sender = offer[0]
+        try:
+            with scope:
+                await self._attempt(offer)
+        finally:
+            self._heard.add(sender)
+            del self._trying[sender]
+
+    async def _attempt(self, offer: Offer) -> None:
+        opening_id = offer[1]
         try:
             await self._take(offer)
         except Falsified as falsified:
@@ -148,21 +179,20 @@ class Inquiry:
             log.warning("an opening was refused", accused=self._case.accused.hex(), why=str(fault))
             if fault.reason == "bad_opening":
                 self._refused.add(opening_id)
+                self._brought.discard(opening_id)
         except (UserError, WorkerDied, TaskFailed) as failure:
             log.error("an opening could not be replayed here", opening=opening_id.hex(), why=str(failure))
-            self._failures[opening_id] += not isinstance(failure, UserError)
+            self._failures[opening_id] += isinstance(failure, TaskFailed)
             if self._failures[opening_id] >= FAILURES_MAX:
                 self._refused.add(opening_id)
+                self._brought.discard(opening_id)
         except UNFORESEEN:
+            # Ours, and perhaps the same at all seats: what was brought stays brought.
             told = traceback.format_exc()[-2000:]
-            log.error("a bug: an opening cannot be read", opening=opening_id.hex(), error=told)
+            log.error("a bug: an opening cannot be replayed", opening=opening_id.hex(), error=told)
             self._refused.add(opening_id)
-        self._heard.add(sender)
-        if opening_id in self._refused:
-            self._brought.discard(opening_id)
-        elif REPLAYED not in self._own:
+        if opening_id not in self._refused and REPLAYED not in self._own:
             await trio.sleep(TRY_AGAIN_S)
-        self._trying -= {sender, opening_id}
 
     async def _take(self, offer: Offer) -> None:
         context, tx = self._context, self._commitment()

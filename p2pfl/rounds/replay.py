@@ -8,6 +8,7 @@ Who is asked, and what follows from the numbers, is in `court` and `rules`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from consensus import merkle
 from consensus.types import Digest
 from p2pfl import codec
 from p2pfl.errors import PeerFault
-from p2pfl.genesis import Genesis
+from p2pfl.genesis import Genesis, Task
 from p2pfl.learn.datasets import data_leaves, parse_leaves
 from p2pfl.learn.train import State, TrainJob, decode_state, start_state, trace_leaves
 from p2pfl.params import BLOB_BYTES_MAX, Base, Update, delta_of, quantize
@@ -26,6 +27,8 @@ from p2pfl.rounds.trainer import job_of
 from p2pfl.signed import ParamTx
 
 PPM = 1_000_000
+# More states than any training commits to: a blob has room for no more of a model of a thousand parameters.
+STATES_MAX = 1 << 16
 # A distance is recorded as a uint64 in millionths; this is further than any honest training goes.
 WORST_PPM_MAX = 10**12
 
@@ -48,13 +51,23 @@ def make_opening(x: NDArray[np.float32], y: NDArray[np.int64], states: list[byte
     return data
 
 
+def opening_bytes_max(tx: ParamTx, task: Task) -> int:
+    """How large the opening of this round can be, at most: its samples and states, with their CBOR heads."""
+    leaf_bytes = 64 + 4 * math.prod(task.input_shape)
+    steps = task.local_epochs * -(-tx.data_leaves // task.batch_size)
+    states = -(-steps // task.trace_every) + 1
+    state_bytes = 64 + 8 * task.layout.size
+    return min(BLOB_BYTES_MAX, 64 + tx.data_leaves * leaf_bytes + states * state_bytes)
+
+
 def read_opening(data: bytes, tx: ParamTx) -> Opening:
     """The opening in these bytes: samples and states that the member committed to.
 
     Raises PeerFault("bad_opening") when they are not: such bytes are no opening at all.
     """
     try:
-        opening = codec.decode(data, Opening, size_max=BLOB_BYTES_MAX)
+        items_max = tx.data_leaves + STATES_MAX
+        opening = codec.decode(data, Opening, size_max=BLOB_BYTES_MAX, items_max=items_max)
     except codec.DecodeError as error:
         raise PeerFault("bad_opening", str(error)) from error
     if len(opening.samples) != tx.data_leaves or merkle.root(opening.samples) != tx.data_root:

@@ -28,7 +28,7 @@ def _is_gone(state: CouncilState, member: MemberId) -> bool:
 
 
 def _lingering(state: CouncilState) -> frozenset[MemberId]:
-    """Who sat in an epoch that its group has not ended, or in a council that has a case to finish."""
+    """Who sat in an epoch that its group has not ended, or has to finish a case: its seats, the accused."""
     roster = state.roster
     found: set[MemberId] = set()
     for group_id, epoch in state.open_epochs.items():
@@ -37,6 +37,8 @@ def _lingering(state: CouncilState) -> frozenset[MemberId]:
             if roster.goes_on(name, each):
                 found.update(roster.committee(name, each).members)
     for case in state.cases.values():
+        if case.awaits_measurements:
+            found.add(case.case.accused)  # It may open its round as long as that can change anything.
         if case.awaits_measurements or case.due_verdict() is not None:
             found.update(roster.committee(COUNCIL, case.opened_epoch).members)
     return frozenset(found)

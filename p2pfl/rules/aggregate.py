@@ -70,7 +70,8 @@ def _accept(rows: Sequence[Int16], weights: Sequence[int], gram: Gram, f: int) -
 def combine(updates: Sequence[Update], factors: Sequence[int], divisor: int) -> Update:
     """round_half_even(sum(factor * update) / divisor) for updates of any exponents, as one update.
 
-    A tensor gets the coarsest exponent among the updates, and a coarser one only where the sum needs it.
+    A tensor gets the finest exponent among the updates, and a coarser one only as far as the sum needs it: a
+    coarse update must not take the others' digits away.
     Raises ArithmeticError when exponents lie so far apart that the sum leaves int64.
     """
     layout = updates[0].layout
@@ -80,13 +81,15 @@ def combine(updates: Sequence[Update], factors: Sequence[int], divisor: int) -> 
     for tensor, part in enumerate(layout.slices()):
         own = [update.exponents[tensor] for update in updates]
         shifted = [factor << (e - min(own)) for factor, e in zip(factors, own, strict=True)]
-        exponent = max(own)
+        exponent = min(own)
         rows = [update.values[part] for update in updates]
         while True:
             result = sum_of_multiples(rows, shifted, divisor << (exponent - min(own)))
-            if int(np.abs(result).max(initial=0)) <= INT16_MAX or exponent >= EXPONENT_MAX:
+            largest = int(np.abs(result).max(initial=0))
+            if largest <= INT16_MAX or exponent >= EXPONENT_MAX:
                 break
-            exponent += 1
+            # As many steps as it surely needs; rounding may ask for one more.
+            exponent = min(EXPONENT_MAX, exponent + max(1, largest.bit_length() - 15))
         exponents.append(exponent)
         values[part] = np.clip(result, -INT16_MAX, INT16_MAX).astype(np.int16)
     return Update(layout, tuple(exponents), values)

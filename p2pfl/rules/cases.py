@@ -175,7 +175,7 @@ def derive_case(suspicion: Suspicion, updates: Mapping[MemberId, Update]) -> Cas
     """
     header, body = suspicion.block.header, suspicion.block.body
     chunks = suspicion.chunks()
-    shares = _shares(body, suspicion.committee.faulty_max)
+    shares = shares_of(body, suspicion.committee.faulty_max)
     blobs = {signed.tx.member: signed.tx.blob_id for signed in body.txs}
     found: list[Candidate] = []
     for member, score in suspicion.wanted(chunks):
@@ -249,10 +249,11 @@ def _whole_gram(body: GroupBody) -> Gram:
     return view(body.gram, [body.exponents] * (len(revealed) + 2))
 
 
-def _shares(body: GroupBody, f: int) -> dict[MemberId, tuple[int, int]]:
+def shares_of(body: GroupBody, f: int) -> dict[MemberId, tuple[int, int]]:
     """Each revealed member's factor in the aggregate, and the divisor.
 
-    Under a rule that is no weighted mean its weight stands in: what its update adds to a mean.
+    Under a rule that is no weighted sum its weight stands in: what its update adds to a mean.
+    Raises ValueError or ArithmeticError for a Gram matrix that no updates have.
     """
     hidden = set(body.unrevealed)
     revealed = [(s.tx.member, w) for s, w in _weighted(body) if s.tx.member not in hidden]

@@ -77,30 +77,46 @@ def bounded(
     deltas: Sequence[Update],
     triangles: Sequence[Triangle],
     rows: Sequence[GroupRow],
+    blocks: Sequence[int],
     root_update: Update | None,
     ratio_max_micro: int,
 ) -> list[Update]:
-    """The deltas, none longer than `ratio_max_micro` times the lower median of theirs and the root update's.
+    """The deltas, none longer a block than `ratio_max_micro` times the lower median of theirs.
 
     A cosine says nothing of a length: a quorum of liars that writes other exponents makes its group's delta
-    some hundred times as long. triangles, rows: as `compare_groups` gave them for these deltas.
+    some hundred times as long. The root update counts as one more where there are others; a lone group may
+    be the square of the ratio times as long as it (honest groups learn more from more data).
+
+    triangles, rows: as `compare_groups` gave them. blocks: how many each delta is the sum of.
     """
     if not deltas:
         return []
     exponents = [delta.exponents for delta in deltas]
     whole = view(triangles, [*exponents, root_update.exponents if root_update else exponents[0]])
-    norms_sq = whole.norms_sq
-    heard = [norms_sq[index] for index, row in enumerate(rows) if row.weight and not row.flagged]
-    if not heard:
-        return list(deltas)
-    median_sq = lower_median([*heard, *(norm_sq for norm_sq in norms_sq[len(deltas) :] if norm_sq)])
-    limit_sq = median_sq * ratio_max_micro**2 // MICRO**2
-    return [
-        delta
-        if norm_sq <= limit_sq
-        else combine([delta], [isqrt((limit_sq << 2 * FACTOR_BITS) // norm_sq)], 1 << FACTOR_BITS)
-        for delta, norm_sq in zip(deltas, norms_sq, strict=False)
+    norms_sq, root_sq = whole.norms_sq[: len(deltas)], whole.norms_sq[-1]
+    heard = [
+        norm_sq // max(1, count) ** 2
+        for norm_sq, row, count in zip(norms_sq, rows, blocks, strict=True)
+        if row.weight and not row.flagged and norm_sq
     ]
+    ratio = ratio_max_micro
+    if len(heard) > 1:
+        median_sq = lower_median([*heard, root_sq] if root_sq else heard)
+    elif heard and root_sq:
+        median_sq, ratio = root_sq, ratio_max_micro**2 // MICRO
+    else:
+        return list(deltas)
+    limit_sq = median_sq * ratio**2 // MICRO**2
+    return [
+        _shortened(delta, norm_sq, limit_sq * count**2)
+        for delta, norm_sq, count in zip(deltas, norms_sq, blocks, strict=True)
+    ]
+
+
+def _shortened(delta: Update, norm_sq: int, limit_sq: int) -> Update:
+    if norm_sq <= limit_sq:
+        return delta
+    return combine([delta], [isqrt((limit_sq << 2 * FACTOR_BITS) // norm_sq)], 1 << FACTOR_BITS)
 
 
 def _others_cos(whole: Gram, weights: Sequence[int], index: int, among: Sequence[int] | range) -> int:

@@ -115,16 +115,18 @@ def compare(inputs: CouncilInputs) -> Comparison:
         by_group.setdefault(block.header.group_id, []).append(block)
     deltas: list[Update] = []
     weights: list[int] = []
+    counts: list[int] = []
     for blocks in by_group.values():
         usable = [block for block in blocks if _is_recent(block, state.exponents)]
         own = [inputs.aggregates[block.aggregate_id] for block in usable]
         nothing = zero_update(inputs.base_values.layout, state.exponents)
         deltas.append(combine(own, [1] * len(own), 1) if own else nothing)
         weights.append(max((block.weight for block in usable), default=0))
+        counts.append(len(usable))
     triangles, rows = compare_groups(list(by_group), deltas, weights, inputs.root_update, rules)
     shares = [0 if row.flagged else row.weight for row in rows]
     if sum(shares):
-        heard = bounded(deltas, triangles, rows, inputs.root_update, rules.norm_ratio_max_micro)
+        heard = bounded(deltas, triangles, rows, counts, inputs.root_update, rules.norm_ratio_max_micro)
         mean = combine(heard, shares, sum(shares))
     else:
         mean = zero_update(inputs.base_values.layout, state.exponents)

@@ -13,6 +13,7 @@ from p2pfl.genesis import Genesis
 from p2pfl.params import EXPONENT_MAX, EXPONENT_MIN
 from p2pfl.records import GroupBody
 from p2pfl.rules import filters
+from p2pfl.rules.cases import block_gram, shares_of
 from p2pfl.rules.triage import REASONS
 from p2pfl.rules.validate import check_txs, derive_weights
 
@@ -49,6 +50,13 @@ def unsound(genesis: Genesis, name: str, committee: Committee, header: Header, b
     cap = genesis.rules.weight_cap
     if body.weights != derive_weights(body.txs, body.unrevealed, body.triage, body.standings, cap):
         return "its weights do not follow"
+    try:
+        # The council takes members out of their group's aggregate by these numbers.
+        if any(norm_sq < 0 for norm_sq in block_gram(body).norms_sq):
+            return "its Gram matrix is none"
+        shares_of(body, committee.faulty_max)
+    except (ValueError, ArithmeticError):
+        return "its Gram matrix is none"
     if any(row.member not in revealed or row.reason not in REASONS for row in body.warnings):
         return "it warns of nobody"
     if tuple(each.name for each in body.filters) != filters.NAMES:

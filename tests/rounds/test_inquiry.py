@@ -20,7 +20,7 @@ from p2pfl.rules.state import REPLAYED, UNOPENED
 ACCUSED, SEAT = MemberId(b"a" * 20), MemberId(b"s" * 20)
 GOOD, JUNK, BENT = Digest(b"g" * 32), Digest(b"j" * 32), Digest(b"b" * 32)
 BASE_ID, UPDATE_ID = Digest(b"B" * 32), Digest(b"U" * 32)
-DEADLINE = 5
+DEADLINE, LONGEST = 5, 1000
 FULL = UserError("the disk is full", because="nothing is left", fix="make room")
 
 
@@ -63,7 +63,11 @@ class Bench:
             network=SimpleNamespace(send=lambda *_: None, broadcast=lambda *_: None),
             shelf=SimpleNamespace(need=self._need, show=lambda *_: None),
             trainer=SimpleNamespace(replay_segment=None),
-            genesis=SimpleNamespace(task=SimpleNamespace(layout=None), group_names={b"": "g0"}),
+            genesis=SimpleNamespace(
+                task=SimpleNamespace(layout=None),
+                group_names={b"": "g0"},
+                rules=SimpleNamespace(case_blocks=8),
+            ),
             roster=SimpleNamespace(committee=lambda *_: SimpleNamespace(members=(ACCUSED,))),
         )
         case: Any = SimpleNamespace(
@@ -77,12 +81,13 @@ class Bench:
         monkeypatch.setattr(inquiry, "decode_body", lambda body, kind: body)
         monkeypatch.setattr(inquiry, "read_opening", self._read)
         monkeypatch.setattr(inquiry, "job_of_opening", lambda *_: None)
+        monkeypatch.setattr(inquiry, "opening_bytes_max", lambda *_: LONGEST)
         monkeypatch.setattr(inquiry, "parse_update", lambda *_: None)
         monkeypatch.setattr(inquiry, "base_of_block", self._base)
         monkeypatch.setattr(inquiry, "blob_id", lambda _: self.base_id)
         monkeypatch.setattr(inquiry, "measure", lambda *_: self.replay())
         state = SimpleNamespace(cases={case.case_id: SimpleNamespace(opened_epoch=0)})
-        self.inquiry = Inquiry(
+        self._make = lambda: Inquiry(
             context,
             case,
             cast(Any, chain),
@@ -91,9 +96,14 @@ class Bench:
             state=lambda: cast(Any, SimpleNamespace(height=self.height, **vars(state))),
             keep=lambda signed: self.signed.append(signed.measurement.status),
         )
+        self.inquiry = self._make()
 
-    async def _need(self, blob_id: Digest, *_: Any, timeout_s: float = 60.0, **__: Any) -> bytes:
-        if blob_id not in self.served:
+    def begin_again(self) -> None:
+        """As a seat that was started anew."""
+        self.inquiry = self._make()
+
+    async def _need(self, blob_id: Digest, length: int, *_: Any, timeout_s: float = 60.0, **__: Any) -> bytes:
+        if blob_id not in self.served or len(self.served[blob_id]) != length:
             await trio.sleep(timeout_s)
             raise PeerFault("blob_missing")
         return self.served[blob_id]
@@ -153,7 +163,7 @@ async def test_what_is_served_late_is_asked_for_again(autojump_clock: object, be
 
 
 async def test_bytes_that_are_no_opening_are_nothing(autojump_clock: object, bench: Bench) -> None:
-    bench.offers, bench.height = [(ACCUSED, BENT, 7)], DEADLINE
+    bench.offers, bench.height = [(ACCUSED, BENT, 4)], DEADLINE
     await bench.run(100)
     assert bench.signed == [UNOPENED]
 
@@ -223,5 +233,56 @@ async def test_a_base_that_is_not_to_be_had_accuses_nobody(
 
     monkeypatch.setattr(inquiry, "base_of_block", missing)
     bench.offers, bench.height = [(ACCUSED, GOOD, 7)], DEADLINE + 3
+    await bench.run(100)
+    assert bench.signed == []
+
+
+async def test_an_accused_that_offers_and_serves_nothing_has_opened_nothing(
+    autojump_clock: object, bench: Bench
+) -> None:
+    bench.offers, bench.height = [(ACCUSED, JUNK, 7)], DEADLINE
+    await bench.run(20)
+    assert bench.signed == []  # It is being fetched.
+    bench.begin_again()
+    bench.height = DEADLINE + 4
+    await bench.run(20)
+    assert bench.signed == [UNOPENED]
+
+
+async def test_an_offer_longer_than_any_opening_of_the_round_is_none(
+    autojump_clock: object, bench: Bench
+) -> None:
+    bench.offers, bench.height = [(ACCUSED, JUNK, LONGEST + 1)], DEADLINE
+    await bench.run(20)
+    assert bench.signed == [UNOPENED]
+
+
+async def test_a_seat_that_tells_a_wrong_length_is_in_nobodys_way(
+    autojump_clock: object, bench: Bench
+) -> None:
+    bench.offers = [(SEAT, GOOD, 8)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.run, 10)
+        await trio.sleep(3)
+        bench.offers.append((ACCUSED, GOOD, 7))
+    assert bench.signed == [REPLAYED]
+
+
+async def test_a_worker_that_dies_again_and_again_proves_nothing(
+    autojump_clock: object, bench: Bench
+) -> None:
+    async def replay() -> int:
+        raise WorkerDied("out of memory")
+
+    bench.replay, bench.offers, bench.height = replay, [(ACCUSED, GOOD, 7)], DEADLINE + 9
+    await bench.run(100)
+    assert bench.signed == []
+
+
+async def test_a_bug_of_ours_is_not_held_against_the_accused(autojump_clock: object, bench: Bench) -> None:
+    async def replay() -> int:
+        raise RuntimeError("ours")
+
+    bench.replay, bench.offers, bench.height = replay, [(ACCUSED, GOOD, 7)], DEADLINE + 9
     await bench.run(100)
     assert bench.signed == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,22 @@ import pytest
 
 from consensus import merkle
 from consensus.types import Digest
+from p2pfl import codec
 from p2pfl.errors import PeerFault
 from p2pfl.learn import train as learn
 from p2pfl.learn.datasets import data_root
 from p2pfl.learn.train import State, TrainJob, decode_state, encode_state, trace_leaves, train
 from p2pfl.node import initial_base
-from p2pfl.params import Base, Update, delta_of, quantize
-from p2pfl.rounds.replay import WORST_PPM_MAX, job_of_opening, make_opening, measure, read_opening
+from p2pfl.params import BLOB_BYTES_MAX, Base, Update, delta_of, quantize
+from p2pfl.rounds.replay import (
+    WORST_PPM_MAX,
+    Opening,
+    job_of_opening,
+    make_opening,
+    measure,
+    opening_bytes_max,
+    read_opening,
+)
 from p2pfl.rounds.trainer import job_of
 from p2pfl.signed import ParamTx
 from testnet import plan, scenarios
@@ -31,6 +41,24 @@ def opening_of(data: bytes, tx: Any, base: Any, genesis: Any) -> Any:
     opening = read_opening(data, tx)
     group_id = genesis.group_id(genesis.group_of(tx.member))
     return opening, job_of_opening(opening, tx, base, genesis, group_id)
+
+
+def test_a_member_with_many_samples_can_open_its_round() -> None:
+    """More samples than a message may have items: the reader knows from the commitment how many there are."""
+    count = codec.ITEMS_MAX + 1000
+    samples = tuple(n.to_bytes(4, "big") for n in range(count))
+    states = (bytes(64), bytes(64))
+    tx: Any = SimpleNamespace(
+        data_leaves=count, data_root=merkle.root(samples), trace_root=merkle.root(trace_leaves(states))
+    )
+    assert read_opening(codec.encode(Opening(samples, states)), tx).samples == samples
+
+
+async def test_no_opening_is_longer_than_its_commitment_allows(one: Round) -> None:
+    data, tx = one.opened()
+    most = opening_bytes_max(tx, one.genesis.task)  # type: ignore[attr-defined]
+    assert len(data) <= most < 1.2 * len(data) + 1000
+    assert opening_bytes_max(dataclasses.replace(tx, data_leaves=1 << 60), one.genesis.task) == BLOB_BYTES_MAX  # type: ignore[attr-defined]
 
 
 @dataclasses.dataclass

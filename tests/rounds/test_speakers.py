@@ -59,10 +59,19 @@ def case(accused: MemberId, outcome: str, certified: tuple[int, ...] = ()) -> Ca
     return CaseState(one, 0, 1, outcome, 2, (), certified)
 
 
-@pytest.mark.parametrize(("outcome", "speaks"), [(GUILTY, False), (NO_OPENING, False), (CLEARED, True)])
-def test_who_lost_its_seat_by_a_case_speaks_no_more(outcome: str, speaks: bool) -> None:
+@pytest.mark.parametrize(("outcome", "speaks"), [(GUILTY, False), (NO_OPENING, True), (CLEARED, True)])
+def test_who_was_found_guilty_speaks_no_more_but_who_may_still_open_its_round_does(
+    outcome: str, speaks: bool
+) -> None:
     done = MappingProxyType({Digest(b"\1" * 32): case(LEFT, outcome, (16, 32))})
     assert (LEFT in speakers(state_of(LEFT, open_epoch=1, cases=done))) == speaks
+
+
+def test_who_left_and_is_accused_may_open_its_round() -> None:
+    gone = {"departed": frozenset({LEFT})}
+    for outcome, speaks in ((OPEN, True), (NO_OPENING, True), (GUILTY, False), (CLEARED, False)):
+        cases = MappingProxyType({Digest(b"\1" * 32): case(LEFT, outcome, (16, 32))})
+        assert (LEFT in speakers(state_of(LEFT, open_epoch=1, cases=cases, **gone))) == speaks
 
 
 def test_an_old_seat_speaks_until_the_cases_of_its_epoch_have_ended() -> None:

@@ -137,16 +137,29 @@ def test_updates_of_any_exponents_combine_exactly(rows: list[list[int]], data: s
     factors = data.draw(st.lists(st.integers(1, 400), min_size=len(rows), max_size=len(rows)))
     found = combine(updates, factors, sum(factors))
     for tensor, part in enumerate(LAYOUT.slices()):
-        assert found.exponents[tensor] == max(update.exponents[tensor] for update in updates)
-        for k in range(part.start, part.stop):
-            exact = sum(
+        exact = [
+            sum(
                 (
                     Fraction(w * int(u.values[k])) * Fraction(2) ** u.exponents[tensor]
                     for w, u in zip(factors, updates)
                 ),
                 Fraction(0),
-            ) / sum(factors)
-            assert found.values[k] == round(exact / Fraction(2) ** found.exponents[tensor])
+            )
+            / sum(factors)
+            for k in range(part.start, part.stop)
+        ]
+        exponent = min(update.exponents[tensor] for update in updates)
+        while max(abs(round(value / Fraction(2) ** exponent)) for value in exact) > 32767:
+            exponent += 1
+        assert found.exponents[tensor] == exponent  # The finest that holds the sum.
+        assert found.values[part].tolist() == [round(value / Fraction(2) ** exponent) for value in exact]
+
+
+def test_a_coarse_update_takes_no_digits_from_the_others() -> None:
+    fine = Update(LAYOUT, (-13, -13), np.full(64, 1001, dtype=np.int16))
+    coarse = Update(LAYOUT, (-5, -5), np.zeros(64, dtype=np.int16))
+    assert combine([fine, fine, coarse], [1, 1, 1], 2).exponents == (-13, -13)
+    assert (combine([fine, fine, coarse], [1, 1, 1], 2).values == 1001).all()
 
 
 def test_a_sum_too_large_for_int16_gets_a_coarser_exponent() -> None:

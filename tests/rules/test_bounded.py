@@ -30,10 +30,15 @@ def louder(update: Update, steps: int) -> Update:
     return Update(LAYOUT, tuple(e + steps for e in update.exponents), update.values)
 
 
-def heard(deltas: list[Update], root: Update | None = None, weights: list[int] | None = None) -> list[Update]:
-    ids = IDS[: len(deltas)]
-    triangles, rows = compare_groups(ids, deltas, weights or [1] * len(deltas), root, DEFAULT_RULES)
-    return bounded(deltas, triangles, rows, root, DEFAULT_RULES.norm_ratio_max_micro)
+def heard(
+    deltas: list[Update],
+    root: Update | None = None,
+    weights: list[int] | None = None,
+    blocks: list[int] | None = None,
+) -> list[Update]:
+    ids, ones = IDS[: len(deltas)], [1] * len(deltas)
+    triangles, rows = compare_groups(ids, deltas, weights or ones, root, DEFAULT_RULES)
+    return bounded(deltas, triangles, rows, blocks or ones, root, DEFAULT_RULES.norm_ratio_max_micro)
 
 
 def length(update: Update) -> float:
@@ -59,7 +64,8 @@ def test_a_group_whose_exponents_lie_is_shortened(steps: int) -> None:
 def test_a_lone_group_is_measured_by_the_root_update() -> None:
     one, root = deltas_of(3, 2)
     found = heard([louder(one, 8)], root)
-    assert length(found[0]) == pytest.approx(4 * length(root), rel=0.05)
+    assert length(found[0]) == pytest.approx(16 * length(root), rel=0.05)
+    assert heard([louder(one, 3)], root) == [louder(one, 3)]
     assert heard([louder(one, 8)]) == [louder(one, 8)]  # The first block has no root update.
 
 
@@ -68,7 +74,17 @@ def test_who_is_left_out_or_has_no_weight_is_no_measure() -> None:
     faint = [louder(deltas[0], -9), louder(deltas[1], -9)]
     assert heard([*faint, deltas[2]], weights=[0, 0, 1])[2] == deltas[2]
     assert heard(deltas, weights=[0, 0, 0]) == deltas
-    assert bounded([], (), (), None, MICRO) == []
+    assert bounded([], (), (), (), None, MICRO) == []
+    still = Update(LAYOUT, EXPONENTS, deltas[0].values * 0)
+    assert heard([still, still, deltas[2]]) == [still, still, deltas[2]]
+
+
+def test_who_catches_up_with_many_blocks_has_gone_as_far_as_so_many() -> None:
+    deltas = deltas_of(5)
+    long = [deltas[0], deltas[1], louder(deltas[2], 3)]
+    assert heard(long, blocks=[1, 1, 8]) == long
+    assert heard([deltas[0], louder(deltas[2], 3)], deltas[1], blocks=[1, 8])[1] == louder(deltas[2], 3)
+    assert length(heard(long)[2]) < 0.6 * length(long[2])
 
 
 def test_the_ratio_is_the_rules() -> None:

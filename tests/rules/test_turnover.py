@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from p2pfl.genesis import COUNCIL
 from p2pfl.membership import Join, SignedJoin, entry_hash
 from p2pfl.net.identity import peer_id_of
 from p2pfl.records import BaseRef, Standing, WarningRow
+from p2pfl.rules.cases import shares_of
 from p2pfl.rules.council import uncountable
 from p2pfl.rules.epochs import (
     Turnover,
@@ -25,6 +27,7 @@ from p2pfl.rules.epochs import (
     stalled,
 )
 from p2pfl.rules.state import CouncilState
+from p2pfl.rules.table import AGGREGATORS
 from tests.rules.test_epochs import EPOCHS, LATE, NEW, NOW, after, join, leave
 from tests.rules.test_verdicts import RULES, accuse
 from tests.rules.world import World, derive_all, honest_updates, world
@@ -173,6 +176,21 @@ def test_what_a_quorum_of_liars_decided_is_not_counted(there: World, header, bod
     told = uncountable(state, replace(good, **header), replace(derived.body, **body), 0)
     assert told is not None
     assert why in told
+
+
+@pytest.mark.parametrize("rule", sorted(AGGREGATORS))
+def test_inner_products_that_no_updates_have_are_not_counted(there: World, rule: str) -> None:
+    """By them members are taken out of an aggregate: the root of a negative number would halt the council."""
+    state = CouncilState.genesis(there.genesis)
+    (_, derived), *_ = derive_all(there, 0, {"g0": honest_updates(there, "g0", 1)})
+    good, _ = there.decide("g0", derived.body)
+    for entry in (-1, -(1 << 40), 0, 1):
+        lie = tuple((entry, *(1 << 50 for _ in each[1:])) for each in derived.body.gram)
+        lying = replace(derived.body, gram=lie)
+        if entry < 0:
+            assert uncountable(state, good, lying, 0) == "its Gram matrix is none"
+        with contextlib.suppress(ValueError, ArithmeticError):  # What `uncountable` takes for a lie.
+            shares_of(replace(lying, rule=rule), 1)
 
 
 def test_a_notice_counts_in_its_epoch_and_by_its_signer_only(there: World) -> None:
