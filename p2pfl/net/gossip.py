@@ -8,7 +8,7 @@ records of addresses.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
@@ -18,6 +18,7 @@ import trio
 from p2pfl.errors import PeerFault
 from p2pfl.net import fences, wire
 from p2pfl.net.peer_records import PeerRecords
+from p2pfl.net.queues import Bucket
 from p2pfl.telemetry import logger
 
 fences.install()
@@ -41,6 +42,35 @@ AGAIN_S = 5.0
 # A node that starts has better things to do: connections to members and the first round. Gossip streams cost
 # as much processor time as the connections, so they are opened a little later, spread by chance.
 QUIET_START_S = 3.0
+# What one author has passed on: three heights a second and its records, and those of a minute at once for
+# whoever was away. Sixteen authors stay together below what a neighbour may send (`fences`: GOSSIP_PER_S).
+AUTHOR_PER_S, AUTHOR_BURST = 4.0, 192
+# Of what is older than its author's newest: on its way it took a longer path than that, and a mesh has a few
+# of these. Anybody can say again what was said long ago, but not at the cost of what is new.
+LATE_PER_S, LATE_BURST = 2.0, 64
+# pubsub's numbers have eight bytes.
+NUMBER_BYTES = 8
+# Authors that are remembered: members come and go, a network of a thousand is beyond this software.
+AUTHORS_MAX = 1024
+
+
+class Author:
+    """How much of one member's gossip is passed on."""
+
+    def __init__(self) -> None:
+        self._newest = b""
+        self._fresh = Bucket(AUTHOR_PER_S, AUTHOR_BURST)
+        self._late = Bucket(LATE_PER_S, LATE_BURST)
+
+    def may_say(self, number: bytes) -> bool:
+        """Whether one more, with this number of pubsub's, is within its rate."""
+        number = number[-NUMBER_BYTES:].rjust(NUMBER_BYTES, b"\0")
+        if number <= self._newest:
+            return self._late.take()
+        if not self._fresh.take():
+            return False
+        self._newest = number
+        return True
 
 
 class Gossip:
@@ -61,6 +91,7 @@ class Gossip:
         self._waiting: deque[bytes] = deque(maxlen=WAITING_MAX)
         self._work = trio.Event()
         self._chance = Random()
+        self._authors: OrderedDict[str, Author] = OrderedDict()
         self.pubsub: Any = None
 
     def announce(self, message: wire.Tip | PeerRecords) -> None:
@@ -126,7 +157,17 @@ class Gossip:
 
     def _may_pass(self, _neighbour: Any, message: Any) -> bool:
         author = ID(message.from_id)
-        return author == self.pubsub.my_id or self._may_announce(str(author))
+        if author == self.pubsub.my_id:
+            return True
+        name = str(author)
+        if not self._may_announce(name):
+            return False
+        # One member that floods must not make all who pass it on slow for their neighbours.
+        said = self._authors.setdefault(name, Author())
+        self._authors.move_to_end(name)
+        if len(self._authors) > AUTHORS_MAX:
+            self._authors.popitem(last=False)
+        return said.may_say(message.seqno)
 
     def _hear(self, message: Any) -> None:
         author = ID(message.from_id)

@@ -308,9 +308,7 @@ class Network:
             self._finding.published(peer, message)
             return
         for callback in self.on_announce:
-            with suppress(
-                PeerFault
-            ):  # Anybody may say it again, at any time: nobody is to blame.
+            with suppress(PeerFault):  # Anybody may say it again, at any time: nobody is to blame.
                 callback(peer.member, message)
 
     # -- what others want to know ------------------------------------------

@@ -54,7 +54,10 @@ REASONS: dict[str, tuple[bool, str]] = {
     "mux_flood": (True, "more small yamux frames, pings or new streams a second than anybody needs"),
     "stream_flood": (True, "more streams open at a time, or of one protocol of libp2p, than anybody needs"),
     "ping_flood": (True, "more libp2p pings than anybody needs"),
-    "gossip_flood": (True, "more gossip than the announcements of everybody"),
+    "gossip_flood": (
+        False,
+        "more gossip than all announcements are; its author may be another",
+    ),
     "bad_gossip": (True, "gossip that is too long, or that libp2p cannot take apart"),
     "bad_handshake": (True, "a connection that ended before noise and yamux agreed"),
     "half_open": (True, "a handshake that was not finished in time, or gave way to younger ones"),

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import trio
 
-from p2pfl.net import fences, gossip, host, wire
+from p2pfl.net import fences, gossip, host, peer, wire
+from p2pfl.net.identity import peer_id_of
 from p2pfl.net.peer_records import PeerRecords
 from tests.net.common import tip
-from tests.net.hosts import Town, hosts, until
+from tests.net.hosts import Town, hosts, peer_key, until
 
 MESH_S = gossip.MESH_S  # As it is outside of these tests.
 
@@ -160,3 +161,31 @@ async def test_a_node_that_ends_while_gossip_forwards_ends_well(monkeypatch: pyt
     with trio.move_on_after(0.1) as scope:
         await told.run(None)
     assert scope.cancelled_caught
+
+
+async def test_a_member_that_floods_is_not_passed_on_and_nobody_else_pays(autojump_clock: Any) -> None:
+    """The rate is by author; whoever passed it on would be the one that its neighbours find too loud."""
+
+    class Said:
+        def __init__(self, author: str, number: int) -> None:
+            self.from_id = gossip.ID.from_string(author).to_bytes()
+            self.seqno = number.to_bytes(8, "big")
+
+    class Ours:
+        my_id = gossip.ID.from_string(peer_id_of(peer_key(9)))
+
+    loud, calm = (peer_id_of(peer_key(number)) for number in (1, 2))
+    told = gossip.Gossip("/mps/test/tips", lambda *_: None, lambda author: author in (loud, calm))
+    told.pubsub = Ours()
+    passed = sum(told._may_pass(None, Said(loud, number)) for number in range(1, 2000))
+    assert passed == gossip.AUTHOR_BURST
+    assert told._may_pass(None, Said(calm, 1))
+    await trio.sleep(10)
+    # What a stranger says again uses up another rate than what the member says next.
+    again = sum(told._may_pass(None, Said(loud, 1)) for _ in range(2000))
+    assert again == gossip.LATE_BURST
+    assert told._may_pass(None, Said(loud, 2000))
+
+
+def test_whoever_passes_on_too_much_is_slowed_down_and_never_barred() -> None:
+    assert not peer.REASONS["gossip_flood"][0]
