@@ -69,7 +69,7 @@ class SmallNetwork:
         everybody = [entry.member_id for group in groups for entry in group.members]
         return self.hub.network(me, everybody, handlers)
 
-    async def until(self, wanted: Callable[[], bool], timeout_s: float = 60) -> None:
+    async def until(self, wanted: Callable[[], bool], timeout_s: float = 180) -> None:
         with trio.fail_after(timeout_s):
             while not wanted():
                 await self._beat.wait()
