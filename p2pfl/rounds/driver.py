@@ -118,13 +118,12 @@ class Driver:
         self.on_vote = on_vote
         self.listeners = listeners
         self.ended = trio.Event()  # No height follows, and what belongs to the last one is done.
-        self.height = 0
-        self.round = 0
-        self.active = False
-        self.dropped = 0
+        self.height, self.round = 0, 0
+        self.active, self.dropped = False, 0
         self._unwritten: list[ct.Event] = []  # Entries of this height that nothing has waited for yet.
         self._own: deque[ct.Event] = deque()
         self._inbox: deque[ct.Event | _Decided] = deque()
+        self._handed: _Decided | None = None
         self._wake = trio.Event()
         self._muted_height = FIRST_HEIGHT - 1
         self._deadline = float("inf")
@@ -150,11 +149,12 @@ class Driver:
         self._wake.set()
 
     def catch_up(self, checked: Checked) -> trio.Event:
-        """Go on after these blocks, which were looked at. The event: it was done, or they were of no use."""
-        decided = _Decided(checked)
-        self._inbox.append(decided)
-        self._wake.set()
-        return decided.done
+        """Go on after these blocks, which were looked at, if no others wait. The event: none wait now."""
+        if self._handed is None or self._handed.done.is_set():
+            self._handed = _Decided(checked)
+            self._inbox.append(self._handed)
+            self._wake.set()
+        return self._handed.done
 
     def set_deadline(self, at: float) -> None:
         """The round ends at this trio time unless it is decided or moved before.

@@ -85,3 +85,30 @@ async def test_a_round_whose_proposal_is_refused_ends_soon_and_later_each_time(
         assert isinstance(answer, ct.Validated)
         assert not answer.valid
         assert end == ct.Elapsed(0, round_)
+
+
+async def test_blocks_of_others_wait_once_however_often_they_are_handed_over() -> None:
+    """The core waits for a disk that is full, and whoever follows the chain looks at them again."""
+    here = trio.Event()
+
+    class Waits:
+        async def caught_up(self, checked: Any) -> bool | None:
+            handed.append(checked)
+            await here.wait()
+            return None
+
+    handed = list[Any]()
+    driver, _ = driver_of(SimpleNamespace(committee=SimpleNamespace(epoch=0)), Waits())
+    header = SimpleNamespace(height=0)
+    first: Any = SimpleNamespace(blocks=[SimpleNamespace(block=SimpleNamespace(header=header))])
+    driver.active = True
+    done = driver.catch_up(first)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(driver._catch_up, cast(Any, driver._inbox[0]))
+        assert {driver.catch_up(cast(Any, SimpleNamespace())) for _ in range(100)} == {done}
+        assert len(driver._inbox) == 1
+        here.set()
+        await done.wait()
+    assert handed == [first]
+    assert driver.catch_up(first) is not done  # There is room for the next.
+    assert len(driver._inbox) == 2
