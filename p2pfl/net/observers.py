@@ -8,7 +8,8 @@ answered comes from the exchange.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,13 +62,18 @@ class Turns:
     def __init__(self, bytes_s: float) -> None:
         self._bytes_s = bytes_s
         self._free_s = 0.0
+        self._queue = trio.Lock()
 
-    async def take(self, size: int) -> None:
-        """Wait until this many bytes may go out."""
-        now = trio.current_time()
-        turn_s = max(now, self._free_s)
-        self._free_s = turn_s + size / self._bytes_s
-        await trio.sleep_until(turn_s)
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait until what was written before is paid for; giving up costs the others nothing."""
+        async with self._queue:
+            await trio.sleep_until(self._free_s)
+            yield
+
+    def spend(self, size: float) -> None:
+        """So many bytes go out, or cost as much."""
+        self._free_s = max(trio.current_time(), self._free_s) + size / self._bytes_s
 
 
 class Spent:
@@ -95,7 +101,7 @@ class Observer:
     asking: int = 0
     answered: int = 0
     standing: Standing = field(default_factory=Standing)
-    turn: trio.Lock = field(default_factory=trio.Lock)
+    scopes: set[trio.CancelScope] = field(default_factory=set)  # Of what it asked and waits for.
     buckets: dict[type, Bucket] = field(
         default_factory=lambda: {kind: Bucket(*rate) for kind, rate in RATES.items()}
     )
@@ -103,6 +109,11 @@ class Observer:
     chatter: Spent = field(default_factory=lambda: Spent(CHATTER_BYTES_S, CHATTER_BURST))
     seen: tuple[int, int] = (0, 0)  # Sent and received on its connection when last looked.
     most_chatter: int = 0  # The most that was ever sent on it beyond answers.
+
+    def end(self) -> None:
+        """It is gone, and nobody waits for what it asked: libp2p goes on with its streams."""
+        for scope in self.scopes:
+            scope.cancel()
 
 
 class Observers:
@@ -154,7 +165,10 @@ class Observers:
 
     def forget(self, peer_id: str) -> bool:
         """It is a member now, or gone. Whether it was here."""
-        return self._here.pop(peer_id, None) is not None
+        one = self._here.pop(peer_id, None)
+        if one is not None:
+            one.end()
+        return one is not None
 
     def offended(self, peer_id: str, fault: PeerFault) -> bool:
         """It broke a rule of libp2p's. False when no such observer is here."""
@@ -164,7 +178,7 @@ class Observers:
         return one is not None
 
     def _leave(self, one: Observer) -> None:
-        self._here.pop(one.peer_id, None)
+        self.forget(one.peer_id)
         self._sockets.drop(one.peer_id)
 
     # -- what it asks ------------------------------------------------------
@@ -178,14 +192,18 @@ class Observers:
             self._fault(one, PeerFault("too_many_streams", protocol))
             return
         one.asking += 1
+        scope = trio.CancelScope()
+        one.scopes.add(scope)
         try:
-            await ask.serve(stream, lambda packed: self._answered(one, protocol, packed))
+            with scope:
+                await ask.serve(stream, lambda packed: self._answered(one, protocol, packed))
         except PeerFault as fault:
             self._fault(one, fault)
         except StreamBroken:
             pass  # It has asked all it wanted.
         finally:
             one.asking -= 1
+            one.scopes.discard(scope)
 
     async def _answered(self, one: Observer, protocol: str, packed: bytes) -> Sequence[bytes]:
         request = wire.unpack(packed)
@@ -196,7 +214,8 @@ class Observers:
             self._fault(one, PeerFault("flood", type(request).__name__))
             return (ask.framed(wire.pack(wire.Refused("busy"))),)
         one.asked_s = trio.current_time()
-        async with one.turn:  # One answer at a time: what waits for its turn waits in memory.
+        # First the turn, then the answer: what waits has a few bytes.
+        async with one.turns.turn(), self._all_turns.turn():
             try:
                 parts = await self._answer(protocol, packed)
             except Unfit as fault:
@@ -204,8 +223,8 @@ class Observers:
                 return (ask.framed(wire.pack(wire.Refused(fault.reason))),)
             size = sum(len(part) for part in parts)
             one.answered += size
-            await one.turns.take(size)
-            await self._all_turns.take(size)
+            one.turns.spend(size)
+            self._all_turns.spend(size)
         counters.count("observer_bytes", size)
         return parts
 

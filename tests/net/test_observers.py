@@ -190,10 +190,58 @@ async def test_answers_to_observers_keep_to_their_share_of_bytes(autojump_clock:
     begun_s = trio.current_time()
     waited: list[float] = []
     for size in (500, 2000, 1000, 10):
-        await turns.take(size)
-        waited.append(trio.current_time() - begun_s)
+        async with turns.turn():
+            waited.append(trio.current_time() - begun_s)
+            turns.spend(size)
     # Each waits for those before it and not for itself.
     assert waited == pytest.approx([0, 0.5, 2.5, 3.5])
+
+
+async def test_who_gives_up_waiting_costs_the_others_no_time(autojump_clock: Any) -> None:
+    turns = observers.Turns(1000)
+    turns.spend(2000)
+    begun_s = trio.current_time()
+
+    async def wait() -> None:
+        async with turns.turn():
+            turns.spend(1_000_000)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(wait)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    async with turns.turn():
+        assert trio.current_time() - begun_s == pytest.approx(2)
+
+
+async def test_an_observer_that_hangs_up_leaves_nothing_behind_that_waits() -> None:
+    """libp2p goes on with the streams of a connection that is gone, and who comes again is a new observer."""
+    async with node(observers_kib_s=64) as (network, memo):
+        memo.hold(DATA, BLOB_ID)
+        memo.public.add(BLOB_ID)
+        made: list[int] = []
+        plain = network.observers._answer
+
+        async def answer(protocol: str, packed: bytes) -> Any:
+            parts = await plain(protocol, packed)
+            made.append(sum(len(part) for part in parts))
+            return parts
+
+        network.observers._answer = answer
+        left: list[Any] = []
+        for _ in range(6):
+            async with stranger(network) as sockets:
+                for _ in range(observers.ASKED_STREAMS_MAX):
+                    asker = ask.Asker(await sockets.open(network.peer_id, BLOBS))
+                    await asker.send(wire.GetPiece(BLOB_ID, 0, 64))
+                await until(lambda: sockets.peer_id in network.observers._here)
+                left.append(network.observers._here[sockets.peer_id])
+                await until(lambda: left[-1].asking == observers.ASKED_STREAMS_MAX)
+            await until(lambda: len(network.observers) == 0)
+        await until(lambda: not any(one.asking or one.scopes for one in left))
+        # Each piece takes the bytes of a second: whatever had waited for its turn was never made.
+        assert len(made) < len(left) * observers.ASKED_STREAMS_MAX // 2
 
 
 async def test_members_do_not_wait_for_observers() -> None:
