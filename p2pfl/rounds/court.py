@@ -92,6 +92,7 @@ class Court:
         """A council block was decided: begin what it asks for, end what it ended."""
         self._state = state
         still_open = open_cases(state)
+        self._context.shelf.hold_only(still_open)
         for case_id, scope in list(self._inquiries.items()):
             if case_id not in still_open:
                 scope.cancel()
@@ -128,6 +129,7 @@ class Court:
                 if length > BLOB_BYTES_MAX:
                     raise PeerFault("too_large", f"an opening of {length} bytes")
                 self._offers.setdefault(case_id, {})[sender] = (opening_id, length)
+                self._context.shelf.hold(case_id, sender, opening_id)
                 self._pulse.beat()
             case wire.MeasurementMessage(signed):
                 self._take_measurement(signed)

@@ -49,18 +49,31 @@ class Defence:
             log.info("asked to open a case that is not known here yet", case=request.case_id.hex())
             return
         async with self._turn:
-            if request.case_id not in self._openings:
-                opened = await self._open(case)
-                if opened is None:
-                    return
-                self._openings[request.case_id] = opened
-        opening_id, length = self._openings[request.case_id]
+            opened = await self._opened(case)
+        if opened is None:
+            return
+        opening_id, length = opened
+        context.shelf.show(opening_id, (*context.seats, *bench))
         context.network.send(sender, wire.OpeningOffer(request.case_id, opening_id, length))
 
     def _bench(self, case: Case) -> tuple[MemberId, ...]:
         """The seats that finish the case, though they may have left the council since."""
         state = self._context.council.tip
         return state.roster.committee(COUNCIL, state.cases[case.case_id].opened_epoch).members
+
+    async def _opened(self, case: Case) -> tuple[Digest, int] | None:
+        """The opening of this case: what was opened before, if it is here. None: it cannot be opened."""
+        shelf, still_open = self._context.shelf, open_cases(self._context.council.tip)
+        shelf.hold_only(still_open)
+        for closed in self._openings.keys() - still_open.keys():
+            del self._openings[closed]
+        known = self._openings.pop(case.case_id, None)
+        if known is None or not await shelf.has(known[0]):
+            known = await self._open(case)
+        if known is not None:
+            self._openings[case.case_id] = known
+            shelf.hold(case.case_id, self._context.me, known[0])
+        return known
 
     async def _open(self, case: Case) -> tuple[Digest, int] | None:
         context, trainer = self._context, self._context.trainer
@@ -75,7 +88,6 @@ class Defence:
             return None
         opening_id = await context.aside(blob_id, data)
         await context.shelf.put(opening_id, data)
-        context.shelf.show(opening_id, (*context.seats, *self._bench(case)))
         log.info("the round is opened to the council", height=case.height, bytes=len(data))
         return opening_id, len(data)
 

@@ -18,7 +18,7 @@ import trio
 
 from consensus.types import ZERO_DIGEST, DecidedBlock, Digest
 from p2pfl.genesis import COUNCIL
-from p2pfl.records import Case, CouncilBody, GroupBody, decode_body
+from p2pfl.records import CouncilBody, GroupBody, decode_body
 from p2pfl.rounds.chain import Chain
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.served import BLOCKS
@@ -73,7 +73,9 @@ class Retention:
         """Delete what is old and not needed. Returns how many blobs went."""
         state, chains = self._council.tip, {chain.name: chain for chain in self._chains()}
         oldest = state.roster.epoch - self._keep_epochs + 1
+        self._shelf.hold_only({entry.case.case_id for entry in state.open_cases()})
         keep = await trio.to_thread.run_sync(needed, state, chains, oldest)
+        keep |= self._shelf.held()  # Now, not before: a case may have been opened meanwhile.
         before_ms = written_before_ms(state, chains.values(), oldest)
         dropped = await trio.to_thread.run_sync(lambda: self._blobs.prune(keep, older_than_ms=before_ms))
         if dropped:
@@ -98,11 +100,15 @@ def needed(state: CouncilState, chains: Mapping[str, Chain], oldest: int) -> set
     """The blobs that the blocks of epoch `oldest` and later name or were made from, and those still in use.
 
     In use: the newest base, blocks that the council has not counted, the newest of each chain, which others
-    may be fetching, and blocks about which a case is open or was opened or ended since.
+    may be fetching, blocks about which a case is open or was opened or ended since, and what was measured of
+    it. What a case's opening is before somebody measured it only the shelf knows (`Shelf.held`).
     """
     genesis = state.network
     keep = {genesis.initial_base_id, state.base_id, state.root_update_id}
-    about = {(case.group_id, case.height) for case in _cases_that_matter(state, chains[COUNCIL], oldest)}
+    about: set[tuple[Digest, int]] = set()
+    for entry in _cases_that_matter(state, chains[COUNCIL], oldest):
+        about.add((entry.case.group_id, entry.case.height))
+        keep |= {each.measurement.opening_id for each in entry.measured}
     for chain in chains.values():
         counted = state.counted[chain.group_id][0] if chain.group_id in state.counted else chain.height
         for decided, body in _blocks(chain, chain.height):
@@ -159,10 +165,10 @@ def _with_what_it_was_made_from(
     return found
 
 
-def _cases_that_matter(state: CouncilState, council: Chain, oldest: int) -> Iterator[Case]:
+def _cases_that_matter(state: CouncilState, council: Chain, oldest: int) -> Iterator[CaseState]:
     for entry in state.cases.values():
         if entry.awaits_measurements or entry.due_verdict() is not None or _since(entry, council, oldest):
-            yield entry.case
+            yield entry
 
 
 def _since(entry: CaseState, council: Chain, oldest: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from random import Random
 from typing import Any
@@ -52,6 +52,7 @@ class Shelf:
         self._shown: OrderedDict[Digest, frozenset[MemberId] | None] = OrderedDict()
         self._revealed: OrderedDict[Digest, None] = OrderedDict()
         self._public: OrderedDict[Digest, None] = OrderedDict()
+        self._held: dict[Digest, dict[MemberId, Digest]] = {}
         self._coming: dict[Digest, trio.Event] = {}
         self.fetched = 0
 
@@ -69,6 +70,22 @@ class Shelf:
     async def get(self, blob_id: Digest) -> bytes | None:
         """Its bytes, if it is here."""
         return await trio.to_thread.run_sync(self._blobs.get, blob_id)
+
+    def hold(self, case_id: Digest, by: MemberId, opening_id: Digest) -> None:
+        """While this case is open, what this member brought to it last is not old, however old it is.
+
+        No block names an opening before it was measured, and that may be epochs later.
+        """
+        self._held.setdefault(case_id, {})[by] = opening_id
+
+    def hold_only(self, open_cases: Collection[Digest]) -> None:
+        """Of all other cases nothing has to be held any more."""
+        for case_id in self._held.keys() - set(open_cases):
+            del self._held[case_id]
+
+    def held(self) -> set[Digest]:
+        """The openings of open cases."""
+        return {opening_id for each in self._held.values() for opening_id in each.values()}
 
     def show(self, blob_id: Digest, to: Iterable[MemberId] | None = None) -> None:
         """From now on these members may fetch it too (None: everybody, observers too)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,9 +11,12 @@ import pytest
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net import wire
+from p2pfl.params import blob_id
 from p2pfl.rounds import defence, replay
 from p2pfl.rounds.defence import Defence
 from p2pfl.rounds.desk import Desk
+from p2pfl.rounds.shelf import Shelf
+from p2pfl.store import BlobStore
 
 
 async def test_an_opening_larger_than_a_blob_is_told_and_ends_nothing(
@@ -34,7 +38,7 @@ async def test_an_opening_larger_than_a_blob_is_told_and_ends_nothing(
     assert "the round cannot be opened" in capfd.readouterr().err
 
 
-def accused_between_epochs(monkeypatch: pytest.MonkeyPatch, sent: list[Any]) -> Defence:
+def accused_between_epochs(monkeypatch: pytest.MonkeyPatch, blobs: BlobStore, sent: list[Any]) -> Defence:
     """Accused in an epoch whose bench was OLD; the council's seat is NEW now."""
     case = SimpleNamespace(case_id=CASE, accused=ME, height=3)
     entry = SimpleNamespace(case=case, opened_epoch=0, awaits_measurements=True)
@@ -48,11 +52,13 @@ def accused_between_epochs(monkeypatch: pytest.MonkeyPatch, sent: list[Any]) -> 
         seats=(NEW,),
         council=SimpleNamespace(tip=state),
         network=SimpleNamespace(send=lambda to, message: sent.append((to, message))),
+        shelf=Shelf(blobs, None),
     )
     accused = Defence(context, cast(Any, None))
 
     async def opened(_: Any) -> tuple[Digest, int]:
-        return Digest(b"o" * 32), 7
+        await context.shelf.put(OPENING, b"opening")
+        return OPENING, 7
 
     monkeypatch.setattr(accused, "_open", opened)
     return accused
@@ -60,23 +66,54 @@ def accused_between_epochs(monkeypatch: pytest.MonkeyPatch, sent: list[Any]) -> 
 
 ME, OLD, NEW, STRANGER = (MemberId(bytes([n]) * 20) for n in (1, 2, 3, 4))
 CASE = Digest(b"c" * 32)
+OPENING = blob_id(b"opening")
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path)
 
 
 @pytest.mark.parametrize("seat", [OLD, NEW])
 async def test_seats_of_now_and_of_the_case_are_answered_also_between_epochs(
-    seat: MemberId, monkeypatch: pytest.MonkeyPatch
+    seat: MemberId, monkeypatch: pytest.MonkeyPatch, blobs: BlobStore
 ) -> None:
     sent: list[Any] = []
     desk = Desk()
     desk.context = cast(Any, SimpleNamespace())
-    desk.defence = accused_between_epochs(monkeypatch, sent)
+    desk.defence = accused_between_epochs(monkeypatch, blobs, sent)
     desk.leave_rooms()
     await desk.received(seat, wire.OpenRequest(CASE))
-    assert sent == [(seat, wire.OpeningOffer(CASE, Digest(b"o" * 32), 7))]
+    assert sent == [(seat, wire.OpeningOffer(CASE, OPENING, 7))]
 
 
-async def test_nobody_else_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_opened_and_lost_is_opened_again(
+    monkeypatch: pytest.MonkeyPatch, blobs: BlobStore
+) -> None:
+    """Retention or a rotten disk took it: to offer it for ever would be to offer nothing."""
+    sent: list[Any] = []
+    accused = accused_between_epochs(monkeypatch, blobs, sent)
+    shelf = accused._context.shelf
+    for _ in range(2):
+        await accused.asked(NEW, wire.OpenRequest(CASE))
+        assert shelf.source(NEW, OPENING) is not None
+        assert shelf.held() == {OPENING}
+        blobs.prune(set(), older_than_ms=2**40 * 10)
+        assert shelf.source(NEW, OPENING) is None
+    assert len(sent) == 2
+
+
+async def test_openings_of_cases_that_are_closed_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch, blobs: BlobStore
+) -> None:
+    accused = accused_between_epochs(monkeypatch, blobs, [])
+    accused._openings[Digest(b"x" * 32)] = (OPENING, 7)
+    await accused.asked(NEW, wire.OpenRequest(CASE))
+    assert accused._openings == {CASE: (OPENING, 7)}
+
+
+async def test_nobody_else_is_answered(monkeypatch: pytest.MonkeyPatch, blobs: BlobStore) -> None:
     sent: list[Any] = []
     with pytest.raises(PeerFault, match="not_a_seat"):
-        await accused_between_epochs(monkeypatch, sent).asked(STRANGER, wire.OpenRequest(CASE))
+        await accused_between_epochs(monkeypatch, blobs, sent).asked(STRANGER, wire.OpenRequest(CASE))
     assert sent == []

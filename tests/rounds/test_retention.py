@@ -18,7 +18,8 @@ from p2pfl.rounds.chain import Chain
 from p2pfl.rounds.council_view import CouncilView
 from p2pfl.rounds.retention import Retention, needed, written_before_ms
 from p2pfl.rounds.shelf import Shelf
-from p2pfl.rules.state import OPEN
+from p2pfl.rules.state import OPEN, REPLAYED, Measured
+from p2pfl.signed import Measurement
 from p2pfl.store import Store
 from p2pfl.store.options import StoreOptions
 from tests.audit.chain import COUNCIL_AFTER, GROUPS, HEIGHTS, LIAR, Built, build, member_of
@@ -106,6 +107,36 @@ def test_what_an_open_case_is_about_is_needed(tmp_path: Path) -> None:
     ended = Kept(build(), tmp_path / "ended")  # Certified, and of an old epoch by now.
     assert not about & needed(ended.view.tip, ended.chains, 1) - ended.named("g2", 4, 5)
     ended.store.close()
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_the_opening_of_an_open_case_stays_though_no_block_names_it(
+    is_open: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was put before the kept epoch began, and nobody has measured it yet."""
+    kept = Kept(build(), tmp_path, council_blocks=2 if is_open else len(COUNCIL_AFTER))
+    case = next(entry.case for entry in kept.view.tip.cases.values() if entry.case.accused == member_of(LIAR))
+    opening_id = kept.store.blobs.put(b"an opening")
+    keeper = kept.retention()
+    monkeypatch.setattr(retention, "written_before_ms", lambda *given: 2**62 // 10**6)
+    monkeypatch.setattr(retention, "needed", lambda state, chains, oldest: needed(state, chains, 1))
+    keeper._shelf.hold(case.case_id, case.accused, opening_id)
+    await keeper.prune()
+    assert (opening_id in kept.here()) == is_open
+    kept.store.close()
+
+
+@pytest.mark.usefixtures("few")
+def test_what_was_measured_of_a_case_is_needed_as_long_as_the_case(tmp_path: Path) -> None:
+    kept = Kept(build(), tmp_path, council_blocks=2)
+    state, opening_id = kept.view.tip, Digest(b"o" * 32)
+    entry = next(entry for entry in state.cases.values() if entry.case.accused == member_of(LIAR))
+    measurement = Measurement(0, entry.case.case_id, entry.case.accused, REPLAYED, opening_id, 0)
+    measured = replace(entry, measured=(Measured(member_of("seat0"), measurement, Digest(b"m" * 32)),))
+    told = replace(state, cases={**state.cases, entry.case.case_id: measured})
+    assert opening_id in needed(told, kept.chains, 1)
+    kept.store.close()
 
 
 @pytest.mark.usefixtures("few")
