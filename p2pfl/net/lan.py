@@ -44,16 +44,18 @@ class Lan:
         self._addresses = addresses
         self._found = found
         self._interfaces = interfaces
-        # The name must say nothing about us, and be new each time.
-        self._name = f"{secrets.token_hex(20)}.{SERVICE}"
+        self._name = ""
 
     async def run(self) -> None:
         """Until cancelled. Where there is no multicast (yet), it is tried again."""
         while True:
+            # The name must say nothing about us, and be new each time: anybody on the LAN may say that it is
+            # theirs, and then it is taken.
+            self._name = f"{secrets.token_hex(20)}.{SERVICE}"
             try:
                 await self._run()
-            except OSError as error:
-                log.info("no multicast on any interface", why=str(error))
+            except Exception as error:  # noqa: BLE001 - of zeroconf, asyncio or a socket; what it says is a hint.
+                log.warning("mDNS stopped, it is started again", why=repr(error), seconds=AGAIN_S)
             await trio.sleep(AGAIN_S)
 
     async def _run(self) -> None:
@@ -91,13 +93,17 @@ class Lan:
         )
 
     def _heard(self, token: trio.lowlevel.TrioToken, *, zeroconf: Any, name: str, **_: Any) -> None:
-        """On the browser's own thread, which may wait."""
+        """On the browser's own thread, which may wait, and which an exception would end."""
         if name == self._name:
             return
         from zeroconf import ServiceInfo
 
-        info = ServiceInfo(SERVICE, name)
-        info.request(zeroconf, QUERY_MS)  # Others may have no address there; what counts has come by then.
+        try:
+            info = ServiceInfo(SERVICE, name)
+            info.request(zeroconf, QUERY_MS)  # Others may have no address; the rest has come by then.
+        except Exception as error:  # noqa: BLE001 - a name that is none, a loop that sleeps.
+            log.debug("a service on the LAN that says nothing", name=name, why=repr(error))
+            return
         for peer_id, addresses in spoken(info.text or b"").items():
             try:
                 token.run_sync_soon(self._found, peer_id, addresses)
@@ -107,9 +113,11 @@ class Lan:
 
 def _close(zeroconf: Any, browsers: list[Any]) -> None:
     """First the browser's thread, which may wait for an answer of the network that is closed here."""
-    for browser in browsers:
-        browser.cancel()
-    zeroconf.close()  # The farewell is a packet that may be lost; nobody relies on it.
+    try:
+        for browser in browsers:
+            browser.cancel()
+    finally:
+        zeroconf.close()  # The farewell is a packet that may be lost; nobody relies on it.
 
 
 def spoken(text: bytes) -> dict[str, list[str]]:

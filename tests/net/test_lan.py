@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
+import zeroconf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pfl.net import finding
+from p2pfl.net import finding, lan
 from p2pfl.net.host import Network
 from p2pfl.net.lan import STRINGS_MAX, Lan, spoken
 from p2pfl.net.options import NetOptions
@@ -61,3 +63,53 @@ async def test_two_members_with_old_addresses_find_each_other(monkeypatch: pytes
             await nursery.start(net.run)
         await until(lambda: all(len(net.connected) == 1 for net in nets), 20)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("register_service", zeroconf.NonUniqueNameException),
+        ("update_service", zeroconf.EventLoopBlocked),
+        ("close", zeroconf.NotRunningException),
+    ],
+)
+async def test_what_zeroconf_raises_stops_no_node(
+    step: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody on the LAN may claim our name, and a laptop that wakes up finds that its loop was blocked."""
+    monkeypatch.setattr(lan, "AGAIN_S", 0.02)
+    names: list[str] = []
+
+    class Fake:
+        """A LAN on which one step never works. What is looked at is who survives it."""
+
+        def __init__(self, **_: Any) -> None: ...
+
+        def register_service(self, info: Any) -> None:
+            names.append(info.name)
+            self._fail_at("register_service")
+
+        def update_service(self, info: Any) -> None:
+            self._fail_at("update_service")
+
+        def close(self) -> None:
+            self._fail_at("close")
+
+        def _fail_at(self, here: str) -> None:
+            # To come to an end at all, the last step needs another one to fail.
+            if here == step or (step == "close" and here == "update_service"):
+                raise error
+
+    class Browser:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def cancel(self) -> None: ...
+
+    monkeypatch.setattr(zeroconf, "Zeroconf", Fake)
+    monkeypatch.setattr(zeroconf, "ServiceBrowser", Browser)
+    places = (f"/ip4/10.0.0.5/tcp/{port}" for port in itertools.count(1))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Lan("A", lambda: [next(places)], lambda *_: None).run)
+        await until(lambda: len(names) >= 3)
+        nursery.cancel_scope.cancel()
+    assert len(set(names)) == len(names)
