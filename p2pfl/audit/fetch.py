@@ -290,7 +290,8 @@ class Fetcher:
             return await _aside(partial(self.copy.take, name, blocks))
         except Lie as lie:
             bad = blocks[chain.height - before]
-            if lie.reason == "bad_block" and self._objection(name, bad) is None:
+            right = bad.block.header.height == chain.height + 1 and self._objection(name, bad) is None
+            if lie.reason == "bad_block" and right:
                 self._fork(source, name, bad)  # It does not follow, and yet a quorum signed it.
             raise
         finally:
@@ -299,7 +300,7 @@ class Fetcher:
     async def _compare(self, source: Source, name: str, height: int, tip_id: Digest) -> None:
         """A source's tip is not the block that we have at its height; perhaps it is certified too."""
         (theirs, *_) = await source.blocks(self.copy.chains[name].group_id, height, 1) or (None,)
-        if theirs is None or block_id(theirs.block.header) != tip_id:
+        if theirs is None or (theirs.block.header.height, _id_of(theirs)) != (height, tip_id):
             raise Lie("bad_block", f"it does not have the tip of {name} that it tells of")
         if self.copy.is_void(name, theirs):
             return
@@ -352,6 +353,14 @@ class Fetcher:
         if source in self.sources:
             self.sources.remove(source)
         source.leave()
+
+
+def _id_of(decided: DecidedBlock) -> Digest | None:
+    """A block's id; None for a header with a field that no header can have."""
+    try:
+        return block_id(decided.block.header)
+    except ValueError:
+        return None
 
 
 async def _aside(work: Callable[[], Any]) -> Any:

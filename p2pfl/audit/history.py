@@ -265,7 +265,7 @@ def certificate_objection(roster: Roster, name: str, header: Header, certificate
     try:
         committee = roster.committee(name, header.epoch)
         verify_certificate(roster.genesis.domain(name), committee, header, certificate)
-    except (BadCertificate, UnknownEpoch) as error:
+    except (ValueError, UnknownEpoch) as error:  # BadCertificate, or a field that no header can have.
         return str(error)
     return None
 

@@ -187,8 +187,8 @@ class Tells:
         self._handlers, self._ids = handlers, ids or {}
 
     async def status(self, group_id: Digest) -> Any:
-        said = await self._handlers.answer(None, wire.GetStatus(group_id))
-        return said.height, self._ids.get(group_id, said.block_id)
+        chain = self._handlers.chains[group_id]
+        return len(chain) - 1, self._ids.get(group_id) or block_id(chain[-1].block.header)
 
     async def blocks(self, group_id: Digest, start: int, count: int) -> Any:
         return (await self._handlers.answer(None, wire.GetBlocks(group_id, start, count))).blocks
@@ -211,6 +211,50 @@ async def test_who_makes_up_its_tip_is_left(built: Built, tmp_path: Path) -> Non
     assert liar.left
     assert [each["reason"] for each in fetcher.outcome.lies] == ["bad_block"]
     assert fetcher.outcome.hidden > 20
+
+
+def before_time(decided: DecidedBlock) -> DecidedBlock:
+    """With a header that has no id."""
+    header = dataclasses.replace(decided.block.header, time_ms=-1)
+    return dataclasses.replace(decided, block=dataclasses.replace(decided.block, header=header))
+
+
+@pytest.mark.parametrize("height", [0, 3, -1])  # What comes next, or what the tip is compared with.
+async def test_who_gives_a_header_that_cannot_be_is_left(built: Built, tmp_path: Path, height: int) -> None:
+    lies = built.with_block("g1", height, before_time(built.chains["g1"][height]))
+    group_id = built.genesis.group_id("g1")
+    liar = Tells(Serves(lies), {group_id: Digest(b"\1" * 32)})
+    sources = [Tells(Serves(built)), liar] if height == -1 else [liar, Tells(Serves(built))]
+    copy = Copy(tmp_path / "copy", built.genesis)
+    try:
+        fetcher = Fetcher(copy, sources, blobs=False, tell=lambda _: None)
+        await fetcher.once()
+    finally:
+        copy.close()
+    assert liar.left
+    assert [each["reason"] for each in fetcher.outcome.lies] == ["bad_block"]
+    assert fetcher.outcome.forks == []
+    assert heights(tmp_path / "copy") == {name: len(built.chains[name]) - 1 for name in CHAINS}
+
+
+@pytest.mark.parametrize("is_tip", [True, False])
+async def test_a_block_of_another_height_is_a_lie_and_no_fork(
+    built: Built, tmp_path: Path, is_tip: bool
+) -> None:
+    """A quorum has signed it, but nothing else of that height."""
+    genuine = built.chains["g1"][1]
+    at = -1 if is_tip else 3
+    lies = built.with_block("g1", at, genuine)
+    liar = Tells(Serves(lies), {built.genesis.group_id("g1"): block_id(genuine.block.header)})
+    honest = Tells(Serves(built))
+    copy = Copy(tmp_path / "copy", built.genesis)
+    try:
+        fetcher = Fetcher(copy, [honest, liar] if is_tip else [liar, honest], blobs=False, tell=print)
+        await fetcher.once()
+    finally:
+        copy.close()
+    assert liar.left
+    assert fetcher.outcome.forks == []
 
 
 def test_a_copy_that_somebody_changed_is_not_gone_on_with(built: Built, tmp_path: Path) -> None:
