@@ -181,10 +181,13 @@ class Chain:
     async def look(self, blocks: Sequence[DecidedBlock]) -> Checked:
         """Check blocks that are to come next, and keep nothing. Ends with an epoch.
 
-        Raises UnknownEpoch, or BadBlock or BadCertificate for the first of them.
+        Raises UnknownEpoch (never for the council's chain, which tells of its epochs itself), or BadBlock or
+        BadCertificate for the first of them.
         """
-        start, trial = self.history.fork(), self._trial()  # Here and now: the thread sees no later blocks.
-        return await trio.to_thread.run_sync(self._look, blocks, start, self._roster(), trial)
+        async with self._turn:  # A block on its way to the disk is in the history, and not folded yet.
+            # Here and now: the thread sees no later blocks.
+            start, roster, trial = self.history.fork(), self._roster(), self._trial()
+        return await trio.to_thread.run_sync(self._look, blocks, start, roster, trial)
 
     def _look(
         self, blocks: Sequence[DecidedBlock], history: History, roster: Roster, trial: Trial
@@ -206,7 +209,8 @@ class Chain:
                 history.append(header, decided.certificate, committee=committee, closed=closed)
             except (ValueError, KeyError) as error:
                 if not bodies:
-                    if isinstance(error, UnknownEpoch | ValueError):
+                    early = isinstance(error, UnknownEpoch) and self.name != COUNCIL
+                    if early or isinstance(error, ValueError):
                         raise
                     raise BadBlock(f"it cannot follow: {error!r}") from error
                 bad = error

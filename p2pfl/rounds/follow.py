@@ -23,8 +23,6 @@ log = logger("rounds.follow")
 
 # Peers are asked for their tip this often, in case an announcement was lost.
 POLL_S = 5.0
-# The council's chain has to come first: how soon to look again.
-EPOCH_WAIT_S = 0.25
 # Whoever keeps so many blocks at once, and knows of more, catches up; a group decides no two at once.
 MANY_BLOCKS = 8
 # One who catches up and gets nothing for so long is as well off at the tip that it knows.
@@ -57,6 +55,7 @@ class Follower:
         self._incoming = Incoming(chain, network, holders, on_fault)
         self._since: tuple[float, int] | None = None  # When and at which height it began to catch up.
         self._told_s = 0.0
+        self._came_s = 0.0  # When certified blocks came last.
 
     def tip_seen(self, peer: MemberId, height: int) -> None:
         """A peer says that its chain has this height."""
@@ -75,22 +74,23 @@ class Follower:
                 )
                 if await self._incoming.pulse.until(self._incoming.is_next_here, timeout_s=wait_s):
                     await self._look()
-                elif self.chain.catching_up:
-                    self._caught_up("nobody gives more")
+                if self.chain.catching_up and trio.current_time() - self._came_s >= STALL_S:
+                    self._caught_up("nobody gives more")  # Or what does not hold, again and again.
 
     async def _look(self) -> None:
         """Look at what came, and hand on what is good."""
         came, before = self._incoming.next_blocks(), self.chain.height
         try:
             checked = await self.chain.look([each.block for each in came])
-        except UnknownEpoch:
-            await trio.sleep(EPOCH_WAIT_S)
+        except UnknownEpoch:  # The council's chain has to come first; or there is no such epoch.
+            self._incoming.put_off(came[0].holder)
             return
         except ValueError as error:  # BadBlock, BadCertificate, DecodeError, or a field no header can have.
             self._refuse(came[0].holder, before, error)
             return
         self._begin(len(checked.blocks))
         await self._take(checked)
+        self._came_s = trio.current_time()  # The disk may have taken its time.
         self._incoming.pulse.beat()  # There is room for more.
         if checked.bad is not None:
             self._refuse(came[len(checked.blocks)].holder, before, checked.bad)
@@ -108,6 +108,7 @@ class Follower:
 
     def _begin(self, count: int) -> None:
         """So many certified blocks are here: that cannot be made up."""
+        self._came_s = trio.current_time()
         if count >= MANY_BLOCKS and self._incoming.behind > count and not self.chain.catching_up:
             self._since = (trio.current_time(), self.chain.height)
             self._told_s = trio.current_time()

@@ -35,6 +35,9 @@ TWICE_AFTER_S = 1.0
 SHORT_AGAIN_S = 0.06
 # Who failed is asked again after so long, then less often.
 AGAIN_S, AGAIN_MAX_S = 0.5, 30.0
+# Who gives blocks of an epoch that is not known here is asked again after so long, then less often: it may be
+# ahead of the council's chain as it is here, or lie. Soon, since the council's block is on its way as a rule.
+EARLY_S, EARLY_MAX_S = 0.25, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,15 @@ class _Asked:
 
 @dataclass
 class _Standing:
-    """What is remembered of a holder. batch: how many blocks it is asked for."""
+    """What is remembered of a holder. batch: how many blocks it is asked for.
+
+    early: how often its next block was of an epoch that is not known here, since the chain has grown.
+    """
 
     claimed: int = -1
     batch: int = BATCH_BLOCKS
     failed: int = 0
+    early: int = 0
     not_before_s: float = 0.0
 
 
@@ -112,9 +119,20 @@ class Incoming:
 
     def refuse(self, holder: MemberId, fault: PeerFault) -> None:
         """A block that it gave is not right: nothing that it gave is looked at, and it waits."""
-        for height in [height for height, each in self._came.items() if each.holder == holder]:
-            self._drop(height)
+        self._drop_all_of(holder)
         self._failed(holder, fault)
+        self.pulse.beat()
+
+    def put_off(self, holder: MemberId) -> None:
+        """The next block is of an epoch that is not known here, which says nothing against who gave it.
+
+        It was not checked, so others are asked for it, and this one later; nobody for more than that block.
+        """
+        self._drop_all_of(holder)
+        standing = self._standings[holder]
+        wait_s = min(EARLY_MAX_S, EARLY_S * 2.0 ** min(standing.early, 10))
+        standing.not_before_s = trio.current_time() + wait_s
+        standing.early += 1
         self.pulse.beat()
 
     async def run(self) -> None:
@@ -128,6 +146,9 @@ class Incoming:
 
     def _start(self, nursery: trio.Nursery) -> float:
         """Ask whoever is free for something that is missing. Returns when to look again."""
+        if self.chain.height > self._kept:
+            for standing in self._standings.values():
+                standing.early = 0
         was_cut, self._kept = self.chain.height < self._kept, self.chain.height
         for height in [height for height in self._came if height <= self.chain.height or was_cut]:
             self._drop(height)  # Kept by now; or void, perhaps, since the council closed an epoch.
@@ -151,7 +172,8 @@ class Incoming:
         """The lowest heights that nobody is asked for, as far as there is room for them."""
         first = self.chain.height + 1
         waits = self._came.keys() | {height for each in self._asked for height in each.heights}
-        end = 1 + min(standing.claimed, self.chain.height + AHEAD_BLOCKS)
+        is_early = any(each.early for each in self._standings.values())
+        end = first + 1 if is_early else 1 + min(standing.claimed, self.chain.height + AHEAD_BLOCKS)
         start = next((height for height in range(first, end) if height not in waits), end)
         end = min(end, start + standing.batch)
         end = next((height for height in range(start, end) if height in waits), end)
@@ -218,6 +240,10 @@ class Incoming:
         standing.batch = min(BATCH_BLOCKS, 2 * standing.batch)
         if len(blocks) < len(heights):
             standing.not_before_s = trio.current_time() + SHORT_AGAIN_S
+
+    def _drop_all_of(self, holder: MemberId) -> None:
+        for height in [height for height, each in self._came.items() if each.holder == holder]:
+            self._drop(height)
 
     def _drop(self, height: int) -> None:
         self._bytes -= self._came.pop(height).size

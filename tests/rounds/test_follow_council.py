@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from consensus.chain import FIRST_PARENT_ID, HEADER_VERSION, BadBlock, Log
 from consensus.committee import Committee
@@ -14,6 +17,7 @@ from consensus.types import ZERO_DIGEST, Block, Certificate, Commit, DecidedBloc
 from p2pfl import codec
 from p2pfl.genesis import COUNCIL
 from p2pfl.records import CaseOutcome, CouncilBody, body_root, decode_body
+from p2pfl.rounds.chain import Checked
 from p2pfl.rounds.council_view import CouncilView
 from p2pfl.rules.council import compare, derive_council
 from p2pfl.rules.epochs import Turnover
@@ -128,3 +132,42 @@ async def test_a_block_that_cannot_be_folded_is_not_kept_whoever_certified_it(
     with pytest.raises(BadBlock, match="cannot follow"):
         await view.chain.look(blocks[2:])
     assert view.tip == state
+
+
+async def test_the_councils_own_chain_has_no_epoch_to_wait_for(there: World, tmp_path: Path) -> None:
+    blocks, _ = council_chain(there)
+    view = CouncilView(there.genesis, Store(tmp_path, there.genesis).chain(COUNCIL))
+    assert await view.extend(await view.chain.look(blocks[:1]))
+    second = blocks[1]
+    header = replace(second.block.header, epoch=1)
+    with pytest.raises(BadBlock, match="epoch 1"):
+        await view.chain.look([replace(second, block=replace(second.block, header=header))])
+
+
+async def test_blocks_are_looked_at_when_those_before_are_folded(there: World, tmp_path: Path) -> None:
+    """The block that ends an epoch is still on its way to the disk when that of the next epoch comes."""
+    blocks, _ = council_chain(there)
+    store = Store(tmp_path, there.genesis).chain(COUNCIL)
+    view = CouncilView(there.genesis, store)
+    for decided in blocks[: EPOCHS.blocks - 1]:
+        await view.take(decided)
+    append, begun, go_on = store.append, trio.Event(), threading.Event()
+
+    def slowly(decided: DecidedBlock) -> None:
+        trio.from_thread.run_sync(begun.set)
+        go_on.wait(10)
+        append(decided)
+
+    store.append = slowly
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(view.take, blocks[EPOCHS.blocks - 1])
+        await begun.wait()
+        looked = list[Checked]()
+
+        async def look() -> None:
+            looked.append(await view.chain.look(blocks[EPOCHS.blocks :]))
+
+        nursery.start_soon(look)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        go_on.set()
+    assert await view.extend(looked[0])

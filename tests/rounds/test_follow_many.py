@@ -17,7 +17,7 @@ import trio
 import trio.lowlevel
 
 from bench import made
-from consensus.types import Certificate, DecidedBlock, MemberId
+from consensus.types import Block, Certificate, DecidedBlock, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net import wire
 from p2pfl.net.memory import MemoryHub
@@ -25,6 +25,7 @@ from p2pfl.roster import Roster
 from p2pfl.rounds import follow, incoming
 from p2pfl.rounds.chain import BATCH_BLOCKS, Chain, Checked
 from p2pfl.rounds.follow import Follower
+from p2pfl.rounds.pulse import Pulse
 from p2pfl.store import Store
 from tests.rules.world import World, world
 
@@ -44,6 +45,7 @@ class Holder:
     def __init__(self, blocks: Sequence[DecidedBlock]) -> None:
         self.blocks = list(blocks)
         self.asked: list[range] = []
+        self.pulse = Pulse()
 
     async def received(self, sender: MemberId, message: Any) -> None: ...
 
@@ -55,7 +57,11 @@ class Holder:
             return wire.Refused("busy")  # Tips are told by the tests.
         heights = range(request.start, request.start + request.count)
         self.asked.append(heights)
+        self.pulse.beat()
         return await self.give(heights)
+
+    async def was_asked(self, times: int) -> None:
+        await self.pulse.until(lambda: len(self.asked) >= times)
 
     async def give(self, heights: range) -> Any:
         return wire.fitting(self.blocks[heights.start : heights.stop])
@@ -159,6 +165,12 @@ def forged(blocks: Sequence[DecidedBlock]) -> list[DecidedBlock]:
 def other_bodies(blocks: Sequence[DecidedBlock]) -> list[DecidedBlock]:
     body = blocks[0].block.body
     return [replace(each, block=replace(each.block, body=body)) for each in blocks[1:]]
+
+
+def of_no_epoch(blocks: Sequence[DecidedBlock]) -> list[DecidedBlock]:
+    """Rubbish, under headers of an epoch that nobody has heard of."""
+    headers = [replace(each.block.header, epoch=9999) for each in blocks]
+    return [DecidedBlock(Block(header, b"rubbish"), Certificate(0, ())) for header in headers]
 
 
 @pytest.mark.parametrize(
@@ -322,3 +334,54 @@ async def test_what_came_for_a_chain_that_was_cut_is_asked_for_again(tmp_path: P
     again = {height for holder in away.holders.values() for heights in holder.asked for height in heights}
     assert again == set(range(4, BATCH_BLOCKS + 21))
     assert away.faults == []
+
+
+async def test_who_gives_blocks_of_an_epoch_that_does_not_exist_stops_nobody(tmp_path: Path) -> None:
+    """It is first to tell of the block, and others give it as soon as they have it."""
+    away = Away(tmp_path)
+    liar, *honest = away.holders
+    away.holders[liar].blocks = of_no_epoch(away.blocks)
+    async with away.up(height=-1):
+        away.follower.tip_seen(liar, BLOCKS - 1)
+        with trio.fail_after(WAIT_S):
+            await away.holders[liar].was_asked(2)  # It might have been honest, and ahead.
+        for member in honest:
+            away.follower.tip_seen(member, BLOCKS - 1)
+        await away.reaches()
+    assert list(Store(tmp_path).chain("g0")) == away.blocks
+    assert away.faults == []
+
+
+async def test_blocks_that_came_before_the_councils_are_fetched_again_after_it(tmp_path: Path) -> None:
+    away = Away(tmp_path)
+    known = away.chain._roster()
+    away.chain._roster = lambda: replace(known, seatings=())
+    async with away.up():
+        with trio.fail_after(WAIT_S):
+            for holder in away.holders.values():
+                await holder.was_asked(5)
+                assert holder.asked[-1] == range(1)  # What cannot be kept yet costs little.
+        assert away.chain.height == -1
+        away.chain._roster = lambda: known
+        await away.reaches()
+    assert list(Store(tmp_path).chain("g0")) == away.blocks
+    assert away.faults == []
+
+
+@pytest.mark.parametrize("spoil", [of_no_epoch, forged])
+async def test_who_gives_rubbish_again_and_again_does_not_keep_it_catching_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any], list[DecidedBlock]]
+) -> None:
+    monkeypatch.setattr(follow, "STALL_S", 0.4)
+    monkeypatch.setattr(incoming, "AGAIN_S", 0.02)
+    monkeypatch.setattr(incoming, "EARLY_MAX_S", 0.02)
+    away = Away(tmp_path)
+    liar, *_ = away.holders
+    away.holders[liar].blocks = spoil(away.blocks)
+    async with away.up(height=-1):
+        away.follower.tip_seen(liar, BLOCKS - 1)
+        away.follower._begin(follow.MANY_BLOCKS)
+        assert away.chain.catching_up
+        with trio.fail_after(WAIT_S):
+            await away.chain.until_caught_up()
+    assert len(away.holders[liar].asked) > 2
