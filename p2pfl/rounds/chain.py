@@ -175,8 +175,9 @@ class Chain:
             raise BadBlock("the body is not the header's")
         async with self._turn:  # An epoch's end is the moment in which two rooms may bring blocks.
             await trio.lowlevel.checkpoint_if_cancelled()  # From here on memory is ahead of the disk.
+            was = self.history.fork(), dict(self._before)
             self._check(decided)
-            await self._keep((decided,))
+            await self._keep((decided,), *was)
 
     async def look(self, blocks: Sequence[DecidedBlock]) -> Checked:
         """Check blocks that are to come next, and keep nothing. Ends with an epoch.
@@ -225,18 +226,27 @@ class Chain:
             same = checked.roster.closings == self._roster().closings
             if not same or checked.parent_id != self.history.tip_id:
                 return False
+            was = self.history, dict(self._before)
             self._before.setdefault(checked.blocks[0].block.header.epoch, checked.parent_id)
             self.history = checked.history
-            await self._keep(checked.blocks)
+            await self._keep(checked.blocks, *was)
         return True
 
-    async def _keep(self, blocks: Sequence[DecidedBlock]) -> None:
-        """To the disk, what is in memory already."""
+    async def _keep(
+        self, blocks: Sequence[DecidedBlock], history: History, before: dict[int, Digest]
+    ) -> None:
+        """To the disk, what is in memory already. history, before: without them."""
         self._newest = {decided.block.header.height: decided for decided in blocks}
         store = self.blocks
         one = len(blocks) == 1
-        await when_there_is_room(partial(store.append, blocks[0]) if one else partial(store.extend, blocks))
-        self._newest = {}
+        work = partial(store.append, blocks[0]) if one else partial(store.extend, blocks)
+        try:
+            await when_there_is_room(work)
+        except trio.Cancelled:  # The disk is full: others give these blocks again when there is room.
+            self.history, self._before = history, before
+            raise
+        finally:
+            self._newest = {}
         for decided in blocks:
             self._kept(decided)
         self.grown.beat()

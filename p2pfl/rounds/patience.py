@@ -24,7 +24,8 @@ RETRY_S = 2.0
 async def when_there_is_room(work: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None) -> T:
     """Do this in a thread; while the disk is full, say so once and try again.
 
-    Once it was asked for it is done, though the epoch may end meanwhile: memory is ahead of the disk already.
+    Cancelled only while it waits for room, before anything was changed: a try that has begun is not, though
+    the epoch may end meanwhile.
     """
     waiting = False
     while True:

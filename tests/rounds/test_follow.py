@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from p2pfl.roster import Roster
 from p2pfl.rounds.follow import Chain
@@ -72,4 +76,36 @@ async def test_memory_and_disk_agree_whenever_an_epoch_ends(built: Built, tmp_pa
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     assert heights(store) == list(range(chain.height + 1))
+    store.close()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_who_is_stopped_while_the_disk_is_full_has_kept_nothing_and_goes_on_later(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    chain, store = chain_of(built, tmp_path)
+    blocks = built.chains["g1"]
+    await chain.append(blocks[0])
+    was = vars(chain.history.fork()) | {"log": chain.history.log.root()}
+    write, tried = os.write, threading.Event()
+
+    def full(handle: int, data: bytes) -> int:
+        tried.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    async with trio.open_nursery() as nursery:
+        if at_once:
+            nursery.start_soon(chain.extend, await chain.look(blocks[1:3]))
+        else:
+            nursery.start_soon(chain.append, blocks[1])
+        await trio.to_thread.run_sync(tried.wait, 10)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        nursery.cancel_scope.cancel()
+    monkeypatch.setattr(os, "write", write)
+    assert vars(chain.history) | {"log": chain.history.log.root()} == was
+    assert (chain.height, chain.get(1), heights(store)) == (0, None, [0])
+    await chain.append(blocks[1])
+    assert await chain.extend(await chain.look(blocks[2:4]))
+    assert heights(store) == list(range(chain.height + 1)) == [0, 1, 2, 3]
     store.close()
