@@ -203,11 +203,13 @@ class Chain:
             try:
                 tip, tip_id = history.tip, history.tip_id
                 committee, closed = roster.decides(self.name, header, tip=tip, tip_id=tip_id)
+                following = history.fork()  # A history has no way back.
+                following.append(header, decided.certificate, committee=committee, closed=closed)
                 body = decode_body(decided.block.body, self._kind)
                 if body_root(body) != header.app_root:
                     raise BadBlock("the body is not the header's")
-                trial(decided, body)  # First: a history has no way back.
-                history.append(header, decided.certificate, committee=committee, closed=closed)
+                trial(decided, body)  # Last: folding costs, and a quorum has signed it.
+                history = following
             except (ValueError, KeyError) as error:
                 if not bodies:
                     early = isinstance(error, UnknownEpoch) and self.name != COUNCIL

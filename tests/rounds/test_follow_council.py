@@ -14,10 +14,11 @@ from consensus.chain import FIRST_PARENT_ID, HEADER_VERSION, BadBlock, Log
 from consensus.committee import Committee
 from consensus.signing import block_id, sign, signing_digest
 from consensus.types import ZERO_DIGEST, Block, Certificate, Commit, DecidedBlock, Digest, Header
+from consensus.votes import BadCertificate
 from p2pfl import codec
 from p2pfl.genesis import COUNCIL
 from p2pfl.records import CaseOutcome, CouncilBody, body_root, decode_body
-from p2pfl.rounds.chain import Checked
+from p2pfl.rounds.chain import Checked, Trial
 from p2pfl.rounds.council_view import CouncilView
 from p2pfl.rules.council import compare, derive_council
 from p2pfl.rules.epochs import Turnover
@@ -171,3 +172,24 @@ async def test_blocks_are_looked_at_when_those_before_are_folded(there: World, t
         await trio.testing.wait_all_tasks_blocked(0.05)
         go_on.set()
     assert await view.extend(looked[0])
+
+
+async def test_nothing_is_folded_that_no_quorum_has_signed(there: World, tmp_path: Path) -> None:
+    blocks, _ = council_chain(there)
+    view = CouncilView(there.genesis, Store(tmp_path, there.genesis).chain(COUNCIL))
+    begin, folded = view.chain._trial, list[int]()
+
+    def noted() -> Trial:
+        fold = begin()
+        return lambda decided, body: (folded.append(decided.block.header.height), fold(decided, body))[1]
+
+    view.chain._trial = noted
+    unsigned = replace(blocks[1], certificate=blocks[0].certificate)
+    checked = await view.chain.look([blocks[0], unsigned])
+    assert isinstance(checked.bad, BadCertificate)
+    assert folded == [0]
+    assert await view.extend(checked)
+    with pytest.raises(BadCertificate):
+        await view.chain.look([unsigned])
+    assert folded == [0]
+    assert await view.extend(await view.chain.look(blocks[1:3]))
