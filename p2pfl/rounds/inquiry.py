@@ -198,7 +198,7 @@ class Inquiry:
         context, tx = self._context, self._commitment()
         sender, opening_id, length = offer
         data = await context.shelf.need(
-            opening_id, length, [sender], context.others, timeout_s=OPENING_WAIT_S
+            opening_id, length, [sender], context.others, timeout_s=OPENING_WAIT_S, claimed=True
         )
         opening = await context.aside(read_opening, data, tx)
         self._brought.add(opening_id)  # Unless it proves to be none, the accused has done its part.

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 import trio
 
@@ -16,7 +16,7 @@ from p2pfl.net.interface import Fetched
 from p2pfl.net.wire import Piece
 from p2pfl.rounds.patience import when_there_is_room
 from p2pfl.store.blobs import BlobStore
-from p2pfl.store.coming import Busy, Coming
+from p2pfl.store.coming import Arriving, Busy, Coming
 
 # How many blobs a node remembers to whom it may show them; a round of 16 needs about 20.
 SHOWN_MAX = 4096
@@ -37,6 +37,8 @@ FETCH_S = 30.0
 BUSY_S = 0.1
 
 Holders = Callable[[], Sequence[MemberId]]
+# A blob, its length, whether that is only claimed: one peer's claim keeps nobody waiting who knows better.
+_Coming: TypeAlias = tuple[Digest, int, bool]
 
 
 class Shelf:
@@ -53,7 +55,7 @@ class Shelf:
         self._revealed: OrderedDict[Digest, None] = OrderedDict()
         self._public: OrderedDict[Digest, None] = OrderedDict()
         self._held: dict[Digest, dict[MemberId, Digest]] = {}
-        self._coming: dict[Digest, trio.Event] = {}
+        self._coming: dict[_Coming, trio.Event] = {}
         self.fetched = 0
 
     async def put(self, blob_id: Digest, data: bytes, *, durable: bool = True) -> None:
@@ -130,28 +132,33 @@ class Shelf:
         others: Sequence[MemberId] = (),
         *,
         timeout_s: float = 60.0,
+        claimed: bool = False,
     ) -> bytes:
         """The blob's bytes: from the shelf, or fetched, verified and kept. Raises PeerFault: nobody has it.
 
         first: who should hold it; others: who may, asked once the first did not answer for a while. A large
         blob is asked of all at once: who fetches it too has some of it. timeout_s: of a small one; a large
-        one has as much longer as it takes on the slowest link that is served.
+        one has as much longer as it takes on the slowest link that is served. claimed: only a peer says that
+        it is so long.
         """
+        this: _Coming = (blob_id, length, claimed)
         timeout_s += length / SLOWEST_BYTES_S
         with trio.move_on_after(timeout_s):
             while True:
                 found = await trio.to_thread.run_sync(self._blobs.get_for_use, blob_id)
                 if found is not None:
                     return found
-                if (coming := self._coming.get(blob_id)) is not None:
+                if (coming := self._coming.get(this)) is not None:
                     # Whoever fetches it may be cancelled; then one of those who wait goes on.
                     await coming.wait()
                     continue
                 if length < FILE_BYTES_MIN:
                     small = partial(self._to_memory, blob_id, length, _holders(first, others))
-                    return await self._bring(blob_id, small)
-                everybody = self._everybody(first, others)
-                return await self._bring(blob_id, partial(self._to_disk, blob_id, length, everybody))
+                    return await self._bring(this, small)
+                large = partial(
+                    self._to_disk, blob_id, length, self._everybody(first, others), claimed=claimed
+                )
+                return await self._bring(this, large)
         raise PeerFault("blob_missing", f"nobody served {blob_id.hex()} within {timeout_s:g} s")
 
     def _everybody(self, first: Sequence[MemberId], others: Sequence[MemberId]) -> Holders:
@@ -160,44 +167,46 @@ class Shelf:
         everybody = (*first, *more)
         return lambda: everybody
 
-    async def _bring(self, blob_id: Digest, work: Callable[[], Awaitable[bytes]]) -> bytes:
-        self._coming[blob_id] = trio.Event()
+    async def _bring(self, this: _Coming, work: Callable[[], Awaitable[bytes]]) -> bytes:
+        self._coming[this] = trio.Event()
         try:
             data = await work()
             self.fetched += 1
             return data
         finally:
-            self._coming.pop(blob_id).set()
+            self._coming.pop(this).set()
 
     async def _to_memory(self, blob_id: Digest, length: int, holders: Holders) -> bytes:
         fetched = await self._fetch(blob_id, length, holders)
         await self._keep(fetched.data, blob_id, runs=fetched.runs, durable=False)
         return fetched.data
 
-    async def _to_disk(self, blob_id: Digest, length: int, holders: Holders) -> bytes:
-        await self.bring_to_disk(blob_id, length, holders)
+    async def _to_disk(self, blob_id: Digest, length: int, holders: Holders, *, claimed: bool) -> bytes:
+        await self.bring_to_disk(blob_id, length, holders, claimed=claimed)
         data = await trio.to_thread.run_sync(self._blobs.get, blob_id)
         if data is None:
             raise PeerFault("blob_missing", "it was lost as soon as it was here")
         return data
 
-    async def bring_to_disk(self, blob_id: Digest, length: int, holders: Holders) -> None:
+    async def bring_to_disk(
+        self, blob_id: Digest, length: int, holders: Holders, *, claimed: bool = False
+    ) -> None:
         """Fetch a blob piece by piece into its file, without ever holding it in memory.
 
         Whoever is cancelled or killed in the middle leaves what has come to whoever asks next.
         """
-        arriving = self._blobs.arriving
-        coming = await self._room_for(blob_id, length)
+        arriving = self._blobs.claimed if claimed else self._blobs.arriving
+        coming = await self._room_for(arriving, blob_id, length)
         try:
             await self._fetch(blob_id, length, holders, into=_ToDisk(coming))
             await when_there_is_room(partial(self._blobs.adopt, coming))
         finally:
             arriving.close(coming)
 
-    async def _room_for(self, blob_id: Digest, length: int) -> Coming:
+    async def _room_for(self, arriving: Arriving, blob_id: Digest, length: int) -> Coming:
         while True:
             try:
-                return await when_there_is_room(partial(self._blobs.arriving.open, blob_id, length))
+                return await when_there_is_room(partial(arriving.open, blob_id, length))
             except Busy:
                 await trio.sleep(BUSY_S)
 

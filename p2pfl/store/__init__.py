@@ -10,6 +10,7 @@
     DIR/chain/<group>.mps       decided blocks: of the own group, of the council, of whatever is followed
     DIR/blobs/ab/abcdef...      parameters by id
     DIR/blobs/coming/           what has come of large ones that are on their way  (p2pfl.store.coming)
+    DIR/blobs/claimed/          the same of those of which only a peer says how long they are
     DIR/own/                    own commitments and training states (p2pfl.rounds.own)
     DIR/records/<name>.jsonl    notes: transactions, accuracies, faults, evidence
     DIR/index.sqlite            a view for questions; delete it, and it is built again

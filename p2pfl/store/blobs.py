@@ -128,6 +128,8 @@ class BlobStore:
         """Open or create. What a crash left half written is deleted."""
         self.folder = folder
         self.arriving = Arriving(folder / "coming")
+        # Openings of cases, as long as an accused says: in nobody's way.
+        self.claimed = Arriving(folder / "claimed", reserve=False)
         self._lock = threading.Lock()
         self._cache: OrderedDict[Digest, StoredBlob] = OrderedDict()
         self._cache_bytes = 0
@@ -253,7 +255,7 @@ class BlobStore:
         try:
             of_file = self.path(blob_id).stat()
         except OSError:
-            return self.arriving.find(blob_id)
+            return self.arriving.find(blob_id) or self.claimed.find(blob_id)
         if not 0 < of_file.st_size <= BLOB_BYTES_MAX:
             return None
         return FileBlob(self, blob_id, of_file.st_size, of_file.st_mtime_ns)

@@ -43,10 +43,14 @@ class Busy(Exception):
 class Coming:
     """One blob on its way. Calls may come from several threads, each piece from one at a time."""
 
-    def __init__(self, folder: Path, blob_id: Digest, length: int) -> None:
-        """Open, and check what is there. Takes 2 ms a MiB that has come. Raises UserError."""
+    def __init__(self, folder: Path, blob_id: Digest, length: int, *, reserve: bool = True) -> None:
+        """Open, and check what is there. Takes 2 ms a MiB that has come. Raises UserError.
+
+        reserve: take the room on the disk for all of it now, not as it comes.
+        """
         self.blob_id = blob_id
         self.length = length
+        self._reserve = _reserve if reserve else os.ftruncate
         self.piece_leaves = piece_leaves(length)
         self._piece_bytes = self.piece_leaves * LEAF_BYTES
         self._count = -(-length // self._piece_bytes)
@@ -73,7 +77,7 @@ class Coming:
         table = os.pread(held, len(self._head) + self._count * self._slot_bytes, 0)
         if table[: len(self._head)] != self._head or os.fstat(part).st_size != self.length:
             os.ftruncate(part, 0)
-            _reserve(part, self.length)
+            self._reserve(part, self.length)
             os.ftruncate(held, 0)
             os.pwrite(held, self._head + (bytes((_NONE,)) + bytes(self._slot_bytes - 1)) * self._count, 0)
             return
@@ -101,6 +105,10 @@ class Coming:
     def missing(self) -> list[int]:
         """The numbers of the pieces that have not come."""
         return [number for number in range(self._count) if number not in self._proofs]
+
+    def come_bytes(self) -> int:
+        """How much of it has come."""
+        return min(len(self._proofs) * self._piece_bytes, self.length)
 
     def keep(
         self,
@@ -177,12 +185,21 @@ class Coming:
 
 
 class Arriving:
-    """The folder of the blobs on their way: how many, how large together, and for how long."""
+    """The folder of the blobs on their way: how many, how large together, and for how long.
+
+    reserve: False where a peer says how long a blob is, and nobody can tell before it is here. Then only what
+    has come counts and takes room, or a few words would keep everybody else's blobs waiting.
+    """
 
     def __init__(
-        self, folder: Path, *, count_max: int = COMING_MAX, bytes_max: int = COMING_BYTES_MAX
+        self,
+        folder: Path,
+        *,
+        count_max: int = COMING_MAX,
+        bytes_max: int = COMING_BYTES_MAX,
+        reserve: bool = True,
     ) -> None:
-        self._folder = folder
+        self._folder, self._reserve = folder, reserve
         self._count_max, self._bytes_max = count_max, bytes_max
         self._lock = threading.Lock()
         self._open: dict[Digest, Coming | int] = {}  # The length of one that is being opened.
@@ -201,15 +218,15 @@ class Arriving:
         if not 0 < length <= BLOB_BYTES_MAX:
             raise PeerFault("bad_length", f"a blob of {length} bytes")
         with self._lock:
-            lengths = [each if isinstance(each, int) else each.length for each in self._open.values()]
-            if blob_id in self._open or len(lengths) >= self._count_max:
+            if blob_id in self._open or len(self._open) >= self._count_max:
                 raise Busy
-            if lengths and sum(lengths) + length > self._bytes_max:
+            size = length if self._reserve else 0
+            if self._open and sum(map(self._counted, self._open.values())) + size > self._bytes_max:
                 raise Busy
-            self._make_room(blob_id, self._count_max - 1, self._bytes_max - length)
+            self._make_room(blob_id, self._count_max - 1, self._bytes_max - size)
             self._open[blob_id] = length
         try:
-            coming = Coming(self._folder, blob_id, length)
+            coming = Coming(self._folder, blob_id, length, reserve=self._reserve)
         except BaseException:
             with self._lock:
                 del self._open[blob_id]
@@ -217,6 +234,12 @@ class Arriving:
         with self._lock:
             self._open[blob_id] = coming
         return coming
+
+    def _counted(self, opened: Coming | int) -> int:
+        """The bytes that one of those that are open counts for."""
+        if self._reserve:
+            return opened if isinstance(opened, int) else opened.length
+        return 0 if isinstance(opened, int) else opened.come_bytes()
 
     def close(self, coming: Coming) -> None:
         """Nobody fetches it any more; what has come of it stays."""
@@ -250,7 +273,10 @@ class Arriving:
             with contextlib.suppress(OSError, ValueError):
                 bytes.fromhex(path.stem)
                 of = path.stat()
-                found.append((of.st_mtime, of.st_size, path))
+                size = (
+                    of.st_size if self._reserve else of.st_blocks * 512
+                )  # POSIX's unit, whatever the disk's.
+                found.append((of.st_mtime, size, path))
         return found
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -12,7 +14,7 @@ import trio.testing
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net.interface import Fetched
-from p2pfl.params import blob_id
+from p2pfl.params import BLOB_BYTES_MAX, MODEL_BYTES_MAX, blob_id
 from p2pfl.rounds.pace import Pace
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.shelf import OTHERS_AFTER_S, Shelf
@@ -90,6 +92,35 @@ async def test_others_are_asked_when_the_first_does_not_serve(store: BlobStore) 
 async def test_what_nobody_serves_is_a_peers_fault_in_the_end(store: BlobStore) -> None:
     with pytest.raises(PeerFault, match="blob_missing"):
         await Shelf(store, Wire(set())).need(ID, len(DATA), [A], timeout_s=0.3)
+
+
+async def test_stalled_openings_keep_no_blob_of_a_round_waiting(store: BlobStore) -> None:
+    asked, begun = trio.open_memory_channel[Digest](10)
+
+    async def fetch_blob(blob: Digest, *_: object, **__: object) -> Fetched:
+        asked.send_nowait(blob)
+        await trio.sleep_forever()
+        raise AssertionError
+
+    shelf = Shelf(store, SimpleNamespace(fetch_blob=fetch_blob))
+    offered = {Digest(bytes([n]) * 32) for n in range(6)}  # More than fits where lengths are known.
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            for blob in offered:
+                nursery.start_soon(partial(shelf.need, blob, BLOB_BYTES_MAX, [A], claimed=True))
+            assert {await begun.receive() for _ in offered} == offered
+            nursery.start_soon(shelf.need, ID, MODEL_BYTES_MAX, [B])
+            assert await begun.receive() == ID
+            nursery.cancel_scope.cancel()
+
+
+async def test_who_claims_another_length_keeps_nobody_waiting(store: BlobStore) -> None:
+    shelf = Shelf(store, Wire({B}))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(shelf.need, ID, len(DATA), [A], claimed=True))
+        await trio.sleep(0.05)
+        assert await shelf.need(ID, len(DATA), [B], timeout_s=5) == DATA
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_blob_is_served_to_whom_it_was_shown_only(store: BlobStore) -> None:

@@ -143,6 +143,28 @@ def test_how_many_and_how_much_may_be_on_the_way_is_limited(tmp_path: Path) -> N
     assert {path.stem for path in tmp_path.iterdir()} == {ids[4].hex()}
 
 
+def test_of_what_is_only_claimed_just_what_has_come_counts_and_takes_room(tmp_path: Path) -> None:
+    arriving = Arriving(tmp_path, count_max=4, bytes_max=2 * PIECE, reserve=False)
+    for n in range(3):
+        arriving.open(Digest(bytes([n]) * 32), BLOB_BYTES_MAX)  # And then nothing comes.
+    assert sum(path.stat().st_blocks * 512 for path in tmp_path.glob("*.part")) < PIECE
+    coming = arriving.open(ID, len(DATA))
+    with pytest.raises(Busy):
+        arriving.open(Digest(b"5" * 32), 1)  # One too many.
+    keep(coming, 4, 5, 11)
+    arriving.close(coming)
+    coming = arriving.open(ID, len(DATA))
+    assert coming.missing() == [n for n in range(12) if n not in (4, 5, 11)]
+    assert coming.come_bytes() == 3 * PIECE
+    first = arriving.find(Digest(bytes(32)))
+    assert first is not None
+    arriving.close(first)
+    with pytest.raises(Busy):
+        arriving.open(Digest(b"5" * 32), 1)  # Too much has come.
+    keep(coming, *coming.missing())
+    assert part_path(tmp_path, ID).read_bytes() == DATA
+
+
 @pytest.mark.parametrize("length", [0, -1, BLOB_BYTES_MAX + 1, 200 * 10**9, 1 << 62])
 def test_a_length_that_no_blob_has_takes_neither_memory_nor_disk(length: int, tmp_path: Path) -> None:
     arriving = Arriving(tmp_path)
