@@ -3,8 +3,8 @@
 A handshake costs a socket, a task and 10 ms of processor, and is given to anybody who asks. So half-open
 ones are few, the oldest give way to the youngest (an honest handshake takes two round trips, however many
 dishonest ones hang), an address makes so many a second, and one that only breaks handshakes is barred for a
-time. Where a member lives is slowed down and never barred: others behind that address would suffer. Knows
-neither sockets nor peer ids.
+time. Where a member lives, or has come from, is slowed down and never barred: others behind that address
+would suffer. Knows neither sockets nor peer ids.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
+
+import trio
 
 from p2pfl.errors import PeerFault
 from p2pfl.net.peer import Standing
@@ -27,6 +29,13 @@ CONNECTIONS_PER_S, CONNECTIONS_BURST = 5.0, 100
 STRANGERS_PER_S, STRANGERS_BURST = 20.0, 200
 # How many addresses are remembered, the barred ones longest: about 1 KiB each.
 ADDRESSES_MAX = 4096
+# A member that was away for the night is known where it was; who has that address next week is a stranger.
+HOME_S = 12 * 3600.0
+# Many times the members; a member that comes from ever new addresses makes us forget no more than old ones.
+HOMES_MAX = 1024
+# After a start nobody is known yet: whoever scans ports behind the router of all members must not have it
+# barred before one of them has called, which takes them a few seconds.
+GRACE_S = 60.0
 
 
 class Knock:
@@ -40,26 +49,33 @@ class Knock:
 
 
 class _Address:
-    __slots__ = ("calls", "home", "open", "standing")
+    __slots__ = ("calls", "open", "standing")
 
     def __init__(self) -> None:
         self.calls = Bucket(CONNECTIONS_PER_S, CONNECTIONS_BURST)
         self.open: OrderedDict[Knock, None] = OrderedDict()
         self.standing = Standing()
-        self.home = False  # A member has come from here.
 
 
 class Door:
     """The half-open connections of one host.
 
     lives_here: is it known that a member has this address. on_fault: (address, fault, barred from now on).
+    grace_s: for how long after the first knock nobody is barred.
     """
 
     def __init__(
-        self, *, lives_here: Callable[[str], bool], on_fault: Callable[[str, PeerFault, bool], None]
+        self,
+        *,
+        lives_here: Callable[[str], bool],
+        on_fault: Callable[[str, PeerFault, bool], None],
+        grace_s: float = 0.0,
     ) -> None:
         self._lives_here = lives_here
         self._on_fault = on_fault
+        self._grace_s = grace_s
+        self._bars_from_s: float | None = None
+        self._homes: OrderedDict[str, float] = OrderedDict()  # When a member was last there.
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
         self._open: OrderedDict[Knock, None] = OrderedDict()
         self._strangers = Bucket(STRANGERS_PER_S, STRANGERS_BURST)
@@ -72,23 +88,34 @@ class Door:
     def barred(self) -> dict[str, float]:
         """Addresses that are barred, and for how many seconds yet."""
         found = {address: one.standing.banned_for_s for address, one in self._addresses.items()}
-        return {address: left_s for address, left_s in found.items() if left_s}
+        return {address: left_s for address, left_s in found.items() if left_s and not self._is_home(address)}
 
     def is_barred(self, remote: str) -> bool:
         """Whether nobody may come from there now."""
-        one = self._addresses.get(customer_of(remote))
-        return one is not None and one.standing.is_banned()
+        address = customer_of(remote)
+        one = self._addresses.get(address)
+        return one is not None and one.standing.is_banned() and not self._is_home(address)
+
+    def welcome(self, remote: str) -> None:
+        """A member is there, or was until now."""
+        address = customer_of(remote)
+        self._homes[address] = trio.current_time()
+        self._homes.move_to_end(address)
+        if len(self._homes) > HOMES_MAX:
+            self._homes.popitem(last=False)
 
     def knock(self, remote: str, shut: Callable[[], None]) -> Knock | None:
         """A connection came; None when it is to be closed at once."""
         address = customer_of(remote)
         one = self._known(address)
-        if one.standing.is_banned():
+        self._may_bar()  # The first one begins the grace.
+        home = self._is_home(address)
+        if one.standing.is_banned() and not home:
             return None
         if not one.calls.take():
             self._offend(address, PeerFault("connection_flood", address))
             return None
-        if not self._is_home(address, one) and not self._strangers.take():
+        if not home and not self._strangers.take():
             # Nobody in particular is to blame, so nobody is barred for it.
             self._on_fault(address, PeerFault("connection_flood", "from everywhere"), False)
             return None
@@ -108,7 +135,7 @@ class Door:
             return  # It gave way, and was counted then.
         self._forget(knock)
         if member and reason is None:
-            self._known(knock.address).home = True
+            self.welcome(knock.address)
         if reason is not None:
             self._offend(knock.address, PeerFault(reason, knock.address))
 
@@ -129,12 +156,21 @@ class Door:
 
     def _offend(self, address: str, fault: PeerFault) -> bool:
         one = self._known(address)
-        barred = not self._is_home(address, one) and one.standing.offend(fault)
+        barred = self._may_bar() and not self._is_home(address) and one.standing.offend(fault)
         self._on_fault(address, fault, barred)
         return barred
 
-    def _is_home(self, address: str, one: _Address) -> bool:
-        return one.home or self._lives_here(address)
+    def _may_bar(self) -> bool:
+        now = trio.current_time()
+        if self._bars_from_s is None:
+            self._bars_from_s = now + self._grace_s
+        return now >= self._bars_from_s
+
+    def _is_home(self, address: str) -> bool:
+        seen_s = self._homes.get(address)
+        if seen_s is not None and trio.current_time() - seen_s < HOME_S:
+            return True
+        return self._lives_here(address)
 
     def _known(self, address: str) -> _Address:
         one = self._addresses.get(address)

@@ -100,7 +100,8 @@ class Network:
         self._dialer = self._new_dialer(self._peers if neighbours is None else neighbours)
         self._exchange = Exchange(self._peers, self.connected, self._sockets.open, self._fault)
         self.observers = Observers(options, self._sockets, partial(self._exchange.answered, None))
-        self.outside = Outside(self._by_peer_id, self._fault, self.observers.offended, self._sockets.drop)
+        offended, record = self.observers.offended, self._finding.book.record
+        self.outside = Outside(self._by_peer_id, self._fault, offended, self._sockets.drop, record)
         self._sockets.fences = self.outside
         topic = f"/mps/{network_id.hex()[:16]}/tips"
         self._gossip = Gossip(topic, self._announced, self._by_peer_id.__contains__) if gossip else None
@@ -252,7 +253,9 @@ class Network:
         if peer is None:
             if not up:
                 self.observers.forget(peer_id)
+                self.outside.member_at(peer_id, "")
             return
+        self.outside.member_at(peer_id, self._sockets.remote_host(peer_id) if up else "")
         peer.connection_changed()
         log.debug("connected" if up else "disconnected", peer=peer.member)
 

@@ -10,18 +10,26 @@ import trio
 
 from p2pfl.errors import PeerFault
 from p2pfl.net import ask, door, peer
-from p2pfl.net.door import Door
-from p2pfl.net.peer import FAULTS_MAX, Standing
+from p2pfl.net.book import Record
+from p2pfl.net.door import Door, customer_of
+from p2pfl.net.interface import PeerAddress
+from p2pfl.net.outside import Outside
+from p2pfl.net.peer import FAULTS_MAX, Peer, Standing
+from p2pfl.net.stream import Link
+from tests.net.common import member
+
+QUIET = Link(bytes(16), lambda: None, lambda _: None)
 
 
 class Watched:
     """A door, what it told, and whose sockets it shut."""
 
-    def __init__(self, *homes: str) -> None:
+    def __init__(self, *homes: str, grace_s: float = 0.0) -> None:
         self.faults: Counter[tuple[str, str]] = Counter()
         self.barred: list[str] = []
         self.shut: list[str] = []
-        self.door = Door(lives_here=lambda address: address in homes, on_fault=self._on_fault)
+        self.homes = set(homes)
+        self.door = Door(lives_here=self.homes.__contains__, on_fault=self._on_fault, grace_s=grace_s)
 
     def _on_fault(self, address: str, fault: PeerFault, barred: bool) -> None:
         self.faults[address, fault.reason] += 1
@@ -84,6 +92,82 @@ async def test_where_a_member_lives_or_was_nobody_is_barred(autojump_clock: Any)
             watched.door.settled(watched.knock(address), "bad_handshake")
     assert watched.barred == []
     assert watched.faults["10.0.0.2", "bad_handshake"] == 3 * FAULTS_MAX
+
+
+def bad_handshakes(watched: Watched, address: str, count: int = FAULTS_MAX) -> None:
+    for _ in range(count):
+        knock = watched.knock(address)
+        if knock is not None:
+            watched.door.settled(knock, "bad_handshake")
+
+
+async def test_a_ban_ends_where_a_member_turns_out_to_live(autojump_clock: Any) -> None:
+    watched = Watched()
+    bad_handshakes(watched, "10.0.0.1")
+    assert watched.knock("10.0.0.1") is None
+    watched.homes.add("10.0.0.1")  # Its record came by another way.
+    assert watched.knock("10.0.0.1") is not None
+    assert not watched.door.is_barred("10.0.0.1")
+    assert not watched.door.barred()
+
+
+async def test_after_a_start_a_scanner_does_not_bar_its_neighbours(autojump_clock: Any) -> None:
+    """All members come from one router, and none has called yet."""
+    watched = Watched(grace_s=door.GRACE_S)
+    bad_handshakes(watched, "10.0.0.1", 3 * FAULTS_MAX)
+    knock = watched.knock("10.0.0.1")
+    assert knock is not None
+    watched.door.settled(knock, None, member=True)
+    bad_handshakes(watched, "10.0.0.2", FAULTS_MAX)
+    await trio.sleep(door.GRACE_S)
+    for address in ("10.0.0.1", "10.0.0.2"):
+        bad_handshakes(watched, address, FAULTS_MAX + 1)
+    assert watched.barred == ["10.0.0.2"]
+
+
+async def test_where_a_member_came_from_is_remembered_for_hours_whoever_comes(autojump_clock: Any) -> None:
+    watched = Watched()
+    watched.door.welcome("10.0.0.1")
+    for number in range(2 * door.ADDRESSES_MAX):
+        watched.door.offend(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", PeerFault("bad_mux"))
+    await trio.sleep(door.HOME_S - 1)
+    bad_handshakes(watched, "10.0.0.1")
+    assert watched.barred == []
+    await trio.sleep(2)
+    bad_handshakes(watched, "10.0.0.1")
+    assert watched.barred == ["10.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("genesis", "record", "remote", "home"),
+    [
+        ("/ip6/2001:db8::1/tcp/9000", None, "2001:db8::ffff", True),
+        ("/ip6/2001:db8::1/tcp/9000", None, "2001:db8:0:1::1", False),
+        ("/ip4/10.0.0.9/tcp/9000", "/ip6/2001:db8::1/tcp/9000/ws", "2001:db8::2", True),
+        ("/ip4/10.0.0.9/tcp/9000", "/ip4/10.0.0.5/tcp/1/p2p/R/p2p-circuit", "10.0.0.5", False),
+        ("/ip4/110.0.0.5/tcp/9000", None, "10.0.0.5", False),
+    ],
+)
+async def test_a_member_is_known_by_all_its_addresses(
+    genesis: str, record: str | None, remote: str, home: bool, autojump_clock: Any
+) -> None:
+    one = Peer(member(1), PeerAddress("A", genesis), QUIET)
+    said = Record("A", 1, (record,), b"") if record else None
+    outside = Outside({"A": one}, lambda *_: None, lambda *_: False, lambda _: None, lambda _: said)
+    assert outside._lives_here(customer_of(remote)) is home
+
+
+async def test_a_member_that_was_called_by_a_name_is_known_by_its_address(autojump_clock: Any) -> None:
+    one = Peer(member(1), PeerAddress("A", "/dns4/home.example/tcp/9000"), QUIET)
+    outside = Outside({"A": one}, lambda *_: None, lambda *_: False, lambda _: None, lambda _: None)
+    assert not outside.door._is_home("10.0.0.5")
+    outside.member_at("A", "10.0.0.5")
+    await trio.sleep(3 * door.HOME_S)
+    assert outside.door._is_home("10.0.0.5")
+    outside.member_at("A", "")
+    assert outside.door._is_home("10.0.0.5")
+    await trio.sleep(door.HOME_S)
+    assert not outside.door._is_home("10.0.0.5")
 
 
 async def test_connections_have_a_rate_by_address(autojump_clock: Any) -> None:

@@ -148,6 +148,13 @@ async def test_a_flood_of_small_frames_is_read_slowly(small: bytes, count: int) 
 # Before anybody is known.
 
 
+@pytest.fixture
+def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a minute after the start."""
+    monkeypatch.setattr("p2pfl.net.outside.GRACE_S", 0.0)
+
+
+@pytest.mark.usefixtures("_no_grace")
 async def test_half_open_handshakes_give_way_and_do_not_keep_others_out() -> None:
     async with attacked() as (network, peer, _):
         port = int(network._sockets._listen.rpartition("/")[2])
@@ -173,6 +180,7 @@ async def test_half_open_handshakes_give_way_and_do_not_keep_others_out() -> Non
         raw.line("/multistream/1.0.0") + raw.line("/noise") + b"\xff\xff" + bytes(65535),
     ],
 )
+@pytest.mark.usefixtures("_no_grace")
 async def test_a_handshake_of_rubbish_is_counted_and_its_address_barred(said: bytes) -> None:
     town = Town(1)
     network = town.network(town.members[0], gossip=False)
