@@ -1,6 +1,7 @@
 """Kademlia: ask members that are reached, and whoever they know, where a member is that is not.
 
-libp2p's own (`/ipfs/kad/1.0.0`), with members in its tables only. What it says is one more address to try:
+libp2p's own (`/ipfs/kad/1.0.0`), between members only: libp2p's takes whoever opens a stream into its tables,
+asks whoever is connected, and tells anybody where members are. What it says is one more address to try:
 the handshake shows who is there. Signed records make it unnecessary wherever members hear of each other; it
 is for networks in which they do not. Knows peer ids and addresses.
 """
@@ -12,13 +13,14 @@ from typing import Any
 
 import trio
 
-from p2pfl.net import patches
+from p2pfl.net import fences, patches
 from p2pfl.net.sockets import Sockets
 from p2pfl.telemetry import logger
 
 patches.install()
 
-from libp2p.kad_dht.kad_dht import DHTMode, KadDHT  # noqa: E402 - once its version is known to be the right one.
+from libp2p.kad_dht.common import PROTOCOL_ID  # noqa: E402 - once its version is known to be the right one.
+from libp2p.kad_dht.kad_dht import DHTMode, KadDHT  # noqa: E402
 from libp2p.peer.id import ID  # noqa: E402
 from libp2p.tools.anyio_service import background_trio_service  # noqa: E402
 from multiaddr import Multiaddr  # noqa: E402
@@ -28,6 +30,8 @@ log = logger("net")
 # A question costs a stream to each of a few members; whoever is lost is lost for longer than this.
 LOOK_S = 10.0
 FIND_S = 8.0
+# Streams of one connection: a question for each member that is lost, one by one, and pings of tables.
+STREAMS, STREAMS_PER_S, STREAMS_BURST = 8, 8.0, 64
 # What is told to libp2p of where members are; longer than it takes to tell it again.
 ADDRESS_S = 120
 
@@ -58,6 +62,7 @@ class Dht:
 
     async def _run(self, host: Any) -> None:
         dht = KadDHT(host, DHTMode.SERVER, enable_random_walk=False)
+        self._fence(host, dht)
         async with background_trio_service(dht):
             while True:
                 for peer_id in self._members():
@@ -67,6 +72,34 @@ class Dht:
                     if not self._sockets.is_connected(peer_id):
                         await self._find(dht, peer_id)
                 await trio.sleep(LOOK_S)
+
+    def _is_member(self, peer_id: Any) -> bool:
+        return str(peer_id) in self._members()
+
+    def _fence(self, host: Any, dht: Any) -> None:
+        """Members only: who asks us, who is in the tables, whom we ask, of whom we believe an answer."""
+        plain_add, plain_query = dht.routing_table.add_peer, dht.peer_routing._query_peer_for_closest
+
+        async def handle(stream: Any) -> None:
+            if self._is_member(stream.muxed_conn.peer_id):
+                await dht.handle_stream(stream)
+            else:
+                await stream.reset()
+
+        async def add_peer(who: Any, *args: Any, **options: Any) -> bool:
+            # A peer id, or what is known of it.
+            return self._is_member(getattr(who, "peer_id", who)) and await plain_add(who, *args, **options)
+
+        async def query(peer: Any, target: bytes) -> list[Any]:
+            if not self._is_member(peer):
+                return []
+            return [one for one in await plain_query(peer, target) if self._is_member(one)]
+
+        dht.routing_table.add_peer = add_peer
+        dht.peer_routing._query_peer_for_closest = query
+        host.set_stream_handler(
+            PROTOCOL_ID, fences.rationed(handle, "kad", STREAMS, STREAMS_PER_S, STREAMS_BURST)
+        )
 
     async def _introduce(self, host: Any, dht: KadDHT, peer_id: str) -> None:
         """libp2p's tables take whom the peerstore has an address of, and tell that address to who asks."""
