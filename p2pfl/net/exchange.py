@@ -19,7 +19,7 @@ from p2pfl.net import ask, wire
 from p2pfl.net.blobs import Fetch
 from p2pfl.net.interface import Fetched, Handlers, Sink, Unreachable
 from p2pfl.net.peer import ASKED_STREAMS_MAX, Peer
-from p2pfl.net.piece_server import PieceServer
+from p2pfl.net.piece_server import OnHash, PieceServer, for_nothing
 from p2pfl.net.stream import FLOOD_PAUSE_S, Stream, StreamBroken
 
 REQUESTS, BLOBS = "/mps/requests/1", "/mps/blobs/1"
@@ -155,8 +155,14 @@ class Exchange:
             self._on_fault(peer, fault)
             return (ask.framed(wire.pack(wire.Refused(fault.reason))),)
 
-    async def answered(self, sender: MemberId | None, protocol: str, packed: bytes) -> Sequence[bytes]:
-        """What is to be written to a request of a member, or of an observer (None).
+    async def answered(
+        self,
+        sender: MemberId | None,
+        protocol: str,
+        packed: bytes,
+        on_hash: OnHash = for_nothing,
+    ) -> Sequence[bytes]:
+        """What is to be written to a request of a member, or of an observer (None). on_hash: see PieceServer.
 
         Raises PeerFault for what is no request; Unfit for one that a stream survives.
         """
@@ -171,7 +177,7 @@ class Exchange:
             source = self.handlers.blob(sender, request.blob_id)
             if source is None:
                 return (ask.framed(wire.pack(wire.Refused("not_held"))),)
-            head, data = await self._pieces.answer(source, request)
+            head, data = await self._pieces.answer(source, request, on_hash)
             return (ask.framed(wire.pack(head)), data) if data else (ask.framed(wire.pack(head)),)
         except PeerFault as fault:
             raise Unfit(fault.reason, fault.detail) from fault

@@ -25,12 +25,17 @@ TREES_MAX = 64
 
 Source = BlobSource | PartSource
 Aside = Callable[[Callable[[], Any]], Awaitable[Any]]
+OnHash = Callable[[int], None]
 
 NOT_HELD, NOT_YET = wire.Refused("not_held"), wire.Refused("not_yet")
 
 
 async def _in_thread(work: Callable[[], Any]) -> Any:
     return await trio.to_thread.run_sync(work)
+
+
+def for_nothing(_bytes: int) -> None:
+    """Members pay nothing for the hashing of what they ask for."""
 
 
 class PieceServer:
@@ -45,9 +50,12 @@ class PieceServer:
         self._turn = trio.Lock()
 
     async def answer(
-        self, source: Source, request: wire.GetPiece | wire.GetHeld
+        self, source: Source, request: wire.GetPiece | wire.GetHeld, on_hash: OnHash = for_nothing
     ) -> tuple[wire.PieceHead | wire.Held | wire.Refused, bytes]:
-        """What is answered, and the bytes that follow it. Raises PeerFault for a run beyond the end."""
+        """What is answered, and the bytes that follow it. Raises PeerFault for a run beyond the end.
+
+        on_hash: told how many bytes are hashed for it, if any are.
+        """
         if isinstance(request, wire.GetHeld):
             return self._held(source, request), b""
         offset = request.first_leaf * LEAF_BYTES
@@ -57,7 +65,7 @@ class PieceServer:
             found = await (
                 self._part(source, request)
                 if isinstance(source, PartSource)
-                else self._piece(source, request, offset)
+                else self._piece(source, request, offset, on_hash)
             )
         except OSError:
             # Its file was lost or has changed since it was checked: it is not here any more.
@@ -83,11 +91,12 @@ class PieceServer:
         return await self._aside(partial(source.piece, request.first_leaf // request.leaf_count))
 
     async def _piece(
-        self, source: BlobSource, request: wire.GetPiece, offset: int
+        self, source: BlobSource, request: wire.GetPiece, offset: int, on_hash: OnHash
     ) -> tuple[tuple[Digest, ...], bytes]:
         if request.blob_id not in self._trees:
             async with self._turn:  # Whoever asks for the same blob meanwhile waits for the same tree.
                 if request.blob_id not in self._trees:
+                    on_hash(source.length)
                     self._trees[request.blob_id] = await self._aside(lambda: RunTree(source.run_hashes()))
                 while len(self._trees) > TREES_MAX:
                     self._trees.popitem(last=False)

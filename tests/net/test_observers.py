@@ -221,14 +221,15 @@ async def test_an_observer_that_hangs_up_leaves_nothing_behind_that_waits() -> N
         memo.hold(DATA, BLOB_ID)
         memo.public.add(BLOB_ID)
         made: list[int] = []
-        plain = network.observers._answer
+        strangers: Any = network.observers
+        plain = strangers._answer
 
-        async def answer(protocol: str, packed: bytes) -> Any:
-            parts = await plain(protocol, packed)
+        async def answer(protocol: str, packed: bytes, on_hash: Any) -> Any:
+            parts = await plain(protocol, packed, on_hash)
             made.append(sum(len(part) for part in parts))
             return parts
 
-        network.observers._answer = answer
+        strangers._answer = answer
         left: list[Any] = []
         for _ in range(6):
             async with stranger(network) as sockets:
@@ -242,6 +243,24 @@ async def test_an_observer_that_hangs_up_leaves_nothing_behind_that_waits() -> N
         await until(lambda: not any(one.asking or one.scopes for one in left))
         # Each piece takes the bytes of a second: whatever had waited for its turn was never made.
         assert len(made) < len(left) * observers.ASKED_STREAMS_MAX // 2
+
+
+async def test_an_observer_pays_for_the_hashing_of_whole_blobs() -> None:
+    """A small piece of another blob each time: members waited while all of them were hashed."""
+    async with node() as (network, memo), stranger(network) as sockets:
+        memo.hold(DATA, BLOB_ID)
+        memo.public.add(BLOB_ID)
+        spent: list[float] = []
+        turns: Any = network.observers._all_turns
+        turns.spend = spent.append
+        asker = ask.Asker(await sockets.open(network.peer_id, BLOBS))
+        for _ in range(2):
+            await asker.send(wire.GetPiece(BLOB_ID, 0, 64))
+            assert isinstance(await asker.receive(silence_s=5), wire.Piece)
+        await until(lambda: len(spent) == 3)
+        hashed, first, second = spent
+        assert hashed == pytest.approx(len(DATA) / observers.HASHED_BYTES_PER_BYTE)
+        assert first == second > 64 * 1024
 
 
 async def test_members_do_not_wait_for_observers() -> None:
