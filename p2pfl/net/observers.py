@@ -123,8 +123,8 @@ class Observer:
 class Observers:
     """All strangers of one node.
 
-    sockets: `sockets.Sockets`. answer: from a protocol and a packed request to what is to be written; its last
-    argument is told how many bytes are hashed for it.
+    sockets: `sockets.Sockets`. answer: from a protocol and a packed request to what is to be written; its
+    last argument is told how many bytes are hashed for it.
     """
 
     def __init__(self, options: NetOptions, sockets: Any, answer: Answer) -> None:
