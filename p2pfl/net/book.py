@@ -164,12 +164,12 @@ class Book:
         """A call to this address was answered: it comes first until there is a newer record."""
         self._worked[peer_id] = address
 
-    def addresses(self, peer_id: str) -> tuple[str, ...]:
-        """Where to call, in this order: what worked, the newest record, then the hints."""
+    def addresses(self, peer_id: str, sources: Iterable[str] = SOURCES) -> tuple[str, ...]:
+        """Where to call, in this order: what worked, the newest record, then the hints of these sources."""
         record = self._records.get(peer_id)
         own = record.addresses if record is not None else ()
         hints = self._hints.get(peer_id, {})
-        rest = (address for source in SOURCES for address in hints.get(source, ()))
+        rest = (address for source in sources for address in hints.get(source, ()))
         known = tuple(dict.fromkeys((*own, *rest)))
         best = self._worked.get(peer_id)
         return known if best not in known else (best, *(one for one in known if one != best))

@@ -28,6 +28,12 @@ log = logger("net")
 GRACE_S = 2.0
 # A call that failed is repeated for ever, at most this long after the last one.
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.1, 5.0
+# Who says that it has moved is called there at once, so often: what it says may be the address of a stranger,
+# whom it would have called for ever. What others say of it (LAN, DHT) is called in its turn.
+AFRESH_S = 60.0
+OWN_WORD = ("bootstrap", "genesis")
+# That many addresses of one peer are remembered as tried.
+TRIED_MAX = 64
 # A connection on which no messages flow after so long is of no use.
 SILENT_CONNECTION_S = 10.0
 # A handshake takes four round trips: enough for half a second each.
@@ -75,21 +81,25 @@ class Dialer:
     async def keep(self, peer: Peer) -> None:
         """Stay connected to a peer, and, as the lower of the two ids, keep the stream of messages open."""
         opener = self._me < peer.member
-        failures, called = 0, frozenset[str]()
+        failures, last_s, afresh_s = 0, trio.current_time(), -math.inf
+        tried = set(self._book.addresses(peer.address.peer_id, OWN_WORD))
         while True:
             if peer.parted:
                 await peer.changed.wait()  # If it is connected, then as an observer.
+                last_s = trio.current_time()
                 continue
             ups = peer.link.ups
-            known = frozenset(self._book.addresses(peer.address.peer_id))
-            if not known <= called:
-                failures = 0  # There is an address that was never tried.
-            called = known
+            said = set(self._book.addresses(peer.address.peer_id, OWN_WORD))
+            if not said <= tried:
+                tried = said | tried if len(tried) < TRIED_MAX else said
+                if trio.current_time() - afresh_s >= AFRESH_S:
+                    failures, afresh_s = 0, trio.current_time()
             if not self._sockets.is_connected(peer.address.peer_id):
                 if peer.member not in self._neighbours:
                     await peer.changed.wait()
-                elif not await self._called(peer, failures, at_once=opener):
-                    failures += 1
+                    last_s = trio.current_time()
+                elif not await self._called(peer, failures, last_s, at_once=opener):
+                    failures, last_s = failures + 1, trio.current_time()
                 continue
             if opener:
                 try:
@@ -98,15 +108,17 @@ class Dialer:
                     log.debug("no stream of messages", peer=peer.member, why=str(error))
             else:
                 await peer.changed.wait()
+            last_s = trio.current_time()
             # Whoever takes our call and says nothing may have barred us: call it less and less often.
             failures = 0 if peer.link.ups > ups else failures + 1
             if opener:
                 await trio.sleep(self._backoff_s(failures))
 
-    async def _called(self, peer: Peer, failures: int, *, at_once: bool) -> bool:
+    async def _called(self, peer: Peer, failures: int, last_s: float, *, at_once: bool) -> bool:
+        # From the last call on, not from now: whoever wakes us, and be it with news of an address, must make
+        # us call neither more often nor never.
         wait_s = self._backoff_s(failures) if failures else 0.0 if at_once else GRACE_S
-        wait_s = max(wait_s, peer.banned_until_s - trio.current_time())
-        with trio.move_on_after(wait_s):
+        with trio.move_on_at(max(last_s + wait_s, peer.banned_until_s)):
             await peer.changed.wait()
             return True
         addresses = self._book.addresses(peer.address.peer_id)

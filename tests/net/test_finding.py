@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from consensus.types import MemberId
@@ -187,3 +188,34 @@ async def test_gossip_that_is_held_already_takes_nothing_from_the_rate() -> None
         moved_to = sealed(town.keys[b.me], ["/ip4/10.0.0.1/tcp/1"], known.seq + 1)
         a._announced(b.peer_id, PeerRecords((moved_to.envelope,)))
         assert a._finding.book.record(b.peer_id) == moved_to
+
+
+@pytest.mark.parametrize("source", ["record", "lan"])
+async def test_nobody_makes_others_call_a_stranger_again_and_again(source: str) -> None:
+    """Two addresses said in turns were each a new one, and called at once."""
+    town = Town(2)
+    low, high = town.members
+    came = 0
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        nonlocal came
+        came += 1
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = [(await nursery.start(trio.serve_tcp, hang_up, 0))[0] for _ in range(2)]
+        places = [f"/ip4/127.0.0.1/tcp/{one.socket.getsockname()[1]}" for one in listeners]
+        a = network_at(town, low, town.addresses[low].address)
+        await nursery.start(a.run)
+        peer = a._peers[high]
+        for number in range(150):
+            said = [places[number % 2]]
+            if source == "record":
+                record = sealed(town.keys[high], said, number + 1)
+                a._finding._take(peer, record.envelope)
+            else:
+                a._finding.hint(peer.address.peer_id, "lan", said)
+            await trio.sleep(0.01)
+        # 0.1, 0.2, 0.4 and 0.8 s after the last one; and news does not put a call off either.
+        assert 2 <= came <= 9
+        nursery.cancel_scope.cancel()
