@@ -19,7 +19,7 @@ from p2pfl.durable import write_whole
 from p2pfl.errors import PeerFault
 from p2pfl.jsonform import loads
 from p2pfl.net import patches
-from p2pfl.net.peer_records import ADDRESSES_MAX, RECORD_BYTES_MAX, can_be_called
+from p2pfl.net.peer_records import ADDRESSES_MAX, CIRCUIT, RECORD_BYTES_MAX, can_be_called
 from p2pfl.telemetry import logger
 
 patches.install()
@@ -54,12 +54,20 @@ class Record:
 
 
 def sealed(peer_key: bytes, addresses: Iterable[str], seq: int) -> Record:
-    """The record of the holder of this peer key (ed25519 seed)."""
+    """The record of the holder of this peer key (ed25519 seed): of as many addresses as it has room for.
+
+    The last ones are left out first, of those that lead through a relay.
+    """
     pair = create_new_key_pair(peer_key)
-    kept = tuple(addresses)[:ADDRESSES_MAX]
     peer_id = ID.from_pubkey(pair.public_key)
-    record = PeerRecord(peer_id, [Multiaddr(address) for address in kept], seq)
-    return Record(str(peer_id), seq, kept, seal_record(record, pair.private_key).marshal_envelope())
+    kept = list(addresses)[:ADDRESSES_MAX]
+    while True:
+        record = PeerRecord(peer_id, [Multiaddr(address) for address in kept], seq)
+        envelope = seal_record(record, pair.private_key).marshal_envelope()
+        if len(envelope) <= RECORD_BYTES_MAX or not kept:
+            return Record(str(peer_id), seq, tuple(kept), envelope)
+        through = [place for place, address in enumerate(kept) if CIRCUIT in address]
+        kept.pop(through[-1] if through else -1)
 
 
 def opened(envelope: bytes) -> Record:

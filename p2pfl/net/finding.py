@@ -103,11 +103,12 @@ class Finding:
         through = self.relay.own
         addresses = (*direct[: ADDRESSES_MAX - len(through)], *through)
         before = self.book.record(self._peer_id)
-        if before is not None and set(before.addresses) == set(addresses):
-            return
         # A clock that was set back, or a folder from a backup, must not make us silent.
         seq = max(self._clock_ms(), before.seq + 1 if before is not None else 0)
         record = sealed(self._peer_key, addresses, seq)
+        # Compared when it is sealed: long addresses do not all have room.
+        if before is not None and set(before.addresses) == set(record.addresses):
+            return
         self.book.learn(record)
         log.info("own addresses", addresses=" ".join(record.addresses), number=seq)
         self._announce(PeerRecords((record.envelope,)))

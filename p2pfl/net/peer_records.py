@@ -14,11 +14,13 @@ RECORDS_MAX = 16
 ADDRESSES_MAX = 8
 # A host name of 253 letters, a port and the id of a relay.
 ADDRESS_TEXT_MAX = 360
+# What an address that leads through a relay ends in.
+CIRCUIT = "/p2p-circuit"
 
 
 def can_be_called(text: str) -> bool:
     """Whether this is a multiaddr of a host and a TCP port, a WebSocket's perhaps, or one through a relay."""
-    direct, circuit, rest = text.partition("/p2p-circuit")
+    direct, circuit, rest = text.partition(CIRCUIT)
     if circuit:
         direct, _, relay = direct.partition("/p2p/")
         if rest or not is_peer_id(relay):

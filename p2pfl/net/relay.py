@@ -15,6 +15,7 @@ import trio
 
 from p2pfl.net import patches
 from p2pfl.net.interface import Unreachable
+from p2pfl.net.peer_records import CIRCUIT
 from p2pfl.net.sockets import Sockets
 from p2pfl.telemetry import logger
 
@@ -32,7 +33,6 @@ from multiaddr import Multiaddr  # noqa: E402
 
 log = logger("net")
 
-CIRCUIT = "/p2p-circuit"
 # Two ways in are enough when one of them goes away.
 RELAYS_MAX = 2
 # A reservation is good for an hour; whoever restarts its relay must not wait for so long.

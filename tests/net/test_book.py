@@ -15,7 +15,7 @@ from p2pfl.net.book import Book, opened, sealed
 from p2pfl.net.identity import peer_id_of
 from p2pfl.net.options import announced, bootstrapped
 from p2pfl.net.own import own_addresses
-from p2pfl.net.peer_records import ADDRESSES_MAX, RECORD_BYTES_MAX
+from p2pfl.net.peer_records import ADDRESSES_MAX, CIRCUIT, RECORD_BYTES_MAX
 from tests.net.hosts import peer_key
 
 NOW_MS = 1_795_000_000_000
@@ -61,6 +61,18 @@ def test_rubbish_is_refused_by_name(data: bytes) -> None:
 def test_a_number_that_no_clock_has_is_refused(seq: int) -> None:
     with pytest.raises(PeerFault, match="bad_record"):
         opened(sealed(peer_key(1), [HERE], seq).envelope)
+
+
+def test_a_record_names_as_many_addresses_as_it_has_room_for() -> None:
+    """One above the limit was an exception that ended the node; circuits carry names that others chose."""
+    name = ".".join(["a" * 63] * 3)
+    direct = [f"/dns4/{name}/tcp/{port}" for port in range(1, 4)]
+    circuits = [f"/dns4/{name}/tcp/{port}/p2p/{peer_id_of(peer_key(2))}{CIRCUIT}" for port in (4, 5)]
+    record = sealed(peer_key(1), [*circuits, *direct], NOW_MS)
+    assert opened(record.envelope) == record
+    assert record.addresses == (circuits[0], *direct)
+    full = sealed(peer_key(1), [f"/dns4/{name}/tcp/{port}" for port in range(1, 9)], NOW_MS)
+    assert opened(full.envelope).addresses == full.addresses[:8] != ()
 
 
 def test_a_record_of_somebody_else_is_refused() -> None:

@@ -219,3 +219,19 @@ async def test_nobody_makes_others_call_a_stranger_again_and_again(source: str) 
         # 0.1, 0.2, 0.4 and 0.8 s after the last one; and news does not put a call off either.
         assert 2 <= came <= 9
         nursery.cancel_scope.cancel()
+
+
+async def test_long_names_of_relays_end_nobody() -> None:
+    """A member that serves as a relay chooses the name that stands in our own record."""
+    name = ".".join(["a" * 63] * 3)
+    async with hosts(2) as (_, (a, b), _memos):
+        await until(lambda: len(b._finding.book.records()) == 2)
+        direct = tuple(f"/dns4/{name}/tcp/{port}" for port in range(1, 9))
+        a._finding.relay.own = tuple(f"{one}/p2p/{b.peer_id}/p2p-circuit" for one in direct[:7])
+        a._finding.refresh()
+        own = a._finding.own
+        assert 1 < len(own.addresses) < 8
+        a._finding.refresh()
+        assert a._finding.own is own
+        await until(lambda: b._finding.book.record(a.peer_id) == own)
+        assert not a.faults and not b.faults
