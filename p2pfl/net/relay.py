@@ -8,6 +8,7 @@ and no more. Only members are served, and only members are reached. Knows peer i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -48,6 +49,10 @@ LOST_S = 60.0
 # Fifteen members in pairs, with as many again while old circuits end; each costs two windows of memory.
 CIRCUITS_MAX = 128
 CIRCUITS_PER_MEMBER_MAX = 32
+# Of one pair, while an old circuit is replaced; and of one member that calls, so that nobody takes
+# the places of all: most of fifteen others can be called, or call.
+CIRCUITS_PER_PAIR_MAX = 2
+CIRCUITS_PER_SOURCE_MAX = 8
 RESERVATIONS_MAX = 64
 PUMP_BYTES = 64 * 1024
 
@@ -162,13 +167,21 @@ class Relay:
             raise Unreachable(f"{address}: the relay has no way to it")
         path = Multiaddr(f"/p2p/{relay}{CIRCUIT}/p2p/{peer_id}")
         raw = RawConnection(stream, True, connection_type=ConnectionType.RELAYED, addresses=[path])
-        with trio.move_on_after(CONNECT_S):
-            try:
-                await self._sockets.host.upgrade_outbound_connection(raw, target)
-            except Exception as error:
-                raise Unreachable(f"{address}: {error}") from error
-            return
-        raise Unreachable(f"{address}: no handshake within {CONNECT_S:g} s")
+        connected = False
+        try:
+            with trio.move_on_after(CONNECT_S):
+                try:
+                    await self._sockets.host.upgrade_outbound_connection(raw, target)
+                except Exception as error:
+                    raise Unreachable(f"{address}: {error}") from error
+                connected = True
+        finally:
+            if not connected:
+                # Or the circuit takes a place at the relay for as long as we are connected to that.
+                with trio.move_on_after(1.0, shield=True):
+                    await stream.reset()
+        if not connected:
+            raise Unreachable(f"{address}: no handshake within {CONNECT_S:g} s")
 
 
 class _Circuits(CircuitV2Protocol):
@@ -179,7 +192,8 @@ class _Circuits(CircuitV2Protocol):
     ) -> None:
         super().__init__(host, limits, allow_hop=allow_hop)
         self._members = members
-        self._open = 0
+        self._open: Counter[tuple[str, str]] = Counter()  # By who called and who was called.
+        self._ended: dict[frozenset[int], trio.Event] = {}  # By the two streams of a circuit.
 
     async def _handle_hop_stream(self, stream: Any) -> None:
         if str(stream.muxed_conn.peer_id) in self._members():
@@ -199,27 +213,51 @@ class _Circuits(CircuitV2Protocol):
         await super()._handle_reserve(stream, msg)
 
     async def _handle_connect(self, stream: Any, msg: Any) -> None:
-        known = str(ID(msg.peer.id)) in self._members()
-        if not known or self._open >= CIRCUITS_MAX:
+        source, target = str(stream.muxed_conn.peer_id), str(ID(msg.peer.id))
+        mine = sum(count for (one, _), count in self._open.items() if one == source)
+        full = (
+            self._open.total() >= CIRCUITS_MAX
+            or mine >= CIRCUITS_PER_SOURCE_MAX
+            or self._open[source, target] >= CIRCUITS_PER_PAIR_MAX
+        )
+        if target not in self._members() or full:
             await stream.reset()
             return
-        self._open += 1
+        self._open[source, target] += 1
         try:
             await super()._handle_connect(stream, msg)
         finally:
-            self._open -= 1
+            self._open[source, target] -= 1
+            self._open += Counter()  # Without those that are at zero.
 
     async def _relay_data(self, src_stream: Any, dst_stream: Any, *_: Any, **__: Any) -> None:
-        """In one direction. libp2p's own leaves the other end open for ever when one end is lost."""
+        """In one direction. libp2p's own leaves the other end open for ever when one end is lost.
+
+        And whoever reads a stream that we reset ourselves is not told: both directions end together.
+        """
+        pair = frozenset((id(src_stream), id(dst_stream)))
+        ended = self._ended.setdefault(pair, trio.Event())
         try:
-            while data := await src_stream.read(PUMP_BYTES):
-                await dst_stream.write(data)
-        except Exception as error:  # noqa: BLE001 - a dozen kinds of ends.
-            log.debug("a circuit has ended", why=repr(error))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_pump, src_stream, dst_stream, ended)
+                await ended.wait()
+                nursery.cancel_scope.cancel()
         finally:
+            ended.set()
+            self._ended.pop(pair, None)
             with trio.move_on_after(2.0, shield=True):
                 for stream in (src_stream, dst_stream):
                     try:
                         await stream.reset()
                     except Exception:  # noqa: BLE001 - it is over either way.
                         log.debug("a circuit's stream was closed already")
+
+
+async def _pump(source: Any, target: Any, ended: trio.Event) -> None:
+    try:
+        while data := await source.read(PUMP_BYTES):
+            await target.write(data)
+    except Exception as error:  # noqa: BLE001 - a dozen kinds of ends.
+        log.debug("a circuit has ended", why=repr(error))
+    finally:
+        ended.set()

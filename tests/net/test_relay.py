@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import trio
 from p2pfl import params
 from p2pfl.net import relay
 from p2pfl.net.host import Network
-from p2pfl.net.interface import PeerAddress
+from p2pfl.net.interface import PeerAddress, Unreachable
 from p2pfl.net.options import NetOptions
 from p2pfl.net.peer_records import can_be_called
 from p2pfl.net.sockets import Sockets
@@ -114,6 +114,58 @@ async def test_who_is_no_member_is_not_served(monkeypatch: pytest.MonkeyPatch) -
             assert await answer(stranger, third.peer_id, connect) is None
             assert await answer(stranger, third.peer_id, reserve) is None
         assert (await answer(a._sockets, third.peer_id, reserve)).status == relay.Status.OK
+
+
+def circuits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Where relays that are made from now on can be found."""
+    made: list[Any] = []
+    plain = relay._Circuits.__init__
+
+    def __init__(self: Any, *args: Any, **options: Any) -> None:  # noqa: N807 - it replaces one.
+        plain(self, *args, **options)
+        made.append(self)
+
+    monkeypatch.setattr(relay._Circuits, "__init__", __init__)
+    return made
+
+
+async def test_one_pair_has_two_circuits_and_who_gives_up_keeps_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = circuits(monkeypatch)
+    async with behind_routers(monkeypatch) as (town, (third, a, b), _memos):
+        await a.wait_connected(town.members, 20)
+        await b.wait_connected(town.members, 20)
+        (served,) = [one for one in made if one.allow_hop]
+        await until(lambda: served._open.total() == 1)
+        ((source, target),) = served._open
+        caller = a if source == a.peer_id else b
+        connect = relay.HopMessage(type=relay.HopMessage.CONNECT)
+        connect.peer.id = relay.ID.from_string(target).to_bytes()
+        streams = [
+            await caller._sockets.host.new_stream(relay.ID.from_string(third.peer_id), [relay.PROTOCOL_ID])
+            for _ in range(4)
+        ]
+        for stream in streams:
+            await relay.write_delimited_msg(stream, connect)
+        # Whoever is beyond the limit is told by the end of its stream.
+        ended = 0
+        for stream in streams:
+            with trio.move_on_after(2):
+                try:
+                    await relay.read_delimited_msg(stream, relay.HopMessage)
+                except Exception:  # noqa: BLE001 - of the library's, a dozen kinds.
+                    ended += 1
+        assert ended == 3
+        assert served._open == {(source, target): 2}
+        for stream in streams:
+            await stream.reset()
+        await until(lambda: served._open.total() == 1)
+        # A call that is given up, before the target answers or while it shakes hands.
+        (through,) = (b if caller is a else a)._finding.relay.own
+        for after_s in (0.005, 0.02, 0.04, 0.06):
+            with trio.move_on_after(after_s), suppress(Unreachable):
+                await caller._finding.relay.connect(target, through)
+        await until(lambda: served._open.total() == 1)
+        await until(lambda: len(served._ended) == 1)
 
 
 def test_an_address_through_a_relay_names_the_relay() -> None:
