@@ -48,6 +48,11 @@ AUTHOR_PER_S, AUTHOR_BURST = 4.0, 192
 # Of what is older than its author's newest: on its way it took a longer path than that, and a mesh has a few
 # of these. Anybody can say again what was said long ago, but not at the cost of what is new.
 LATE_PER_S, LATE_BURST = 2.0, 64
+# Every member decides the same height and would say so. Each waits for a moment, and is silent if so many
+# others have said it meanwhile. A tip is only a hint, and members tell each other directly.
+SPREAD_S, SAID_ENOUGH = 0.5, 2
+# Announcements of which it is remembered who made them: those of the last seconds.
+SAID_MAX = 256
 # pubsub's numbers have eight bytes.
 NUMBER_BYTES = 8
 # Authors that are remembered: members come and go, a network of a thousand is beyond this software.
@@ -88,15 +93,17 @@ class Gossip:
         self.topic = topic
         self._may_announce = may_announce
         self._on_announce = on_announce
-        self._waiting: deque[bytes] = deque(maxlen=WAITING_MAX)
+        self._waiting: deque[tuple[float, bytes]] = deque(maxlen=WAITING_MAX)  # Not before when, and what.
+        self._said: OrderedDict[bytes, set[str]] = OrderedDict()  # Who else has said the same.
         self._work = trio.Event()
         self._chance = Random()
         self._authors: OrderedDict[str, Author] = OrderedDict()
         self.pubsub: Any = None
 
     def announce(self, message: wire.Tip | PeerRecords) -> None:
-        """Tell whoever listens; never blocks."""
-        self._waiting.append(wire.pack(message))
+        """Tell whoever listens, unless enough others do; never blocks."""
+        spread_s = SPREAD_S * self._chance.random() if isinstance(message, wire.Tip) else 0.0
+        self._waiting.append((trio.current_time() + spread_s, wire.pack(message)))
         self._work.set()
 
     async def run(self, host: Any) -> None:
@@ -151,7 +158,10 @@ class Gossip:
     async def _publish(self) -> None:
         while True:
             while self._waiting:
-                await self.pubsub.publish(self.topic, self._waiting.popleft())
+                due_s, packed = self._waiting.popleft()
+                await trio.sleep_until(due_s)
+                if len(self._said.get(packed, ())) < SAID_ENOUGH:
+                    await self.pubsub.publish(self.topic, packed)
             self._work = trio.Event()
             await self._work.wait()
 
@@ -177,5 +187,9 @@ class Gossip:
             announced = wire.unpack(message.data)
         except PeerFault:
             return  # Nobody knows which of those who passed it on should have looked.
+        if isinstance(announced, wire.Tip):
+            self._said.setdefault(bytes(message.data), set()).add(str(author))
+            if len(self._said) > SAID_MAX:
+                self._said.popitem(last=False)
         if isinstance(announced, wire.Tip | PeerRecords):
             self._on_announce(str(author), announced)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ MESH_S = gossip.MESH_S  # As it is outside of these tests.
 @pytest.fixture(autouse=True)
 def _gossip_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gossip, "QUIET_START_S", 0.0)
+    monkeypatch.setattr(gossip, "SPREAD_S", 0.0)
     monkeypatch.setattr(gossip, "MESH_S", 1)
 
 
@@ -72,6 +74,35 @@ async def test_announcements_reach_the_others_also_after_a_restart() -> None:
         # More than libp2p's ten a second; what a full queue of ours gave up is missing, and no more.
         assert sum(height in heard[b.me] for height in burst) >= len(burst) - 10
         nursery.cancel_scope.cancel()
+
+
+async def test_what_two_others_have_said_is_not_said_again(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "SPREAD_S", 0.5)
+    told: list[bytes] = []
+
+    async def publish(topic: str, packed: bytes) -> None:
+        told.append(packed)
+
+    one = gossip.Gossip("tips", lambda *_: None, lambda _: True)
+    one.pubsub = SimpleNamespace(my_id=b"me", publish=publish)
+
+    def hear(author: bytes, height: int) -> None:
+        one._hear(SimpleNamespace(from_id=author, data=wire.pack(tip(height))))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one._publish)
+        for author, height in ((b"a", 1), (b"b", 1), (b"a", 2), (b"a", 2), (b"c", 3)):
+            hear(author, height)
+        for height in (1, 2, 3):
+            one.announce(tip(height))
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert told == [wire.pack(tip(2)), wire.pack(tip(3))]
+    for height in range(1000):
+        hear(b"a", height)
+    assert len(one._said) <= gossip.SAID_MAX
 
 
 async def test_4_of_a_burst_the_newest_are_heard_and_none_is_lost_on_the_way() -> None:
