@@ -74,10 +74,12 @@ def with_signature(message: Any, signature: bytes, extension: bytes = b"") -> Me
     """The message of a Sign effect with the signature, and the extension of a COMMIT, filled in."""
     name = _OWN_VOTE[type(message)]
     unsigned: SignedVote = getattr(message, name)
-    filled: dict[str, Any] = {name: type(unsigned)(unsigned.vote, signature)}  # pyright: ignore[reportArgumentType]
+    signed: Any = type(unsigned)(unsigned.vote, signature)  # pyright: ignore[reportArgumentType]
+    if isinstance(message, t.PrepareMessage):
+        return t.PrepareMessage(signed)
     if isinstance(message, t.CommitMessage):
-        return replace(message, extension=extension, **filled)
-    return replace(message, **filled)
+        return t.CommitMessage(signed, extension)
+    return replace(message, **{name: signed})
 
 
 def to_prepare(seat: tuple[int, int, int], block: Digest) -> t.PrepareMessage:
