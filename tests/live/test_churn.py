@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,8 @@ import pytest
 from tests.live.churn import ALLOWANCE, grown, held_by, quarters
 from tests.live.figures import rounds_of
 from tests.live.shape import GROUP
+from tests.live.typed import typed
 
-ROOT = Path(__file__).parents[2]
 RUN_S_MAX = 400
 
 
@@ -68,16 +65,8 @@ def test_rounds_are_counted_from_what_the_first_member_tells() -> None:
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_nobody_is_lost_while_members_come_and_go(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.live", "churn", "--minutes", "2.5", "--every", "8", "--json"]
-    done = subprocess.run(
-        [*command, "--dir", str(tmp_path)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=RUN_S_MAX,
-        check=False,
-    )
-    result = json.loads(done.stdout.splitlines()[-1])
+    words = ("churn", "--minutes", "2.5", "--every", "8")
+    result = typed(*words, directory=tmp_path, timeout_s=RUN_S_MAX)
     assert result["findings"] == []
     assert result["held"] is True
     assert result["killed"] + result["terminated"] >= 5

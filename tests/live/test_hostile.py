@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.live.attacks import TABLE
+from tests.live.typed import typed
 
 ROOT = Path(__file__).parents[2]
 ATTACKS = ("half_open", "message_flood", "thousands_of_streams", "gossip_flood")
@@ -26,18 +24,8 @@ def test_each_attack_says_what_it_does_and_the_handbook_names_it() -> None:
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_the_network_goes_on_under_attack_and_is_as_before_afterwards(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.live", "hostile", "--minutes", "0.17", "--json"]
-    for name in ATTACKS:
-        command += ["--only", name]
-    done = subprocess.run(
-        [*command, "--dir", str(tmp_path)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=RUN_S_MAX,
-        check=False,
-    )
-    result = json.loads(done.stdout.splitlines()[-1])
+    chosen = (word for name in ATTACKS for word in ("--only", name))
+    result = typed("hostile", "--minutes", "0.17", *chosen, directory=tmp_path, timeout_s=RUN_S_MAX)
     assert result["findings"] == []
     assert result["held"] is True
     assert {each["attack"] for each in result["attacks"]} == set(ATTACKS)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from p2pfl.store import Folder
 from tests.live import faults, faults_around, faults_memory
 from tests.live.judge import Left, audited, guarded_first, identical, left_in, without_offence
 from tests.live.table import TABLE
+from tests.live.typed import typed
 
 ROOT = Path(__file__).parents[2]
 # What a machine that tests every commit has time for; the others are for long forms.
@@ -36,18 +35,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """The short form as somebody types it: its result and what it left."""
     directory = tmp_path_factory.mktemp("live")
-    command = [sys.executable, "-m", "tests.live", "faults", "--members", "4", "--short", "--json"]
-    for name in FAULTS:
-        command += ["--only", name]
-    done = subprocess.run(
-        [*command, "--dir", str(directory)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=RUN_S_MAX,
-        check=False,
-    )
-    return json.loads(done.stdout.splitlines()[-1]), directory / "network0"
+    chosen = (word for name in FAULTS for word in ("--only", name))
+    words = ("faults", "--members", "4", "--short", *chosen)
+    return typed(*words, directory=directory, timeout_s=RUN_S_MAX), directory / "network0"
 
 
 @pytest.fixture
