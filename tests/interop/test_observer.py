@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -48,7 +49,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     except subprocess.TimeoutExpired:
         pytest.skip(f"npm ci took more than {INSTALL_S} s")
     if done.returncode:
-        pytest.skip(f"npm ci: {done.stderr.strip()[-300:]}")
+        # Without a registry there is nothing to run; where the contracts' packages came, these come too.
+        end = pytest.fail if os.environ.get("CI") else pytest.skip
+        end(f"npm ci: {done.stderr.strip()[-300:]}")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
