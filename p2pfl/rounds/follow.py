@@ -88,6 +88,7 @@ class Follower:
         except ValueError as error:  # BadBlock, BadCertificate, DecodeError, or a field no header can have.
             self._refuse(came[0].holder, before, error)
             return
+        self._incoming.held_good(came[: len(checked.blocks)])
         self._begin(len(checked.blocks))
         await self._take(checked)
         self._came_s = trio.current_time()  # The disk may have taken its time.

@@ -117,6 +117,11 @@ class Incoming:
         here = next((height for height in heights if height not in self._came), heights.stop)
         return [self._came[height] for height in range(first, here)]
 
+    def held_good(self, came: Sequence[Came]) -> None:
+        """These were looked at and hold: who gave them has answered well, and only that is forgiven for."""
+        for each in came:
+            self._standings[each.holder].failed = 0
+
     def refuse(self, holder: MemberId, fault: PeerFault) -> None:
         """A block that it gave is not right: nothing that it gave is looked at, and it waits."""
         self._drop_all_of(holder)
@@ -236,7 +241,6 @@ class Incoming:
                 size = len(decided.block.body) + 512 + 80 * len(decided.certificate.signatures)
                 self._came[height] = Came(decided, holder, size)
                 self._bytes += size
-        standing.failed = 0
         standing.batch = min(BATCH_BLOCKS, 2 * standing.batch)
         if len(blocks) < len(heights):
             standing.not_before_s = trio.current_time() + SHORT_AGAIN_S
