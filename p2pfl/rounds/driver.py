@@ -144,9 +144,10 @@ class Driver:
         self._wake.set()
 
     def resend_to(self, peer: ct.MemberId) -> None:
-        """After a reconnect (R8)."""
-        self._inbox.append(ct.Resend(peer))
-        self._wake.set()
+        """After a reconnect (R8); once, however often it comes and goes while the core waits for the disk."""
+        if (event := ct.Resend(peer)) not in self._inbox:
+            self._inbox.append(event)
+            self._wake.set()
 
     def catch_up(self, checked: Checked) -> trio.Event:
         """Go on after these blocks, which were looked at, if no others wait. The event: none wait now."""

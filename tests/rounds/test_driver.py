@@ -112,3 +112,16 @@ async def test_blocks_of_others_wait_once_however_often_they_are_handed_over() -
     assert handed == [first]
     assert driver.catch_up(first) is not done  # There is room for the next.
     assert len(driver._inbox) == 2
+
+
+async def test_who_comes_again_and_again_while_the_core_waits_is_answered_once() -> None:
+    """While the disk is full the core takes nothing, and a peer may reconnect as often as it likes."""
+    driver, _ = driver_of(SimpleNamespace(), Refusing())
+    one, other = ct.MemberId(b"a" * 20), ct.MemberId(b"b" * 20)
+    for _ in range(100):
+        driver.resend_to(one)
+        driver.resend_to(other)
+    assert list(driver._inbox) == [ct.Resend(one), ct.Resend(other)]
+    assert [await driver._next(), await driver._next()] == [ct.Resend(one), ct.Resend(other)]
+    driver.resend_to(one)
+    assert list(driver._inbox) == [ct.Resend(one)]
