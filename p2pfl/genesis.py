@@ -47,11 +47,14 @@ class GroupEntry:
 
 @dataclass(frozen=True)
 class Task:
-    """What is learnt. Rates are in millionths. root_size public samples by root_seed train the root update.
+    """What is learnt, and how. Rates are in millionths, so that the canonical bytes hold integers only.
 
+    dataset: name in the table; root_size public samples by root_seed train the root update.
+    optimizer: name in the table. Its momentum (Adam's first decay) is momentum_micro; second_moment_micro and
+    epsilon_nano (in 1e-9) are Adam's. local_steps: steps of a training; 0: local_epochs passes instead.
     gradient_norm_max_micro: a longer gradient is shortened to it, so that one odd batch makes no odd update.
-
-    dataset: name in the table; data_seed splits it for testnets and names the public test set.
+    proximal_micro: FedProx' mu. held_out_percent: what a member keeps out of its training to judge by.
+    class_names: what a table of data calls its classes, in the order of their numbers (none: by numbers).
     """
 
     model: str
@@ -67,11 +70,22 @@ class Task:
     root_size: int
     root_seed: int
     gradient_norm_max_micro: int = 2_000_000
+    optimizer: str = "momentum"
+    local_steps: int = 0
+    second_moment_micro: int = 999_000
+    epsilon_nano: int = 10
+    proximal_micro: int = 0
+    held_out_percent: int = 10
+    class_names: tuple[str, ...] = ()
 
     @property
     def layout(self) -> Layout:
         """The tensors as a layout."""
         return Layout(self.tensors)
+
+    def steps(self, samples: int) -> int:
+        """How many steps a training on so many samples has."""
+        return self.local_steps or self.local_epochs * -(-samples // self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -103,6 +117,16 @@ class Rules:
     distance of a replayed segment above which a seat measures guilt. case_blocks: council blocks that an
     accused has.
     filter_rate_ppb: false-positive rate of the Bloom filters, in parts per billion. council_every: K.
+    row_root: 1 if a group's block names the row tree (`rules.rows`), 0 if not.
+
+    audit_share_ppm: share of the members that is drawn for audit in a round. harmful_max_ppm: a reference
+    model may disagree with so many more of the opened labels than it is expected to; harmful_error_max_ppm:
+    a model that is expected to be wrong more often judges no labels. harmful_blocks: council blocks for which
+    a member with harmful data is left out; harmful_times: after so many exclusions it loses its seat.
+
+    alarm_rate_ppm: p-value of a member's round at which a case is opened: the share of honest rounds that are
+    suspected. leave_out_rate_ppm: p-value at which it is left out of the round, which accuses nobody.
+    look_back: rounds of the group in which an update may not have been seen before.
     """
 
     aggregator: str
@@ -114,6 +138,15 @@ class Rules:
     case_blocks: int
     filter_rate_ppb: int
     council_every: int
+    row_root: int = 0
+    audit_share_ppm: int = 20_000
+    harmful_max_ppm: int = 400_000
+    harmful_error_max_ppm: int = 250_000
+    harmful_blocks: int = 20
+    harmful_times: int = 3
+    alarm_rate_ppm: int = 300
+    leave_out_rate_ppm: int = 10_000
+    look_back: int = 3
 
 
 @dataclass(frozen=True)
@@ -142,7 +175,7 @@ class Genesis:
     """The whole. seed: 32 bytes of public chance. rounds: heights of learning each group runs (0: no end).
 
     initial_base_id, initial_exponents: where learning starts; the base's bytes lie beside the file, or are
-    drawn again from the model's name and the seed.
+    drawn again from the model's name and the seed. pool: founding rows of honest rounds (`rules.pool`).
     """
 
     version: int
@@ -159,6 +192,7 @@ class Genesis:
     initial_exponents: tuple[int, ...]
     start_time_ms: int
     epochs: Epochs = Epochs()
+    pool: bytes = b""
 
     def __post_init__(self) -> None:
         names = [group.name for group in self.groups]

@@ -54,7 +54,7 @@ def make_opening(x: NDArray[np.float32], y: NDArray[np.int64], states: list[byte
 def opening_bytes_max(tx: ParamTx, task: Task) -> int:
     """How large the opening of this round can be, at most: its samples and states, with their CBOR heads."""
     leaf_bytes = 64 + 4 * math.prod(task.input_shape)
-    steps = task.local_epochs * -(-tx.data_leaves // task.batch_size)
+    steps = task.steps(tx.data_leaves)
     states = -(-steps // task.trace_every) + 1
     state_bytes = 64 + 8 * task.layout.size
     return min(BLOB_BYTES_MAX, 64 + tx.data_leaves * leaf_bytes + states * state_bytes)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from consensus.types import Digest, MemberId
 from p2pfl.genesis import Genesis, Task
 from p2pfl.learn.datasets import Dataset, data_root, load_dataset, root_set
+from p2pfl.learn.held_out import Samples, hold_out
 from p2pfl.learn.train import TrainJob, TrainResult
 from p2pfl.learn.worker import Worker
 from p2pfl.params import Float32
@@ -49,7 +50,8 @@ def job_of(
         y=y,
         seed=seed,
         member=member,
-        epochs=task.local_epochs,
+        epochs=max(1, task.local_epochs),
+        steps=task.local_steps or None,
         batch_size=task.batch_size,
         learning_rate=task.learning_rate_micro / MICRO,
         momentum=task.momentum_micro / MICRO,
@@ -63,6 +65,9 @@ class Trainer:
     """One member's data and the process that learns from it.
 
     x: float32, shape (samples, *input_shape); y: int64. A council seat has no data of its own: None.
+    held_out: samples to judge by, kept apart already; None: a part of x and y is kept out, as the task says.
+    Afterwards x and y are what is trained on and lies under the data root, and held_out what does not (None
+    where the member has too few samples, and in a seat).
     """
 
     def __init__(
@@ -71,12 +76,16 @@ class Trainer:
         x: Float32 | None,
         y: Int64 | None,
         *,
+        held_out: Samples | None = None,
         data_dir: Path | None = None,
         worker: Worker | None = None,
     ) -> None:
+        if x is not None and y is not None and held_out is None:
+            (x, y), held_out = hold_out(x, y, genesis.task.held_out_percent)
         self.genesis = genesis
         self.x = x
         self.y = y
+        self.held_out = held_out
         self.worker = worker or Worker()
         self.data_root, self.data_leaves = (
             data_root(x, y) if x is not None and y is not None else (Digest(b""), 0)
@@ -112,15 +121,15 @@ class Trainer:
     async def evaluate(self, parameters: Float32) -> tuple[float, float]:
         """(loss, accuracy) on the public test set."""
         _, _, rest = self.public()
+        return await self._evaluate_on(parameters, (rest.test_x, rest.test_y))
+
+    async def evaluate_held_out(self, parameters: Float32) -> tuple[float, float] | None:
+        """(loss, accuracy) on the own samples that were kept out of training; None where there are none."""
+        return None if self.held_out is None else await self._evaluate_on(parameters, self.held_out)
+
+    async def _evaluate_on(self, parameters: Float32, samples: Samples) -> tuple[float, float]:
         task = self.genesis.task
-        arguments: Sequence[Any] = (
-            task.model,
-            task.input_shape,
-            task.classes,
-            parameters,
-            rest.test_x,
-            rest.test_y,
-        )
+        arguments: Sequence[Any] = (task.model, task.input_shape, task.classes, parameters, *samples)
         return await self.worker.run("evaluate", *arguments)
 
     def public(self) -> tuple[Float32, Int64, Dataset]:

@@ -7,7 +7,7 @@ and in words for an operator.
 from __future__ import annotations
 
 from p2pfl.errors import UserError
-from p2pfl.genesis import Genesis
+from p2pfl.genesis import Genesis, Task
 from p2pfl.params import MODEL_BYTES_MAX, byte_length
 from p2pfl.rules.aggregate import AGGREGATORS
 from p2pfl.rules.table import NUMERATOR_MAX
@@ -49,7 +49,30 @@ def check_genesis(genesis: Genesis) -> None:
     _in_range("case_blocks", rules.case_blocks, 1, 1 << 32)
     _in_range("epochs.blocks", genesis.epochs.blocks, 0, 1 << 32)
     _in_range("epochs.stall_ms", genesis.epochs.stall_ms, 1, 1 << 48)
+    _in_range("row_root", rules.row_root, 0, 1 if AGGREGATORS[rules.aggregator].factors else 0)
     _in_range("filter_rate_ppb", rules.filter_rate_ppb, 1, 10**9 - 1)
+    _check_task(genesis.task)
+
+
+def _check_task(task: Task) -> None:
+    """What no training can be done with. Whether its names are known is asked by whoever trains."""
+    largest = 1 << 32
+    for name in ("batch_size", "trace_every", "learning_rate_micro", "gradient_norm_max_micro", "classes"):
+        _in_range(f"task.{name}", getattr(task, name), 1, largest)
+    _in_range("task.local_steps", task.local_steps, 0, largest)
+    _in_range("task.local_epochs", task.local_epochs, 0 if task.local_steps else 1, largest)
+    _in_range("task.momentum_micro", task.momentum_micro, 0, _MICRO_ONE - 1)
+    _in_range("task.second_moment_micro", task.second_moment_micro, 0, _MICRO_ONE - 1)
+    _in_range("task.epsilon_nano", task.epsilon_nano, 1, largest)
+    _in_range("task.proximal_micro", task.proximal_micro, 0, largest)
+    _in_range("task.held_out_percent", task.held_out_percent, 0, 50)
+    names = len(task.class_names)
+    if names not in (0, task.classes) or len(set(task.class_names)) != names:
+        raise UserError(
+            f"the task names {names} classes",
+            because=f"it has {task.classes}; either each has a name of its own or none has",
+            fix=_FIX,
+        )
 
 
 def _weight_cap_max(genesis: Genesis) -> int:

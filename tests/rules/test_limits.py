@@ -48,6 +48,36 @@ def test_a_rule_that_means_nothing_is_refused(name: str, value: object) -> None:
     assert name.split("_", maxsplit=1)[0] in str(refused.value) and refused.value.fix
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("local_epochs", 0),
+        ("batch_size", 0),
+        ("trace_every", 0),
+        ("momentum_micro", 1_000_000),
+        ("second_moment_micro", -1),
+        ("epsilon_nano", 0),
+        ("proximal_micro", -1),
+        ("held_out_percent", 51),
+        ("class_names", ("cat", "dog")),
+        ("class_names", ("cat",) * 10),
+    ],
+)
+def test_a_task_with_which_nothing_can_be_learnt_is_refused(name: str, value: object) -> None:
+    genesis = world().genesis
+    task = dataclasses.replace(genesis.task, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=name.replace("_names", "es")) as refused:
+        check_genesis(dataclasses.replace(genesis, task=task))
+    assert refused.value.fix
+
+
+def test_steps_take_the_place_of_epochs() -> None:
+    task = dataclasses.replace(world().genesis.task, local_epochs=0, local_steps=5)
+    check_genesis(dataclasses.replace(world().genesis, task=task))
+    assert task.steps(1_000) == 5
+    assert dataclasses.replace(task, local_epochs=2, local_steps=0, batch_size=16).steps(17) == 4
+
+
 def test_a_model_larger_than_a_blob_is_refused() -> None:
     there = world(layout=SMALL)
     task = dataclasses.replace(there.genesis.task, tensors=(TensorSpec("x", (MODEL_BYTES_MAX // 4 + 1,)),))
