@@ -82,12 +82,14 @@ class Measurement:
     """What one council seat measured when it replayed an opened round.
 
     status: 0 = the opening matches the commitments and was replayed, 1 = none came in time. worst_ppm: the
-    largest relative distance of a segment, in millionths (capped at 2^63 - 1).
+    largest relative distance of a segment, in millionths (capped at 2^63 - 1). disagree_ppm: share of the
+    opened samples that the reference model calls something else than their labels do; expected_ppm: the share
+    that it gets wrong of public samples with the same mix of labels. Both 0 where nothing was replayed.
     """
 
     TYPE: ClassVar[str] = (
         "Measurement(uint64 epoch,bytes32 caseId,address accused,"
-        "uint8 status,bytes32 openingId,uint64 worstPpm)"
+        "uint8 status,bytes32 openingId,uint64 worstPpm,uint64 disagreePpm,uint64 expectedPpm)"
     )
     epoch: int
     case_id: Digest
@@ -95,6 +97,8 @@ class Measurement:
     status: int
     opening_id: Digest
     worst_ppm: int
+    disagree_ppm: int
+    expected_ppm: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,8 @@ _QUESTIONS = (
         "What did the seats measure in a case?",
         """select x.council_height, coalesce(m.name, x.seat) as seat,
                   case x.status when 0 then 'replayed' else 'no opening' end as status,
-                  x.worst_ppm / 1e6 as worst_distance, x.opening_id
+                  x.worst_ppm / 1e6 as worst_distance, x.disagree_ppm / 1e6 as labels_disagree,
+                  x.expected_ppm / 1e6 as labels_expected, x.opening_id
            from measurements x left join members m on m.member = x.seat
            where x.case_id =
                (select case_id from cases where case_id >= :case and case_id < :case || 'g' limit 1)

@@ -238,7 +238,7 @@ class Inquiry:
         """The own measurement, signed, kept for the next block and told to the other seats."""
         context, case = self._context, self._case
         epoch = self._state().cases[case.case_id].opened_epoch  # Its seats finish it, signing in that epoch.
-        measurement = Measurement(epoch, case.case_id, case.accused, status, opening_id, worst_ppm)
+        measurement = Measurement(epoch, case.case_id, case.accused, status, opening_id, worst_ppm, 0, 0)
         signed = SignedMeasurement(measurement, context.guard.sign_plain(context.domain, measurement))
         self._own[status] = signed
         self._keep(signed)

@@ -304,7 +304,8 @@ class Index:
         for signed in body.measurements:
             found = signed.measurement
             seat = self._signer(found, signed.signature)
-            row = (_hex(found.case_id), seat, found.status, height, _hex(found.opening_id), found.worst_ppm)
+            where = (_hex(found.case_id), seat, found.status, height, _hex(found.opening_id))
+            row = (*where, found.worst_ppm, found.disagree_ppm, found.expected_ppm)
             self._put("measurements", [row])
         self._put(
             "outcomes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Counted up whenever a table changes: an index of another version is built again.
-VERSION = 1
+VERSION = 2
 
 TABLES = """
 create table meta (name text primary key, value text not null) without rowid;
@@ -63,7 +63,8 @@ create table candidates (
 ) without rowid;
 create table measurements (
     case_id text not null, seat text not null, status integer not null, council_height integer not null,
-    opening_id text not null, worst_ppm integer not null, primary key (case_id, seat, status)
+    opening_id text not null, worst_ppm integer not null, disagree_ppm integer not null,
+    expected_ppm integer not null, primary key (case_id, seat, status)
 ) without rowid;
 create table outcomes (
     case_id text not null, council_height integer not null, outcome text not null,

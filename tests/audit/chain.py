@@ -348,7 +348,7 @@ class _Builder:
             ppm = REPLAY_PPM.get(accused, 4_000)
             for seat in self.genesis.council.members[:3]:
                 opening = Digest(sha256(accused.encode()).digest())
-                measured = Measurement(0, entry.case.case_id, entry.case.accused, 0, opening, ppm)
+                measured = Measurement(0, entry.case.case_id, entry.case.accused, 0, opening, ppm, 0, 0)
                 found.append(SignedMeasurement(measured, _signed(self.genesis, COUNCIL, seat.name, measured)))
         return found
 

@@ -216,7 +216,7 @@ def test_what_may_be_said_twice_needs_no_guard(guard: Guard, path: Path) -> None
     size = path.stat().st_size
     for struct in (
         Ballot(0, 5, A, 1, 2, 1),
-        Measurement(0, A, KEY.member_id, 0, A, 3),
+        Measurement(0, A, KEY.member_id, 0, A, 3, 0, 0),
         Verdict(A, 0, 5, KEY.member_id, 16, A),
     ):
         signature = guard.sign_plain(DOMAIN, struct)

@@ -18,7 +18,7 @@ LOST_MS = 1_700_000_000_000
 SKEW_MS = 500
 PLAIN = (
     Ballot(0, 5, A, 1, 2, 1),
-    Measurement(0, A, KEY.member_id, 0, A, 3),
+    Measurement(0, A, KEY.member_id, 0, A, 3, 0, 0),
     Verdict(A, 0, 5, KEY.member_id, 16, A),
 )
 

@@ -175,7 +175,7 @@ def of_sixteen() -> list[Any]:
     )
     decided = ct.DecidedBlock(block, ct.Certificate(9, (SIGNATURE,) * 16))
     measured = structs.SignedMeasurement(
-        structs.Measurement(LARGE, bytes(32), bytes(20), 1, bytes(32), LARGE), SIGNATURE
+        structs.Measurement(LARGE, bytes(32), bytes(20), 1, bytes(32), LARGE, LARGE, LARGE), SIGNATURE
     )
     return [
         wire.ConsensusMessage(bytes(32), ct.Proposal(propose, block, (change,) * 16, (prepare,) * 16)),

@@ -132,7 +132,7 @@ def test_what_was_measured_of_a_case_is_needed_as_long_as_the_case(tmp_path: Pat
     kept = Kept(build(), tmp_path, council_blocks=2)
     state, opening_id = kept.view.tip, Digest(b"o" * 32)
     entry = next(entry for entry in state.cases.values() if entry.case.accused == member_of(LIAR))
-    measurement = Measurement(0, entry.case.case_id, entry.case.accused, REPLAYED, opening_id, 0)
+    measurement = Measurement(0, entry.case.case_id, entry.case.accused, REPLAYED, opening_id, 0, 0, 0)
     measured = replace(entry, measured=(Measured(member_of("seat0"), measurement, Digest(b"m" * 32)),))
     told = replace(state, cases={**state.cases, entry.case.case_id: measured})
     assert opening_id in needed(told, kept.chains, 1)

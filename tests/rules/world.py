@@ -159,10 +159,20 @@ class World:
         return header, Certificate(0, tuple(sign(self.secrets[signer], digest) for signer in signers))
 
     def measurement(
-        self, seat: MemberId, case_id: Digest, accused: MemberId, worst_ppm: int, status: int = 0
+        self,
+        seat: MemberId,
+        case_id: Digest,
+        accused: MemberId,
+        worst_ppm: int,
+        status: int = 0,
+        *,
+        disagree_ppm: int = 0,
+        expected_ppm: int = 0,
     ) -> SignedMeasurement:
         """Signed by the seat."""
-        measured = Measurement(0, case_id, accused, status, ZERO_DIGEST, worst_ppm)
+        measured = Measurement(
+            0, case_id, accused, status, ZERO_DIGEST, worst_ppm, disagree_ppm, expected_ppm
+        )
         digest = signing_digest(self.genesis.domain(COUNCIL), measured)
         return SignedMeasurement(measured, sign(self.secrets[seat], digest))
 
