@@ -21,7 +21,7 @@ from p2pfl import genesis as genesis_file
 from p2pfl import telemetry
 from p2pfl.audit.fetch import Copy, Fetcher, Outcome
 from p2pfl.errors import EXIT_CLAIM_FAILED, EXIT_OK, UserError
-from p2pfl.net.options import NetOptions
+from p2pfl.net.options import NetOptions, named
 
 # How often the tips are asked for while following, whatever is announced: announcements may be lost.
 POLL_S = 5.0
@@ -72,6 +72,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
             because=f"1 to {SOURCES_MAX} can be asked",
             fix="give some, with commas between",
         )
+    for name in names:
+        named(name, "--from")  # Before a folder is made for what nobody will bring.
     telemetry.configure(level="error")
     copy = Copy(arguments.out, genesis_file.load(arguments.genesis))
     try:

@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager
 import trio
 
 from consensus.types import DecidedBlock, Digest
-from p2pfl.errors import PeerFault, UserError
+from p2pfl.errors import PeerFault
 from p2pfl.net import ask, wire
 from p2pfl.net.blobs import check_piece
 from p2pfl.net.exchange import BLOBS, REQUESTS
 from p2pfl.net.gossip import Gossip
 from p2pfl.net.interface import Unreachable
-from p2pfl.net.options import NetOptions
+from p2pfl.net.options import NetOptions, named
 from p2pfl.net.sockets import Sockets
 from p2pfl.net.stream import StreamBroken, one_error
 from p2pfl.params import LEAF_BYTES
@@ -39,16 +39,10 @@ class Watched:
     """One node that is looked at. name: as the operator wrote it."""
 
     def __init__(self, name: str, sockets: Sockets) -> None:
-        """Raises UserError unless the name is a multiaddr with a peer id."""
+        """Raises UserError unless the name is a multiaddr of a TCP port with a peer id."""
         self.name = name
-        address, _, peer_id = name.partition("/p2p/")
-        if not address.startswith("/") or not peer_id or "/" in peer_id:
-            raise UserError(
-                f"{name} does not say who is where",
-                because="it should name a host, a TCP port and a peer id",
-                fix="give something like /ip4/203.0.113.5/tcp/9000/p2p/12D3KooW...",
-            )
-        self._address, self._peer_id = address, peer_id
+        where = named(name, "--from")
+        self._address, self._peer_id = where.address, where.peer_id
         self._sockets = sockets
         self._askers: dict[str, ask.Asker] = {}
         self._turn = trio.Lock()

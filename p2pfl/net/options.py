@@ -65,16 +65,7 @@ def announced(text: str | None) -> tuple[str, ...]:
 
 def bootstrapped(text: str | None) -> tuple[PeerAddress, ...]:
     """The peers of setting `net.bootstrap`. Raises UserError."""
-    found = []
-    for each in _listed(text):
-        address, _, peer_id = each.partition("/p2p/")
-        if not can_be_called(address) or not is_peer_id(peer_id):
-            raise UserError(
-                f"net.bootstrap: {each} does not say who is where",
-                because="it should name a host, a TCP port and a peer id",
-                fix="give something like /ip4/203.0.113.5/tcp/9000/p2p/12D3KooW..., with commas between",
-            )
-        found.append(PeerAddress(peer_id, address))
+    found = [named(each, "net.bootstrap") for each in _listed(text)]
     if len(found) > BOOTSTRAP_MAX:
         raise UserError(
             f"net.bootstrap has {len(found)} peers",
@@ -82,6 +73,18 @@ def bootstrapped(text: str | None) -> tuple[PeerAddress, ...]:
             fix="name a few of them",
         )
     return tuple(found)
+
+
+def named(text: str, option: str) -> PeerAddress:
+    """Who is where: a multiaddr with a peer id, as an operator wrote it for this option. Raises UserError."""
+    address, _, peer_id = text.partition("/p2p/")
+    if not can_be_called(address) or not is_peer_id(peer_id):
+        raise UserError(
+            f"{option}: {text} does not say who is where",
+            because="it should name a host, a TCP port and a peer id",
+            fix="give something like /ip4/203.0.113.5/tcp/9000/p2p/12D3KooW..., with commas between",
+        )
+    return PeerAddress(peer_id, address)
 
 
 def _listed(text: str | None) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ GROUP_MIN = 4
 # What one council block takes in; the rest comes with the next.
 JOINS_MAX = CONTRADICTIONS_MAX = 16
 TEXT_BYTES_MAX = 256
+PORT_MAX = 65_535
 _PORT, _HOST = re.compile(r"[1-9][0-9]{0,4}"), re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _PEER_ID = re.compile(rf"[{_BASE58}]{{52}}")
@@ -112,6 +113,8 @@ def is_address(text: str) -> bool:
     """Whether this is a multiaddr of a host and a TCP port, or a WebSocket there, that a node can call."""
     parts = text.removesuffix("/ws").split("/")
     if len(parts) != 5 or parts[0] or parts[3] != "tcp" or not _PORT.fullmatch(parts[4]):
+        return False
+    if int(parts[4]) > PORT_MAX:
         return False
     if parts[1] in ("ip4", "ip6"):
         try:

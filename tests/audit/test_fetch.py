@@ -24,6 +24,7 @@ from p2pfl.errors import EXIT_USER, PeerFault, UserError
 from p2pfl.genesis import COUNCIL
 from p2pfl.net import wire
 from p2pfl.net.host import Network
+from p2pfl.net.identity import peer_id_of
 from p2pfl.net.interface import BytesBlob
 from p2pfl.store import BlockFile, Folder
 from tests.audit.chain import GROUPS, Built, build, decide
@@ -283,3 +284,29 @@ def test_without_libp2p_the_command_says_what_is_missing(built: Built, tmp_path:
     assert done.returncode == EXIT_USER
     assert "needs libp2p" in done.stderr
     assert "p2pfl-mps[observer]" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "",
+        "10.0.0.5:9000",
+        "/ip4/10.0.0.5/tcp/9000",
+        "/ip4/10.0.0.5/tcp/9000/p2p/nobody",
+        "/ip4/10.0.0.5/tcp/90000/p2p/{}",
+        "/ip4/10.0.0.500/tcp/9000/p2p/{}",
+        "/ip4/10.0.0.5/udp/9000/quic-v1/p2p/{}",
+        "/nonsense/p2p/{}",
+    ],
+)
+def test_a_node_that_nobody_could_call_is_refused_before_anything_is_made(tmp_path: Path, where: str) -> None:
+    """It was handed to libp2p as it was, and nobody was heard."""
+    good = f"/ip4/10.0.0.5/tcp/9000/p2p/{peer_id_of(peer_key(1))}"
+    parser = argparse.ArgumentParser()
+    command.add_verb(parser.add_subparsers())
+    names = f"{good},{where.format(peer_id_of(peer_key(2)))}" if where else ""
+    out = tmp_path / "copy"
+    told = parser.parse_args(["fetch", "--genesis", "none.json", "--from", names, "--out", str(out)])
+    with pytest.raises(UserError, match=r"--from"):
+        told.run(told)
+    assert not out.exists()

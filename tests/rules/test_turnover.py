@@ -90,6 +90,7 @@ def test_the_guilty_never_join_again(there: World) -> None:
         ("/ip6/10.0.0.5/tcp/9000", False),
         ("/ip4/10.0.0.5/udp/9000", False),
         ("/ip4/10.0.0.5/tcp/", False),
+        ("/ip4/10.0.0.5/tcp/65536", False),
         ("/ip4/10.0.0.5/tcp/9000/p2p/x", False),
         ("/dns4/-bad-/tcp/443", False),
         ("zzz", False),
