@@ -29,7 +29,7 @@ from p2pfl.rounds.council_view import CouncilView
 from p2pfl.rounds.defence import Defence
 from p2pfl.rounds.desk import holders_of
 from p2pfl.rounds.follow import Follower
-from p2pfl.rounds.gauges import report_process, report_wire, watch_lag
+from p2pfl.rounds.gauges import watch_process
 from p2pfl.rounds.prosecutor import Prosecutor
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.served import BLOCKS, reveal, serve_again
@@ -101,12 +101,11 @@ class Node:
             await nursery.start(parts.network.run)
             self._tell_started(await self._open_explorer(nursery))
             nursery.start_soon(self.prosecutor.run)
-            nursery.start_soon(watch_lag, parts.observe)
-            nursery.start_soon(report_wire, parts.network, parts.observe)
-            nursery.start_soon(report_process, parts.observe)
             nursery.start_soon(self._comings.give_notice)
-            chains = self._chains.values
-            nursery.start_soon(keep_house, self.context, chains, parts.store, parts.settings.store)
+            if parts.settings.lasting:
+                nursery.start_soon(watch_process, parts.network, parts.observe)
+                chains = self._chains.values
+                nursery.start_soon(keep_house, self.context, chains, parts.store, parts.settings.store)
             task_status.started()
             while True:
                 await self._until_term_ends()
@@ -271,6 +270,7 @@ class Node:
             trainer=parts.trainer,
             observe=self._observe,
             evaluates=parts.settings.explorer is not None,
+            clock_ms=parts.clock_ms,
             on_double=self._double_signed,
         )
 

@@ -45,7 +45,8 @@ class NodeSettings:
     default the genesis entry's. explorer: host and port (0: any free), None for no pages. rpc: the chain's
     JSON-RPC. account_key: funded EVM account that submits evidence. new_keys: the signing key is new, so a
     guard may be made. guard_lost: there was a guard and it is gone; make one that signs nothing until the
-    next epoch. net: how it speaks to others. store: what of the past it keeps.
+    next epoch. net: how it speaks to others. store: what of the past it keeps. lasting: it watches its
+    process and its disk; False for an experiment's, of which there are hundreds in one process.
     """
 
     dir: Path
@@ -60,6 +61,7 @@ class NodeSettings:
     guard_lost: bool = False
     net: NetOptions = DEFAULTS
     store: StoreOptions = DEFAULT_STORE
+    lasting: bool = True
 
 
 @dataclass
@@ -83,6 +85,7 @@ class Parts:
     trainer: Trainer
     chain: Callable[[], Any] | None
     observe: Observe
+    clock_ms: Callable[[], int] = wall_clock_ms
 
 
 def assemble(

@@ -20,74 +20,20 @@ from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net import ask, wire
 from p2pfl.net.blobs import Fetch
+from p2pfl.net.hub import Hub
 from p2pfl.net.interface import Fetched, Handlers, PeerAddress, Sink, Unreachable
 from p2pfl.net.piece_server import NOT_HELD, PieceServer
 from p2pfl.net.queues import INBOX_MESSAGES_MAX, OUTBOX_MESSAGES_MAX
 
 
-class MemoryHub:
-    """Carries what the networks made on it say to one another. delay_s: (least, most) for one way."""
-
-    def __init__(self, *, seed: int = 0, delay_s: tuple[float, float] = (0.0, 0.0)) -> None:
-        self._chance = Random(seed)
-        self._delay_s = delay_s
-        self._running: dict[MemberId, MemoryNetwork] = {}
-        self._cut: set[frozenset[MemberId]] = set()
+class MemoryHub(Hub):
+    """Makes the networks that it connects. Its options are those of `hub.Hub`."""
 
     def network(
         self, me: MemberId, peers: Iterable[MemberId], handlers: Handlers | None = None
     ) -> MemoryNetwork:
         """A network for this member; it speaks once `run` is started."""
         return MemoryNetwork(self, me, peers, handlers)
-
-    def cut(self, a: MemberId, b: MemberId) -> None:
-        """Break the link between two members; what is on its way comes after it is mended."""
-        self._cut.add(frozenset((a, b)))
-        self.refresh()
-
-    def mend(self, a: MemberId, b: MemberId) -> None:
-        """Bring the link back."""
-        self._cut.discard(frozenset((a, b)))
-        self.refresh()
-
-    def isolate(self, member: MemberId) -> None:
-        """Break all links of a member."""
-        self._cut.update(frozenset((member, other)) for other in self._running if other != member)
-        self.refresh()
-
-    def rejoin(self, member: MemberId) -> None:
-        """Bring all links of a member back."""
-        self._cut = {link for link in self._cut if member not in link}
-        self.refresh()
-
-    def draw_delay_s(self) -> float:
-        """The delay of the next message."""
-        return self._chance.uniform(*self._delay_s)
-
-    def reach(self, a: MemberId, b: MemberId) -> MemoryNetwork | None:
-        """The network of `b`, if `a` can speak to it now."""
-        here, there = self._running.get(a), self._running.get(b)
-        if here is None or there is None or frozenset((a, b)) in self._cut:
-            return None
-        return there if b in here.peers and a in there.peers else None
-
-    def join(self, network: MemoryNetwork) -> None:
-        """A network began to run."""
-        if network.me in self._running:
-            raise RuntimeError("this member runs already")
-        self._running[network.me] = network
-        self.refresh()
-
-    def leave(self, network: MemoryNetwork) -> None:
-        """A network stopped."""
-        del self._running[network.me]
-        network.set_connected(set())
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Tell everybody who can be reached now."""
-        for network in list(self._running.values()):
-            network.set_connected({peer for peer in network.peers if self.reach(network.me, peer)})
 
 
 class MemoryNetwork:
@@ -107,11 +53,13 @@ class MemoryNetwork:
         self.faults: dict[tuple[MemberId, str], int] = Counter()
         self.dropped_messages = 0
         self._hub = hub
-        self._out: dict[MemberId, deque[tuple[float, bytes]]] = {peer: deque() for peer in self.peers}
-        self._in: dict[MemberId, deque[bytes]] = {peer: deque() for peer in self.peers}
+        # By peer, made when there is something: of hundreds of peers, most say nothing to one another.
+        self._known = set(self.peers)
+        self._out: dict[MemberId, deque[tuple[float, bytes]]] = {}
+        self._in: dict[MemberId, deque[bytes]] = {}
+        self._carried: set[MemberId] = set()
+        self._heard: set[MemberId] = set()
         self._changed_event = trio.Event()
-        self._work: dict[MemberId, trio.Event] = {peer: trio.Event() for peer in self.peers}
-        self._arrived: dict[MemberId, trio.Event] = {peer: trio.Event() for peer in self.peers}
         self._pieces = PieceServer(_at_once)  # Threads and a virtual clock do not agree.
         self._fetches: dict[Digest, list[Fetch]] = defaultdict(list)
         self._nursery: trio.Nursery | None = None
@@ -120,9 +68,6 @@ class MemoryNetwork:
         """Speak and listen until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for peer in self.peers:
-                nursery.start_soon(self._carry, peer)
-                nursery.start_soon(self._hear, peer)
             self._hub.join(self)
             try:
                 task_status.started()
@@ -133,23 +78,18 @@ class MemoryNetwork:
 
     def meet(self, peers: Mapping[MemberId, PeerAddress]) -> None:
         """These may speak from now on."""
-        for peer in peers.keys() - self.peers - {self.me}:
-            self.peers.add(peer)
-            if peer in self._out:
-                continue  # It may speak again.
-            self._out[peer], self._in[peer] = deque(), deque()
-            self._work[peer], self._arrived[peer] = trio.Event(), trio.Event()
-            if self._nursery is not None:
-                self._nursery.start_soon(self._carry, peer)
-                self._nursery.start_soon(self._hear, peer)
-        self._hub.refresh()
+        new = peers.keys() - self.peers - {self.me}
+        self.peers |= new
+        self._known |= new
+        if new:
+            self._hub.look_at(self)
 
     def part(self, members: Iterable[MemberId]) -> None:
         """These may speak no more. There are no observers here."""
         gone = self.peers & set(members)
         self.peers -= gone
         if gone:
-            self._hub.refresh()
+            self._hub.look_at(self)
 
     def stay_near(self, members: Iterable[MemberId]) -> None:
         """Here everybody is connected to everybody."""
@@ -169,61 +109,71 @@ class MemoryNetwork:
                 self._send_packed(member, packed)
 
     def _send_packed(self, to: MemberId, packed: bytes) -> None:
-        outbox = self._out[to]
+        if to not in self._known:
+            raise KeyError(f"0x{to.hex()} is no peer")
+        outbox = self._out.setdefault(to, deque())
         due = trio.current_time() + self._hub.draw_delay_s()
         outbox.append((max(due, outbox[-1][0]) if outbox else due, packed))
         if len(outbox) > OUTBOX_MESSAGES_MAX:
             outbox.popleft()
             self.dropped_messages += 1
-        self._work[to].set()
+        self._start_carrying(to)
+
+    def _start_carrying(self, to: MemberId) -> None:
+        if self._nursery is not None and self._out.get(to) and to not in self._carried:
+            self._carried.add(to)
+            self._nursery.start_soon(self._carry, to)
 
     async def _carry(self, to: MemberId) -> None:
+        """Until nothing is left, or the link is cut."""
         outbox = self._out[to]
-        while True:
-            if not outbox or self._hub.reach(self.me, to) is None:
-                self._work[to] = trio.Event()
-                await self._work[to].wait()
-                continue
-            due, packed = outbox[0]
-            await trio.sleep_until(max(due, trio.current_time()))
-            target = self._hub.reach(self.me, to)
-            if target is None or not outbox or outbox[0][1] is not packed:
-                continue
-            if not target.deliver(self.me, packed):
-                await trio.sleep(0.05)  # Its inbox is full; the message stays here.
-                continue
-            outbox.popleft()
-            self.sent_bytes["messages"] += len(packed)
+        try:
+            while outbox and self._hub.reach(self.me, to) is not None:
+                due, packed = outbox[0]
+                if due > trio.current_time():
+                    await trio.sleep_until(due)
+                target = self._hub.reach(self.me, to)
+                if target is None or not outbox or outbox[0][1] is not packed:
+                    continue
+                if not target.deliver(self.me, packed):
+                    await trio.sleep(0.05)  # Its inbox is full; the message stays here.
+                    continue
+                outbox.popleft()
+                self.sent_bytes["messages"] += len(packed)
+        finally:
+            self._carried.discard(to)
 
     def deliver(self, sender: MemberId, packed: bytes) -> bool:
         """A peer's message arrives; False when the inbox is full."""
-        inbox = self._in[sender]
-        if len(inbox) >= INBOX_MESSAGES_MAX:
+        inbox = self._in.setdefault(sender, deque())
+        if self._nursery is None or len(inbox) >= INBOX_MESSAGES_MAX:
             return False
         inbox.append(packed)
         self.received_bytes["messages"] += len(packed)
-        self._arrived[sender].set()
+        if sender not in self._heard:
+            self._heard.add(sender)
+            self._nursery.start_soon(self._hear, sender)
         return True
 
     async def _hear(self, sender: MemberId) -> None:
+        """Until nothing is left: one at a time and in their order."""
         assert self.handlers is not None, "a network without handlers"
         inbox = self._in[sender]
-        while True:
-            if not inbox:
-                self._arrived[sender] = trio.Event()
-                await self._arrived[sender].wait()
-                continue
-            try:
-                message = cast(wire.Message, wire.unpack(inbox[0]))
-                await self.handlers.received(sender, message)
-                if isinstance(message, wire.Have):
-                    for fetch in self._fetches.get(message.blob_id, ()):
-                        fetch.announced_by(sender)
-            except PeerFault as fault:
-                self._fault(sender, fault)
-            finally:
-                inbox.popleft()
-            await trio.lowlevel.checkpoint()
+        try:
+            while inbox:
+                try:
+                    message = cast(wire.Message, self._hub.once.parse(inbox[0]))
+                    await self.handlers.received(sender, message)
+                    if isinstance(message, wire.Have):
+                        for fetch in self._fetches.get(message.blob_id, ()):
+                            fetch.announced_by(sender)
+                except PeerFault as fault:
+                    self.fault(sender, fault)
+                finally:
+                    inbox.popleft()
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._heard.discard(sender)
 
     # -- requests ----------------------------------------------------------
 
@@ -250,7 +200,7 @@ class MemoryNetwork:
             request = cast(wire.Request, wire.unpack(packed))
             answer = wire.pack(await self.handlers.answer(sender, request))
         except PeerFault as fault:
-            self._fault(sender, fault)
+            self.fault(sender, fault)
             answer = wire.pack(wire.Refused(fault.reason))
         self.sent_bytes["requests"] += len(answer)
         return answer
@@ -267,8 +217,10 @@ class MemoryNetwork:
         into: Sink | None = None,
     ) -> Fetched:
         """The blob, every piece verified, from whoever holds it. Raises PeerFault("blob_missing")."""
+        if self._hub.whole and into is None:
+            return await self._hub.once.fetch(self, blob_id, length, holders, timeout_s)
         chance = Random(self.me + blob_id)
-        fetch = Fetch(blob_id, length, holders, self._open_holder, self._fault, into, chance)
+        fetch = Fetch(blob_id, length, holders, self._open_holder, self.fault, into, chance)
         self._fetches[blob_id].append(fetch)
         try:
             with trio.move_on_after(timeout_s):
@@ -294,7 +246,7 @@ class MemoryNetwork:
         try:
             head, data = await self._pieces.answer(source, request)
         except PeerFault as fault:
-            self._fault(sender, fault)
+            self.fault(sender, fault)
             return wire.Refused(fault.reason)
         self.sent_bytes["blobs"] += len(wire.pack(head)) + len(data)
         return wire.Piece(head.total_length, head.proof, data) if isinstance(head, wire.PieceHead) else head
@@ -304,7 +256,7 @@ class MemoryNetwork:
     def announce(self, message: wire.Tip) -> None:
         """Tell everybody who is connected; nothing is sent again."""
         packed = wire.pack(message)
-        for peer in sorted(self.connected):
+        for peer in sorted(self.connected) if not self._hub.whole else ():
             if self._nursery is not None:
                 self.sent_bytes["gossip"] += len(packed)
                 self._nursery.start_soon(self._announce_to, peer, packed)
@@ -322,7 +274,7 @@ class MemoryNetwork:
         """The hub says who can be reached."""
         new, self.connected = now - self.connected, now
         for peer in sorted(new):
-            self._work[peer].set()
+            self._start_carrying(peer)
             for callback in self.on_connect:
                 callback(peer)
         self._changed_event.set()
@@ -346,7 +298,7 @@ class MemoryNetwork:
             raise Unreachable("not connected")
         return target
 
-    def _fault(self, peer: MemberId, fault: PeerFault) -> None:
+    def fault(self, peer: MemberId, fault: PeerFault) -> None:
         self.faults[peer, fault.reason] = self.faults.get((peer, fault.reason), 0) + 1
 
 

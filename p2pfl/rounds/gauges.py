@@ -19,6 +19,14 @@ LAG_PROBE_S = 0.02
 _STATM = Path("/proc/self/statm")
 
 
+async def watch_process(network: Any, observe: Observe) -> None:
+    """All of them, until cancelled."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_lag, observe)
+        nursery.start_soon(report_wire, network, observe)
+        nursery.start_soon(report_process, observe)
+
+
 async def watch_lag(observe: Observe) -> None:
     """How late the event loop wakes, p99 of each period: votes wait at least so long."""
     late_ms: list[float] = []
