@@ -82,7 +82,7 @@ class Node:
         """See `run` above."""
         parts = self.parts
         await self._keep_initial_base()
-        await parts.trainer.worker.warm()
+        await parts.trainer.warm()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._meet()

@@ -1,9 +1,9 @@
 """How a model is trained, so that somebody else can check it: one job, one sequence of states.
 
-Everything that changes during training is in a `State` of canonical bytes: the step counter, the
-parameters, the momentum. The order of the batches is no state: it is a pure function of the round's
-public seed, the member and the epoch. So any segment of a training can be repeated from the state at its
-start, without what came before. Knows nothing of peers, rounds or blocks.
+Everything that changes during training is in a `State` of canonical bytes (`states`): the step counter, the
+parameters, what the optimiser remembers. The order of the batches is no state: it is a pure function of the
+round's public seed, the member and the epoch. So any segment of a training can be repeated from the state at
+its start, without what came before. Knows nothing of peers, rounds or blocks.
 
     states[0] --16 steps--> states[1] --16 steps--> states[2] --the rest--> states[-1]
      the base                                                                the result
@@ -11,10 +11,8 @@ start, without what came before. Knows nothing of peers, rounds or blocks.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,9 @@ from consensus.types import Digest
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.learn import chance
 from p2pfl.learn.models import architecture, layout
-from p2pfl.learn.numerics import pinned_torch
+from p2pfl.learn.numerics import device_of, pinned_torch
+from p2pfl.learn.optimizers import Optimizer, Rates, optimizer
+from p2pfl.learn.states import State, decode_state, encode_state, start_state, trace_leaves
 from p2pfl.learn.task import task
 
 Float32 = NDArray[np.float32]
@@ -37,8 +37,6 @@ LOSS_SAMPLES_MAX = 1024
 EVALUATION_BATCH = 256
 # What a loss is recorded as that is larger than this or not a number: it fits a uint32.
 LOSS_MICRO_MAX = 2**32 - 1
-_STATE_HEAD = struct.Struct("<8sQQ")
-_STATE_MAGIC = b"MPSSTAT1"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +45,9 @@ class TrainJob:
 
     parameters: the base, float32, shape (layout.size,). x: float32, shape (samples, *input_shape);
     y: int64 in [0, classes). seed: the round's public seed, 32 bytes; member: 20 bytes.
-    steps: how many, or None for `epochs` passes over the samples.
+    steps: how many, or None for `epochs` passes over the samples. optimizer: name in the table; momentum,
+    second_moment and epsilon are its rates. proximal: mu of FedProx (Li et al. 2020): the gradient is that of
+    loss + mu/2 |parameters - base|^2. device: "cpu", "cuda" or "cuda:N": where, which is no part of the task.
     gradient_norm_max: a longer gradient is shortened to it (inf: never). Without it, one honest update in
     200 was more than four times as long as the others of its group, and would have been left out.
     The defaults: 12 members, Dirichlet 0.5, plain averaging, 10 rounds on digits reach 0.97 with the cnn.
@@ -69,6 +69,11 @@ class TrainJob:
     gradient_norm_max: float = 2.0
     trace_every: int = 16
     keep_states: bool = False
+    optimizer: str = "momentum"
+    second_moment: float = 0.999
+    epsilon: float = 1e-8
+    proximal: float = 0.0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.x.dtype != np.float32 or self.x.shape != (len(self.y), *self.input_shape) or not len(self.y):
@@ -92,14 +97,24 @@ class TrainJob:
         """How many segments its trace has: one less than it has states."""
         return -(-self.steps_total // self.trace_every)
 
+    @property
+    def moments(self) -> int:
+        """How many vectors the optimiser remembers. Raises UserError for an unknown one."""
+        return len(self.optimizer_made().moments)
+
+    def optimizer_made(self) -> Optimizer:
+        """The optimiser with its rates. Raises UserError for an unknown one."""
+        rates = Rates(self.learning_rate, self.momentum, self.second_moment, self.epsilon)
+        return optimizer.find(self.optimizer)(rates)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainResult:
     """What a training yields.
 
     parameters: float32, flat. trace: SHA-256 of each state; trace_root: the RFC 9162 root over those.
-    states: the canonical bytes of each state, only if the job keeps them: they are large (twice the
-    model), and the same job gives the same ones again when somebody asks.
+    states: the canonical bytes of each state, only if the job keeps them: they are large (with momentum
+    twice the model), and the same job gives the same ones again when somebody asks.
     """
 
     parameters: Float32
@@ -119,7 +134,7 @@ def train(job: TrainJob) -> TrainResult:
     Raises UserError when training leaves the finite numbers: then there is no update in this round.
     """
     trainer = _Trainer(job)
-    trainer.load(State(0, job.parameters, np.zeros_like(job.parameters)))
+    trainer.load(decode_state(start_state(job.parameters, job.moments), len(job.parameters)))
     picked = _spread(len(job.y), LOSS_SAMPLES_MAX)
     before = trainer.loss(picked)
     states: list[bytes] = []
@@ -128,7 +143,7 @@ def train(job: TrainJob) -> TrainResult:
         if segment:
             trainer.run_segment(segment - 1)
         state = encode_state(trainer.state())
-        trace.append(sha256(state).digest())
+        trace += trace_leaves([state])
         if job.keep_states:
             states.append(state)
     parameters = trainer.state().parameters
@@ -142,8 +157,8 @@ def train(job: TrainJob) -> TrainResult:
 def replay_segment(job: TrainJob, state: bytes, segment: int) -> bytes:
     """Repeat one segment from the state at its start; the state at its end.
 
-    The job's own parameters do not matter. Raises PeerFault when the bytes are not a state of this
-    model at the start of this segment, or lead out of the finite numbers.
+    The job's own parameters matter for a proximal term only. Raises PeerFault when the bytes are not a state
+    of this model at the start of this segment, or lead out of the finite numbers.
     """
     if not 0 <= segment < job.segments:
         raise PeerFault("bad_state", f"there is no segment {segment} of {job.segments}")
@@ -151,6 +166,8 @@ def replay_segment(job: TrainJob, state: bytes, segment: int) -> bytes:
     start = decode_state(state, trainer.coordinates)
     if start.step != segment * job.trace_every:
         raise PeerFault("bad_state", f"segment {segment} does not start at step {start.step}")
+    if len(start.moments) != job.moments:
+        raise PeerFault("bad_state", f"{job.optimizer!r} does not remember {len(start.moments)} vectors")
     trainer.load(start)
     trainer.run_segment(segment)
     try:
@@ -161,71 +178,33 @@ def replay_segment(job: TrainJob, state: bytes, segment: int) -> bytes:
 
 @task("evaluate")
 def evaluate(
-    model: str, input_shape: tuple[int, ...], classes: int, parameters: Float32, x: Float32, y: Int64
+    model: str,
+    input_shape: tuple[int, ...],
+    classes: int,
+    parameters: Float32,
+    x: Float32,
+    y: Int64,
+    device: str = "cpu",
 ) -> tuple[float, float]:
     """Mean cross-entropy (nats) and accuracy (share of right answers) over these samples."""
-    torch = pinned_torch()
+    torch, where = pinned_torch(), device_of(device)
     forward = architecture(model, input_shape, classes).forward
-    tensors = [torch.tensor(part) for part in layout(model, input_shape, classes).unflatten(parameters)]
-    loss, right = _evaluate(forward, tensors, torch.tensor(x), torch.tensor(y))
+    parts = layout(model, input_shape, classes).unflatten(parameters)
+    tensors = [torch.tensor(part, device=where) for part in parts]
+    loss, right = _evaluate(forward, tensors, torch.tensor(x, device=where), torch.tensor(y, device=where))
     return loss / len(y), right / len(y)
 
 
 @task("warm")
-def warm() -> None:
-    """Import torch and run every kernel once, so that the first job is as quick as the others."""
+def warm(device: str = "cpu") -> None:
+    """Import torch and run every kernel once, so that the first job is as quick as the others.
+
+    Raises UserError when there is no such device.
+    """
     shape, samples = (1, 8, 8), 4
     x, y = np.zeros((samples, *shape), dtype=np.float32), np.zeros(samples, dtype=np.int64)
     parameters = np.zeros(layout("cnn", shape, 10).size, dtype=np.float32)
-    train(TrainJob("cnn", shape, 10, parameters, x, y, seed=bytes(32), member=bytes(20)))
-
-
-# ---------------------------------------------------------------------------
-# The state and the trace.
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class State:
-    """All that changes during training. parameters, momentum: float32, shape (coordinates,)."""
-
-    step: int
-    parameters: Float32
-    momentum: Float32
-
-
-def encode_state(state: State) -> bytes:
-    """Magic, step (uint64), coordinates (uint64), parameters, momentum; all little-endian."""
-    head = _STATE_HEAD.pack(_STATE_MAGIC, state.step, len(state.parameters))
-    return b"".join(
-        (head, state.parameters.astype("<f4", copy=False).data, state.momentum.astype("<f4", copy=False).data)
-    )
-
-
-def decode_state(data: bytes, coordinates: int) -> State:
-    """The state in these bytes (views of them). Raises PeerFault when they are not exactly one of this size.
-
-    Numbers that are not finite are refused: every distance to them would be NaN, and no comparison
-    with a threshold would hold.
-    """
-    if len(data) != _STATE_HEAD.size + 8 * coordinates:
-        raise PeerFault("bad_state", f"{len(data)} bytes are no state of {coordinates} coordinates")
-    magic, step, claimed = _STATE_HEAD.unpack_from(data)
-    if magic != _STATE_MAGIC or claimed != coordinates:
-        raise PeerFault("bad_state", "the head is not that of a state of this model")
-    values = np.frombuffer(data, dtype="<f4", offset=_STATE_HEAD.size)
-    if not np.isfinite(values).all():
-        raise PeerFault("bad_state", "a number is not finite")
-    return State(step, values[:coordinates], values[coordinates:])
-
-
-def start_state(parameters: Float32) -> bytes:
-    """The first state of every training from this base: step 0, no momentum."""
-    return encode_state(State(0, parameters, np.zeros_like(parameters)))
-
-
-def trace_leaves(states: Sequence[bytes]) -> list[bytes]:
-    """The leaves of the trace: SHA-256 of each state."""
-    return [sha256(state).digest() for state in states]
+    train(TrainJob("cnn", shape, 10, parameters, x, y, seed=bytes(32), member=bytes(20), device=device))
 
 
 def batches(job: TrainJob, first: int, last: int) -> Iterator[Int64]:
@@ -247,19 +226,22 @@ def batches(job: TrainJob, first: int, last: int) -> Iterator[Int64]:
 
 
 class _Trainer:
-    """SGD with momentum on flat buffers; the model's tensors and their gradients are views of them."""
+    """Steps on flat buffers of the job's device; the model's tensors and their gradients are views of it."""
 
     def __init__(self, job: TrainJob) -> None:
-        torch = pinned_torch()
+        torch, where = pinned_torch(), device_of(job.device)
         tensors = layout(job.model, job.input_shape, job.classes)
+        made = job.optimizer_made()
         self.job = job
         self.coordinates = tensors.size
         self._forward = architecture(job.model, job.input_shape, job.classes).forward
-        self._x, self._y = torch.tensor(job.x), torch.tensor(job.y)
+        self._optimize = made.step
+        self._x, self._y = torch.tensor(job.x, device=where), torch.tensor(job.y, device=where)
         self._step = 0
-        self._parameters = torch.zeros(tensors.size)
-        self._gradient = torch.zeros(tensors.size)
-        self._momentum = torch.zeros(tensors.size)
+        self._base = torch.tensor(job.parameters, device=where) if job.proximal else None
+        self._parameters = torch.zeros(tensors.size, device=where)
+        self._gradient = torch.zeros(tensors.size, device=where)
+        self._moments = [torch.zeros(tensors.size, device=where) for _ in made.moments]
         self._tensors: list[Any] = []
         for part, spec in zip(tensors.slices(), tensors.tensors, strict=True):
             tensor = self._parameters[part].view(spec.shape).detach().requires_grad_()
@@ -272,38 +254,40 @@ class _Trainer:
         self._step = state.step
         with torch.no_grad():
             self._parameters.copy_(torch.tensor(state.parameters))
-            self._momentum.copy_(torch.tensor(state.momentum))
+            for ours, theirs in zip(self._moments, state.moments, strict=True):
+                ours.copy_(torch.tensor(theirs))
 
     def state(self) -> State:
         """Where training is (copies). Raises UserError when a number is not finite."""
-        parameters, momentum = self._parameters.numpy().copy(), self._momentum.numpy().copy()
-        if not (np.isfinite(parameters).all() and np.isfinite(momentum).all()):
+        parameters, *moments = (each.cpu().numpy().copy() for each in (self._parameters, *self._moments))
+        if not all(np.isfinite(each).all() for each in (parameters, *moments)):
             raise UserError(
                 "training diverged",
-                because=f"after step {self._step} a parameter or its momentum is not finite",
+                because=f"after step {self._step} a parameter or a moment of the optimiser is not finite",
                 fix=f"lower the learning rate (it is {self.job.learning_rate}) or look at the data",
             )
-        return State(self._step, parameters, momentum)
+        return State(self._step, parameters, tuple(moments))
 
     def run_segment(self, segment: int) -> None:
         """The steps of this segment."""
         torch, job = pinned_torch(), self.job
         first = segment * job.trace_every
         for samples in batches(job, first, min(first + job.trace_every, job.steps_total)):
-            picked = torch.from_numpy(samples)
+            picked = torch.from_numpy(samples).to(self._x.device)
             logits = self._forward(self._tensors, self._x[picked])
             self._gradient.zero_()
             torch.nn.functional.cross_entropy(logits, self._y[picked]).backward()
+            self._step += 1
             with torch.no_grad():
+                if self._base is not None:
+                    self._gradient.add_(self._parameters - self._base, alpha=job.proximal)
                 norm = torch.linalg.vector_norm(self._gradient)
                 self._gradient.mul_((job.gradient_norm_max / norm).clamp(max=1))
-                self._momentum.mul_(job.momentum).add_(self._gradient)
-                self._parameters.add_(self._momentum, alpha=-job.learning_rate)
-            self._step += 1
+                self._optimize(self._parameters, self._gradient, self._moments, self._step)
 
     def loss(self, picked: Int64) -> float:
         """Mean cross-entropy over these samples."""
-        index = pinned_torch().from_numpy(picked)
+        index = pinned_torch().from_numpy(picked).to(self._x.device)
         return _evaluate(self._forward, self._tensors, self._x[index], self._y[index])[0] / len(picked)
 
 

@@ -63,9 +63,9 @@ class Worker:
         if self._child is None:
             self._child = _fork(self._nice) if _alone() else _spawn(self._nice)
 
-    async def warm(self) -> None:
-        """Start the process and have it import torch."""
-        await self.run(address(train.warm))
+    async def warm(self, device: str = "cpu") -> None:
+        """Start the process and have it import torch. Raises UserError when there is no such device."""
+        await self.run(address(train.warm), device)
 
     async def run(self, name: str, *args: Any) -> Any:
         """The result of the task `name` (a name of `task.task`, or `module:function`) with these arguments.

@@ -21,9 +21,10 @@ from p2pfl import codec
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis, Task
 from p2pfl.learn.datasets import data_leaves, parse_leaves
-from p2pfl.learn.train import State, TrainJob, decode_state, start_state, trace_leaves
+from p2pfl.learn.states import State, decode_state, start_state, state_bytes, trace_leaves
+from p2pfl.learn.train import TrainJob
 from p2pfl.params import BLOB_BYTES_MAX, Base, Update, delta_of, quantize
-from p2pfl.rounds.trainer import job_of
+from p2pfl.rounds.trainer import job_of, moments_of
 from p2pfl.signed import ParamTx
 
 PPM = 1_000_000
@@ -56,8 +57,8 @@ def opening_bytes_max(tx: ParamTx, task: Task) -> int:
     leaf_bytes = 64 + 4 * math.prod(task.input_shape)
     steps = task.steps(tx.data_leaves)
     states = -(-steps // task.trace_every) + 1
-    state_bytes = 64 + 8 * task.layout.size
-    return min(BLOB_BYTES_MAX, 64 + tx.data_leaves * leaf_bytes + states * state_bytes)
+    each = 64 + state_bytes(task.layout.size, moments_of(task))
+    return min(BLOB_BYTES_MAX, 64 + tx.data_leaves * leaf_bytes + states * each)
 
 
 def read_opening(data: bytes, tx: ParamTx) -> Opening:
@@ -103,7 +104,7 @@ async def measure(opening: Opening, job: TrainJob, base: Base, update: Update, r
     the base plus the update, within rounding.
     """
     states = [_state(data, job) for data in opening.states]
-    if opening.states[0] != start_state(base.values) or any(state is None for state in states):
+    if opening.states[0] != start_state(base.values, job.moments) or any(state is None for state in states):
         return WORST_PPM_MAX
     worst = _update_distance_ppm(states[-1], base, update)
     for segment in range(job.segments):
@@ -121,18 +122,20 @@ async def measure(opening: Opening, job: TrainJob, base: Base, update: Update, r
 
 def _state(data: bytes, job: TrainJob) -> State | None:
     try:
-        return decode_state(data, len(job.parameters))
+        state = decode_state(data, len(job.parameters))
     except PeerFault:
         return None
+    return state if len(state.moments) == job.moments else None
 
 
 def _segment_distance_ppm(start: State, claimed: State, replayed: State) -> int:
-    """|claimed - replayed| / |replayed - start|, parameters; and momentum, where a later step uses it."""
+    """|claimed - replayed| / |replayed - start|, parameters; / |replayed| of each vector of the optimiser."""
     if claimed.step != replayed.step:
         return WORST_PPM_MAX
-    parameters = _ratio_ppm(claimed.parameters, replayed.parameters, start.parameters)
-    momentum = _ratio_ppm(claimed.momentum, replayed.momentum, np.zeros_like(start.momentum))
-    return max(parameters, momentum)
+    distances = [_ratio_ppm(claimed.parameters, replayed.parameters, start.parameters)]
+    for mine, again in zip(claimed.moments, replayed.moments, strict=True):
+        distances.append(_ratio_ppm(mine, again, np.zeros_like(again)))
+    return max(distances)
 
 
 def _update_distance_ppm(last: State | None, base: Base, update: Update) -> int:

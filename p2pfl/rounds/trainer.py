@@ -17,13 +17,15 @@ from consensus.types import Digest, MemberId
 from p2pfl.genesis import Genesis, Task
 from p2pfl.learn.datasets import Dataset, data_root, load_dataset, root_set
 from p2pfl.learn.held_out import Samples, hold_out
+from p2pfl.learn.optimizers import Rates, optimizer
+from p2pfl.learn.states import state_bytes
 from p2pfl.learn.train import TrainJob, TrainResult
 from p2pfl.learn.worker import Worker
 from p2pfl.params import Float32
 from p2pfl.records import MICRO
 
 Int64 = NDArray[np.int64]
-
+NANO = 1_000_000_000
 
 # More than that a round is not worth sending between processes and to the disk for the one round in many
 # that is asked for.
@@ -52,6 +54,10 @@ def job_of(
         member=member,
         epochs=max(1, task.local_epochs),
         steps=task.local_steps or None,
+        optimizer=task.optimizer,
+        second_moment=task.second_moment_micro / MICRO,
+        epsilon=task.epsilon_nano / NANO,
+        proximal=task.proximal_micro / MICRO,
         batch_size=task.batch_size,
         learning_rate=task.learning_rate_micro / MICRO,
         momentum=task.momentum_micro / MICRO,
@@ -61,13 +67,18 @@ def job_of(
     )
 
 
+def moments_of(task: Task) -> int:
+    """How many vectors the task's optimiser remembers. Raises UserError for an unknown one."""
+    return len(optimizer.find(task.optimizer)(Rates(0.0, 0.0, 0.0, 0.0)).moments)
+
+
 class Trainer:
     """One member's data and the process that learns from it.
 
     x: float32, shape (samples, *input_shape); y: int64. A council seat has no data of its own: None.
     held_out: samples to judge by, kept apart already; None: a part of x and y is kept out, as the task says.
     Afterwards x and y are what is trained on and lies under the data root, and held_out what does not (None
-    where the member has too few samples, and in a seat).
+    where the member has too few samples, and in a seat). device: where this node computes, "cpu" or a GPU.
     """
 
     def __init__(
@@ -78,6 +89,7 @@ class Trainer:
         *,
         held_out: Samples | None = None,
         data_dir: Path | None = None,
+        device: str = "cpu",
         worker: Worker | None = None,
     ) -> None:
         if x is not None and y is not None and held_out is None:
@@ -90,8 +102,13 @@ class Trainer:
         self.data_root, self.data_leaves = (
             data_root(x, y) if x is not None and y is not None else (Digest(b""), 0)
         )
+        self.device = device
         self._data_dir = data_dir
         self._public: tuple[Float32, Int64, Dataset] | None = None
+
+    async def warm(self) -> None:
+        """Have the process ready before the first round. Raises UserError when the device is not here."""
+        await self.worker.warm(self.device)
 
     async def train(
         self, base: Float32, seed: bytes, member: MemberId, *, keep_states: bool | None = None
@@ -104,19 +121,19 @@ class Trainer:
         assert self.x is not None and self.y is not None
         job = job_of(self.genesis.task, base, self.x, self.y, seed=seed, member=member, keep_states=False)
         if keep_states is None:
-            keep_states = (job.segments + 1) * 8 * len(base) <= STATES_KEPT_BYTES_MAX
-        return await self.worker.run("train", replace(job, keep_states=keep_states))
+            each = state_bytes(len(base), job.moments)
+            keep_states = (job.segments + 1) * each <= STATES_KEPT_BYTES_MAX
+        return await self._train(replace(job, keep_states=keep_states))
 
     async def train_root(self, base: Float32, seed: bytes) -> Float32:
         """The parameters after training on the public root set from this base (float32, flat)."""
         x, y, _ = self.public()
         job = job_of(self.genesis.task, base, x, y, seed=seed, member=MemberId(bytes(20)), keep_states=False)
-        result: TrainResult = await self.worker.run("train", job)
-        return result.parameters
+        return (await self._train(job)).parameters
 
     async def replay_segment(self, job: TrainJob, state: bytes, segment: int) -> bytes:
         """One segment of somebody's training, again."""
-        return await self.worker.run("replay_segment", job, state, segment)
+        return await self.worker.run("replay_segment", replace(job, device=self.device), state, segment)
 
     async def evaluate(self, parameters: Float32) -> tuple[float, float]:
         """(loss, accuracy) on the public test set."""
@@ -130,7 +147,10 @@ class Trainer:
     async def _evaluate_on(self, parameters: Float32, samples: Samples) -> tuple[float, float]:
         task = self.genesis.task
         arguments: Sequence[Any] = (task.model, task.input_shape, task.classes, parameters, *samples)
-        return await self.worker.run("evaluate", *arguments)
+        return await self.worker.run("evaluate", *arguments, self.device)
+
+    async def _train(self, job: TrainJob) -> TrainResult:
+        return await self.worker.run("train", replace(job, device=self.device))
 
     def public(self) -> tuple[Float32, Int64, Dataset]:
         """The root set's x and y, and the data set without it. Reads the data set once."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.learn.datasets import Dataset, dataset
 from p2pfl.learn.models import Architecture, Shape, logistic, model
+from p2pfl.learn.optimizers import Optimizer, Rates, optimizer
 from p2pfl.learn.task import task
 
 
@@ -26,6 +29,18 @@ def own_dataset(directory: Path | None) -> Dataset:
     x = np.arange(8, dtype=np.float32).reshape(4, 2) / np.float32(8)
     y = np.array([0, 0, 1, 1], dtype=np.int64)
     return Dataset(x, y, x, y, classes=2)
+
+
+@optimizer("tests_own")
+def own_optimizer(rates: Rates) -> Optimizer:
+    """One step in the direction of the last gradient's signs, after steps that only count."""
+
+    def step(parameters: Any, gradient: Any, moments: Sequence[Any], number: int) -> None:
+        moments[0].add_(1)
+        if int(moments[0][0]) == 3:
+            parameters.add_(gradient.sign(), alpha=-rates.learning_rate)
+
+    return Optimizer(("counted",), step)
 
 
 def undecorated(input_shape: Shape, classes: int) -> Architecture:

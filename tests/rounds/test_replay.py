@@ -16,7 +16,8 @@ from p2pfl import codec
 from p2pfl.errors import PeerFault
 from p2pfl.learn import train as learn
 from p2pfl.learn.datasets import data_root
-from p2pfl.learn.train import State, TrainJob, decode_state, encode_state, trace_leaves, train
+from p2pfl.learn.states import State, decode_state, encode_state, trace_leaves
+from p2pfl.learn.train import TrainJob, train
 from p2pfl.node import initial_base
 from p2pfl.params import BLOB_BYTES_MAX, Base, Update, delta_of, quantize
 from p2pfl.rounds.replay import (
@@ -135,19 +136,40 @@ async def test_an_update_that_is_not_the_last_states_is_measured(one: Round) -> 
 async def test_a_faked_last_state_is_measured(one: Round) -> None:
     last = decode_state(one.states[-1], len(one.base.values))
     turned = (2 * one.base.values - last.parameters).astype(np.float32)
-    states = [*one.states[:-1], encode_state(State(last.step, turned, last.momentum))]
+    states = [*one.states[:-1], encode_state(State(last.step, turned, last.moments))]
     assert await one.worst_ppm(states, flipped(one)) > 10 * THRESHOLD_PPM
 
 
 async def test_a_faked_middle_state_is_measured(one: Round) -> None:
     middle = decode_state(one.states[1], len(one.base.values))
-    bent = encode_state(State(middle.step, middle.parameters * np.float32(1.5), middle.momentum))
+    bent = encode_state(State(middle.step, middle.parameters * np.float32(1.5), middle.moments))
     assert await one.worst_ppm([one.states[0], bent, *one.states[2:]]) > THRESHOLD_PPM
+
+
+async def test_every_vector_that_the_optimiser_remembers_is_compared(one: Round) -> None:
+    """Adam's second moment steers all later steps: whoever bends it alone bends where training goes."""
+    genesis = dataclasses.replace(
+        one.genesis,  # type: ignore[type-var]
+        task=dataclasses.replace(one.genesis.task, optimizer="adam", learning_rate_micro=1_000),  # type: ignore[attr-defined]
+    )
+    seed = genesis.round_seed(genesis.group_id("g0"), 0, 0)  # type: ignore[attr-defined]
+    job = job_of(genesis.task, one.base.values, one.x, one.y, seed=seed, member=one.tx.member)  # type: ignore[attr-defined]
+    result = train(job)
+    update, _ = quantize(delta_of(one.base, result.parameters), one.update.layout, one.update.exponents)
+    adam = dataclasses.replace(one, genesis=genesis, states=result.states, update=update)
+    assert await adam.worst_ppm() == 0
+    middle = decode_state(result.states[1], len(one.base.values))
+    bent = encode_state(dataclasses.replace(middle, moments=(middle.moments[0], middle.moments[1] * 4)))
+    assert await adam.worst_ppm([result.states[0], bent, *result.states[2:]]) > 10 * THRESHOLD_PPM
+    fewer = encode_state(dataclasses.replace(middle, moments=middle.moments[:1]))
+    assert await adam.worst_ppm([result.states[0], fewer, *result.states[2:]]) == WORST_PPM_MAX
+    data, tx = adam.opened()
+    assert len(data) <= opening_bytes_max(tx, genesis.task) < 1.2 * len(data) + 1000  # type: ignore[attr-defined]
 
 
 async def test_another_start_than_the_base_is_guilt_at_once(one: Round) -> None:
     first = decode_state(one.states[0], len(one.base.values))
-    moved = encode_state(State(0, first.parameters + np.float32(1), first.momentum))
+    moved = encode_state(State(0, first.parameters + np.float32(1), first.moments))
     assert await one.worst_ppm([moved, *one.states[1:]]) == WORST_PPM_MAX
 
 
