@@ -92,7 +92,9 @@ class GroupBody:
     """What a group's block says. One Merkle leaf a field (`body_root`).
 
     txs: in committee order. close: None for an idle block, which has no txs and leaves the base unchanged.
-    weights: one a tx, 0 for one left out or unrevealed. gram: a tensor each, upper triangle row by row over
+    weights: one a tx, 0 for one left out or unrevealed. factors: by what each update with a weight above 0 is
+    multiplied, then what their sum is divided by; empty if the rule is no weighted sum. row_root: of the tree
+    of `rules.rows`; zero if the genesis asks for none. gram: a tensor each, upper triangle row by row over
     the revealed updates, the previous aggregate, the root update (zero if none).
     """
 
@@ -102,6 +104,7 @@ class GroupBody:
     ballots: tuple[SignedBallot, ...]
     rule: str
     weights: tuple[int, ...]
+    factors: tuple[int, ...]
     exponents: tuple[int, ...]
     aggregate_id: Digest
     row_root: Digest

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from consensus.committee import Committee
-from consensus.types import Digest, Header, MemberId
+from consensus.types import ZERO_DIGEST, Digest, Header, MemberId
 from p2pfl.audit.history import Blobs, Chain, MissingBlob
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
@@ -19,6 +19,7 @@ from p2pfl.params import Update
 from p2pfl.records import BloomFilter, GroupBody
 from p2pfl.roster import Roster
 from p2pfl.rules import filters
+from p2pfl.rules.aggregate import recorded_factors
 from p2pfl.rules.gram import view
 from p2pfl.rules.state import CouncilState
 from p2pfl.rules.triage import REASONS, triage
@@ -167,6 +168,12 @@ def _judgement(block: GroupBlock) -> Iterator[Problem]:
     cap = genesis.rules.weight_cap
     if body.weights != derive_weights(body.txs, body.unrevealed, body.triage, body.standings, cap):
         yield "wrong_field", "weights: not what triage and standings say"
+    hidden = set(body.unrevealed)
+    shown = [w for each, w in zip(body.txs, body.weights, strict=False) if each.tx.member not in hidden]
+    if body.factors != recorded_factors(genesis.rules.aggregator, shown, whole, committee.faulty_max):
+        yield "wrong_field", "factors: not what weights and the Gram matrix say"
+    if not genesis.rules.row_root and body.row_root != ZERO_DIGEST:
+        yield "wrong_field", "row root: the genesis asks for none"
 
 
 def _warnings(block: GroupBlock) -> Iterator[Problem]:

@@ -56,6 +56,18 @@ def factors_of(
     return tuple(factors), divisor
 
 
+def recorded_factors(rule: str, weights: Sequence[int], gram: Gram, f: int) -> tuple[int, ...]:
+    """What a body says of them: the factor of each row whose weight is above 0, then the divisor.
+
+    Empty if the rule is no weighted sum; (1,) if there is no such row.
+    """
+    if AGGREGATORS[rule].factors is None:
+        return ()
+    nothing = [np.zeros(0, dtype=np.int16)] * len(weights)
+    factors, divisor = factors_of(rule, nothing, weights, gram, f) or ((), 1)
+    return (*(factor for factor, weight in zip(factors, weights) if weight > 0), divisor)
+
+
 def _accept(rows: Sequence[Int16], weights: Sequence[int], gram: Gram, f: int) -> tuple[Accepted, list[int]]:
     """Those with a weight above 0, and their indices."""
     kept = [index for index, weight in enumerate(weights) if weight > 0]

@@ -50,6 +50,7 @@ def check_genesis(genesis: Genesis) -> None:
     _in_range("epochs.blocks", genesis.epochs.blocks, 0, 1 << 32)
     _in_range("epochs.stall_ms", genesis.epochs.stall_ms, 1, 1 << 48)
     _in_range("row_root", rules.row_root, 0, 1 if AGGREGATORS[rules.aggregator].factors else 0)
+    _in_range("row_root", rules.row_root, 0, 1 if AGGREGATORS[rules.aggregator].factors else 0)
     _in_range("filter_rate_ppb", rules.filter_rate_ppb, 1, 10**9 - 1)
     _in_range("audit_share_ppm", rules.audit_share_ppm, 0, _MICRO_ONE)
     _in_range("harmful_max_ppm", rules.harmful_max_ppm, 0, _MICRO_ONE)

@@ -20,12 +20,13 @@ from consensus.types import ZERO_DIGEST, Digest, MemberId
 from consensus.votes import recoverer
 from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
-from p2pfl.params import Base, Int64, Layout, Update, apply_update, blob_id, byte_length
+from p2pfl.params import Base, Int16, Int64, Layout, Update, apply_update, blob_id, byte_length
 from p2pfl.records import BaseRef, BloomFilter, GroupBody, Standing, TriageRow, WarningRow
 from p2pfl.rules import filters
-from p2pfl.rules.aggregate import aggregate, zero_update
+from p2pfl.rules.aggregate import aggregate, recorded_factors, zero_update
 from p2pfl.rules.chunks import chunk_grams
 from p2pfl.rules.gram import Gram, Triangle, add_up, view
+from p2pfl.rules.rows import row_root
 from p2pfl.rules.state import LEFT_OUT
 from p2pfl.rules.triage import triage, warnings
 from p2pfl.signed import ParamTx, SignedBallot, SignedClose, SignedParamTx
@@ -106,9 +107,10 @@ def derive_group_body(inputs: GroupInputs) -> Derived:
     rows = triage(inputs.revealed, whole, f, rules)
     weights = derive_weights(inputs.txs, inputs.unrevealed, rows, inputs.standings, rules.weight_cap)
     shown = [w for s, w in zip(inputs.txs, weights, strict=True) if s.tx.member not in inputs.unrevealed]
+    vectors = [update.values for update in updates]
     total = zero_update(inputs.layout, inputs.exponents)
     if updates:
-        values = aggregate(rules.aggregator, [update.values for update in updates], shown, whole, f)
+        values = aggregate(rules.aggregator, vectors, shown, whole, f)
         total = Update(inputs.layout, inputs.exponents, values)
     next_base = apply_update(inputs.base_values, total)
     with_root = [*range(len(updates)), len(updates) + 1]
@@ -126,14 +128,15 @@ def derive_group_body(inputs: GroupInputs) -> Derived:
         ballots=inputs.ballots,
         rule=rules.aggregator,
         weights=weights,
+        factors=recorded_factors(rules.aggregator, shown, whole, f),
         exponents=inputs.exponents,
         aggregate_id=blob_id(total.to_bytes()),
-        # The tree for proofs of one wrong coordinate, and the calibration pool, are not in use yet.
-        row_root=ZERO_DIGEST,
+        row_root=_row_root(inputs, vectors, shown, total),
         gram=triangles,
         triage=rows,
         warnings=warned,
         standings=inputs.standings,
+        # The calibration pool is not in use yet.
         pool_digest=ZERO_DIGEST,
         filters=_filters(inputs, updates, weights, warned),
         base=inputs.base,
@@ -284,6 +287,12 @@ def derive_weights(
 def checked_weight(tx: ParamTx, weight_cap: int) -> int:
     """The samples that a member claims count as far as its data root and the genesis allow."""
     return min(tx.samples, tx.data_leaves, weight_cap)
+
+
+def _row_root(inputs: GroupInputs, vectors: Sequence[Int16], shown: Sequence[int], total: Update) -> Digest:
+    if not inputs.genesis.rules.row_root:
+        return ZERO_DIGEST
+    return row_root([row for row, weight in zip(vectors, shown, strict=True) if weight], total.values)
 
 
 def _revealed_updates(inputs: GroupInputs) -> list[Update]:

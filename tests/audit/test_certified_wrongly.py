@@ -88,6 +88,8 @@ def body_changes() -> list[tuple[str, str, Callable[[GroupBody], GroupBody]]]:
         ("a stranger unrevealed", "bad_signature", lambda body: replace(body, unrevealed=(member_of("x"),))),
         ("rule", "wrong_field", lambda body: replace(body, rule="median")),
         ("weights", "wrong_field", lambda body: replace(body, weights=(100, 100, 100, 100))),
+        ("factors", "wrong_field", lambda body: replace(body, factors=(*body.factors[:-1], 1))),
+        ("a row root that none asked for", "wrong_field", lambda body: replace(body, row_root=x)),
         ("exponents", "wrong_field", lambda body: replace(body, exponents=(-13, -14))),
         ("gram", "wrong_field", gram),
         ("gram's shape", "wrong_field", lambda body: replace(body, gram=body.gram[:1])),
@@ -116,7 +118,7 @@ def test_a_body_that_a_quorum_certified_wrongly_is_found(
     assert {each.chain for each in report.findings} == {"g2"}
 
 
-@pytest.mark.parametrize("field", ["aggregate_id", "next_base_id", "row_root", "pool_digest", "warnings"])
+@pytest.mark.parametrize("field", ["aggregate_id", "next_base_id", "pool_digest", "warnings"])
 def test_what_needs_blobs_is_found_by_recomputing(tmp_path: Path, built: Built, field: str) -> None:
     body = built.body("g2", 5)
     invented = WarningRow(body.txs[-1].tx.member, 1, 0, "loud")

@@ -19,7 +19,7 @@ from typing import Any
 from consensus import types as t
 from p2pfl import codec
 from tests.consensus.lab import Lab, certificate, signed
-from tests.vectors import certificates, chains, digests, evidence, network, signatures
+from tests.vectors import certificates, chains, digests, evidence, network, rows, signatures
 
 FOLDER = Path(network.__file__).parent
 A, B = t.Digest(b"\xaa" * 32), t.Digest(b"\xbb" * 32)
@@ -79,6 +79,7 @@ FILES: dict[str, tuple[str, Callable[[], Sequence[dict[str, Any]]]]] = {
     "anchors": ("Which blocks end an epoch, and with which successors.", certificates.anchors),
     "evidence": ("Which pairs of signed structs prove an offence.", evidence.vectors),
     "chains": ("Which histories hold.", chains.vectors),
+    "rows": ("Which coordinates of an aggregate a leaf of its row tree shows to be wrong.", rows.vectors),
 }
 
 

@@ -37,6 +37,7 @@ def test_the_defaults_fit() -> None:
         ("norm_ratio_max_micro", 999_999),
         ("replay_max_ppm", 0),
         ("case_blocks", 0),
+        ("row_root", 2),
         ("filter_rate_ppb", 0),
         ("filter_rate_ppb", 10**9),
     ],
