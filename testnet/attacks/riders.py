@@ -82,7 +82,7 @@ class _Rider:
 def made_up(trainer: Any, task: Any, base: Any, seed: bytes, member: MemberId, delta: Delta) -> TrainResult:
     """A result with as many states as an honest one, on the straight line from the base to base + delta."""
     job = job_of(task, base, trainer.x, trainer.y, seed=seed, member=member)
-    start, wide = decode_state(start_state(base), len(base)), np.asarray(base, dtype=np.float64)
+    start, wide = decode_state(start_state(base, job.moments), len(base)), np.asarray(base, dtype=np.float64)
     states: list[bytes] = []
     for segment in range(job.segments + 1):
         step = min(segment * job.trace_every, job.steps_total)
