@@ -29,7 +29,10 @@ class Event:
 
 @dataclass
 class Block:
-    """A decided block, in the words of who told of it first."""
+    """A decided block, in the words of who told of it first.
+
+    members: whose updates (or deltas) it names; left_out: those of them that weigh nothing.
+    """
 
     group: str
     height: int
@@ -39,6 +42,12 @@ class Block:
     seconds: float
     by: set[str] = field(default_factory=set)
     ids: set[str] = field(default_factory=set)  # More than one: the chain has forked.
+    members: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def counts(self, member: str) -> bool:
+        """Whether this member's update weighs something in it."""
+        return member in self.members and member not in self.left_out
 
 
 @dataclass
@@ -63,6 +72,7 @@ class Facts:
     dropped_events: int = 0
     seated: dict[tuple[str, int], list[str]] = field(default_factory=dict)  # By group and epoch, in turn.
     anchored: set[tuple[str, int]] = field(default_factory=set)  # Epochs that some node took to the chain.
+    lies: set[tuple[str, int, str]] = field(default_factory=set)  # (group, height, id) of false proposals.
     _wire: dict[tuple[str, int], dict[str, int]] = field(default_factory=dict)
 
     def take(self, event: Event) -> None:
@@ -91,6 +101,8 @@ class Facts:
                 self._slashed(fields)
             case "epoch":
                 self.seated[fields["group"], fields["epoch"]] = fields["members"]
+            case "lied":
+                self.lies.add((fields["group"], fields["height"], fields["block_id"]))
             case "anchored":
                 self.anchored.add((fields["group"], fields["epoch"]))
             case "fault":
@@ -110,6 +122,8 @@ class Facts:
         if key not in self.blocks:
             names = ("group", "height", "round", "block_id", "proposer", "seconds")
             self.blocks[key] = Block(**{name: fields[name] for name in names})
+            self.blocks[key].members = tuple(fields.get("members", ()))
+            self.blocks[key].left_out = tuple(fields.get("left_out", ()))
         self.blocks[key].by.add(event.name)
         self.blocks[key].ids.add(fields["block_id"])
         self._accuracy(fields)
@@ -130,6 +144,19 @@ class Facts:
     def heights(self, group: str) -> int:
         """How many blocks of this group were decided."""
         return sum(1 for name, _ in self.blocks if name == group)
+
+    def blocks_of(self, group: str) -> list[Block]:
+        """The decided blocks of this group, the lowest first."""
+        return [block for (name, _), block in sorted(self.blocks.items()) if name == group]
+
+    def with_outcome(self, outcome: str) -> dict[str, list[int]]:
+        """The heights of the rounds about which cases ended so, by the accused."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for case_id, each in self.outcomes.items():
+            case = self.cases.get(case_id)
+            if each == outcome and case is not None and case["accused"]:
+                found[case["accused"]].append(case["height"])
+        return dict(found)
 
     def forks(self) -> list[tuple[str, int]]:
         """Heights at which two blocks were decided: there must never be one."""

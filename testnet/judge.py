@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from testnet.facts import COUNCIL, Facts
+from testnet.facts import COUNCIL, Block, Facts
 
 if TYPE_CHECKING:
     from testnet.scenarios import Scenario
@@ -192,6 +192,96 @@ def culprits_lose_their_seats(asked: Question) -> list[str]:
     newest = max(epoch for _, epoch in seated)
     there = {name for (_, epoch), names in seated.items() if epoch == newest for name in names}
     return [f"{name} still has a seat" for name in asked.scenario.culprits if name in there]
+
+
+# ---------------------------------------------------------------------------
+# Members who do harm, and may not be slashed for it.
+
+
+@condition
+def nobody_else_accused(asked: Question) -> list[str]:
+    """An accusation stands against nobody but culprits and those who are to be left out."""
+    scenario = asked.scenario
+    known = {*scenario.culprits, *scenario.left_out}
+    return [f"{name} was accused" for name in asked.outcome.facts.accused() if name not in known]
+
+
+@condition
+def nobody_else_slashed(asked: Question) -> list[str]:
+    """The contract took stake from nobody but the culprits."""
+    known = asked.scenario.culprits
+    return [f"{name} was slashed, and is no culprit" for name in asked.outcome.slashed if name not in known]
+
+
+@condition
+def named_within(asked: Question) -> list[str]:
+    """Each culprit was found guilty of one of so many first rounds."""
+    guilty = asked.outcome.facts.with_outcome("guilty")
+    return [
+        f"{name} was not found guilty of one of its first {asked.wanted} rounds"
+        for name in asked.scenario.culprits
+        if min(guilty.get(name, ()), default=asked.wanted) >= asked.wanted
+    ]
+
+
+@condition
+def left_out_within(asked: Question) -> list[str]:
+    """Who is to be left out weighed nothing in a block of the first so many rounds."""
+    return [
+        f"{name} was not left out of the first {asked.wanted} rounds"
+        for name, blocks in _own_blocks(asked).items()
+        if all(block.counts(name) for block in blocks[: asked.wanted])
+    ]
+
+
+@condition
+def counts_at_most(asked: Question) -> list[str]:
+    """Who is to be left out weighs something in at most this share of its group's blocks."""
+    shares = {
+        name: sum(block.counts(name) for block in blocks) / max(1, len(blocks))
+        for name, blocks in _own_blocks(asked).items()
+    }
+    return [
+        f"{name} counted in {share:.0%} of the blocks, more than {asked.wanted:.0%}"
+        for name, share in shares.items()
+        if share > asked.wanted
+    ]
+
+
+@condition
+def cleared(asked: Question) -> list[str]:
+    """A case against each of these was closed because their replay matched."""
+    found = asked.outcome.facts.with_outcome("cleared")
+    return [f"no case against {name} ended well" for name in asked.wanted if name not in found]
+
+
+@condition
+def count_in_the_end(asked: Question) -> list[str]:
+    """Each of these weighs something in the last block of its group."""
+    facts = asked.outcome.facts
+    return [
+        f"{name} does not count in the last block of {group}"
+        for name in asked.wanted
+        for group in [name.partition("m")[0]]
+        if not (blocks := facts.blocks_of(group)) or not blocks[-1].counts(name)
+    ]
+
+
+@condition
+def no_lie_decided(asked: Question) -> list[str]:
+    """False blocks were proposed, and none of them was decided."""
+    facts = asked.outcome.facts
+    decided = [
+        f"the lie {block_id} was decided in {group} at height {height}"
+        for group, height, block_id in sorted(facts.lies)
+        if (block := facts.blocks.get((group, height))) is not None and block_id in block.ids
+    ]
+    return decided if facts.lies else ["nobody lied: the moment never came"]
+
+
+def _own_blocks(asked: Question) -> dict[str, list[Block]]:
+    facts = asked.outcome.facts
+    return {name: facts.blocks_of(name.partition("m")[0]) for name in asked.scenario.left_out}
 
 
 def _exactly(what: str, names: list[str], scenario: Scenario) -> list[str]:

@@ -45,7 +45,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Attack:
-    """A member that is wrapped in an attack of `attacks.py`, with its options."""
+    """A member that is wrapped in an attack (of `attacks`, or module:function), with its options."""
 
     member: str
     name: str
@@ -76,13 +76,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A whole scenario. culprits: who is to be accused and slashed. holds: see `judge.CONDITIONS`."""
+    """A whole scenario. culprits: who is to be accused and slashed. holds: see `judge.CONDITIONS`.
+
+    left_out: who is to be left out of the aggregates, and not to be slashed.
+    """
 
     name: str
     title: str
     claim: str
     culprits: tuple[str, ...]
     holds: dict[str, Any]
+    left_out: tuple[str, ...] = ()
     network: Shape = field(default_factory=Shape)
     attacks: tuple[Attack, ...] = ()
     kills: tuple[Kill, ...] = ()
@@ -159,7 +163,8 @@ def _check(scenario: Scenario) -> None:
     ]
     names = {*scenario.member_names, *scenario.seat_names}
     groups = {f"g{g}" for g in range(shape.groups)}
-    for name in (*scenario.culprits, *(attack.member for attack in scenario.attacks)):
+    bad = (*scenario.culprits, *scenario.left_out)
+    for name in (*bad, *(attack.member for attack in scenario.attacks)):
         faults.append((name not in names, f"it needs the member {name}, which a network of this size lacks"))
     for kill in scenario.kills:
         faults.append((kill.group not in groups, f"it needs the group {kill.group}"))
@@ -168,7 +173,7 @@ def _check(scenario: Scenario) -> None:
         )
         faults.append((kill.step not in STEPS, f"there is no step {kill.step!r} among {', '.join(STEPS)}"))
     for attack in scenario.attacks:
-        attacks.find(attack.name)
+        attacks.check(attack.name, attack.options)
         when = attack.options.get("height", 0)
         faults.append((when >= shape.rounds, f"{attack.member} turns bad at height {when} of {shape.rounds}"))
     for because in (text for wrong, text in faults if wrong):
