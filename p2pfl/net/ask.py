@@ -116,10 +116,19 @@ class Asker:
         return answer
 
 
-async def serve(stream: Stream, answer: Callable[[bytes], Awaitable[Sequence[bytes]]]) -> None:
+def _nobody_waits() -> None:
+    """Members are known, and few."""
+
+
+async def serve(
+    stream: Stream,
+    answer: Callable[[bytes], Awaitable[Sequence[bytes]]],
+    on_taken: Callable[[], None] = _nobody_waits,
+) -> None:
     """Answer requests until the peer ends the stream or asks nothing for IDLE_S.
 
-    answer: from a packed request to what is to be written. Raises PeerFault, StreamBroken.
+    answer: from a packed request to what is to be written. on_taken: an answer has been written. Raises
+    PeerFault, StreamBroken.
     """
     reader = Reader(stream)
     try:
@@ -135,5 +144,7 @@ async def serve(stream: Stream, answer: Callable[[bytes], Awaitable[Sequence[byt
                     await stream.write(part)
             if scope.cancelled_caught:
                 raise PeerFault("slow_reader", f"{size} bytes were not taken")
+            del parts, part
+            on_taken()
     finally:
         await stream.reset()

@@ -55,6 +55,11 @@ BARRED_MAX = 1000
 # Hashing is paid for as if it were sent, 64 bytes for one. At 512 KiB a second for all, they have us hash
 # 32 MiB a second at most, a tenth of a processor; the first piece of a blob of 100 MB costs 3 s.
 HASHED_BYTES_PER_BYTE = 64
+# What was answered to one observer and it has not taken: while it is more, no further answer is made for it,
+# so it holds as much and one answer at the worst (blocks of 4 MiB). One piece is read while the next is made.
+UNTAKEN_BYTES = 2 * 1024 * 1024
+# The same of all observers: whoever has most of it gives way. At the rate of all it is 32 s of answers.
+UNTAKEN_ALL_BYTES = 16 * 1024 * 1024
 WATCH_S = 1.0
 
 Answer = Callable[[str, bytes, Callable[[int], None]], Awaitable[Sequence[bytes]]]
@@ -105,7 +110,9 @@ class Observer:
     asking: int = 0
     answered: int = 0
     standing: Standing = field(default_factory=Standing)
-    scopes: set[trio.CancelScope] = field(default_factory=set)  # Of what it asked and waits for.
+    # Of each stream on which it asks: how many bytes were answered that it has not taken.
+    untaken: dict[trio.CancelScope, int] = field(default_factory=dict[trio.CancelScope, int])
+    taken: trio.Event = field(default_factory=trio.Event)
     buckets: dict[type, Bucket] = field(
         default_factory=lambda: {kind: Bucket(*rate) for kind, rate in RATES.items()}
     )
@@ -116,8 +123,18 @@ class Observer:
 
     def end(self) -> None:
         """It is gone, and nobody waits for what it asked: libp2p goes on with its streams."""
-        for scope in self.scopes:
+        for scope in self.untaken:
             scope.cancel()
+
+    @property
+    def untaken_bytes(self) -> int:
+        """What it was answered and has not taken."""
+        return sum(self.untaken.values())
+
+    def took(self) -> None:
+        """An answer was taken, or its stream has ended: who waits for that looks again."""
+        self.taken.set()
+        self.taken = trio.Event()
 
 
 class Observers:
@@ -198,19 +215,27 @@ class Observers:
             return
         one.asking += 1
         scope = trio.CancelScope()
-        one.scopes.add(scope)
+        one.untaken[scope] = 0
+
+        def taken() -> None:
+            one.untaken[scope] = 0
+            one.took()
+
         try:
             with scope:
-                await ask.serve(stream, lambda packed: self._answered(one, protocol, packed))
+                await ask.serve(stream, partial(self._answered, one, scope, protocol), taken)
         except PeerFault as fault:
             self._fault(one, fault)
         except StreamBroken:
             pass  # It has asked all it wanted.
         finally:
             one.asking -= 1
-            one.scopes.discard(scope)
+            del one.untaken[scope]
+            one.took()
 
-    async def _answered(self, one: Observer, protocol: str, packed: bytes) -> Sequence[bytes]:
+    async def _answered(
+        self, one: Observer, scope: trio.CancelScope, protocol: str, packed: bytes
+    ) -> Sequence[bytes]:
         request = wire.unpack(packed)
         bucket = one.buckets.get(type(request))
         if bucket is None:
@@ -220,18 +245,29 @@ class Observers:
             return (ask.framed(wire.pack(wire.Refused("busy"))),)
         one.asked_s = trio.current_time()
         # First the turn, then the answer: what waits has a few bytes.
-        async with one.turns.turn(), self._all_turns.turn():
-            try:
-                parts = await self._answer(protocol, packed, partial(self._hashed, one))
-            except Unfit as fault:
-                self._fault(one, fault)
-                return (ask.framed(wire.pack(wire.Refused(fault.reason))),)
-            size = sum(len(part) for part in parts)
-            one.answered += size
-            one.turns.spend(size)
-            self._all_turns.spend(size)
+        async with one.turns.turn():
+            while one.untaken_bytes > UNTAKEN_BYTES:
+                await one.taken.wait()
+            async with self._all_turns.turn():
+                self._make_room()
+                try:
+                    parts = await self._answer(protocol, packed, partial(self._hashed, one))
+                except Unfit as fault:
+                    self._fault(one, fault)
+                    return (ask.framed(wire.pack(wire.Refused(fault.reason))),)
+                one.untaken[scope] = size = sum(len(part) for part in parts)
+                one.answered += size
+                one.turns.spend(size)
+                self._all_turns.spend(size)
         counters.count("observer_bytes", size)
         return parts
+
+    def _make_room(self) -> None:
+        """Whoever takes nothing of what it asks for must not fill the memory, however many they are."""
+        while sum(each.untaken_bytes for each in self._here.values()) > UNTAKEN_ALL_BYTES:
+            most = max(self._here.values(), key=lambda each: each.untaken_bytes)
+            self._fault(most, PeerFault("slow_reader", f"{most.untaken_bytes} bytes are not taken"))
+            self._leave(most)
 
     def _hashed(self, one: Observer, size: int) -> None:
         """A blob whose tree is not at hand is hashed as a whole, and members wait for that."""

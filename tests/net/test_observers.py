@@ -240,7 +240,7 @@ async def test_an_observer_that_hangs_up_leaves_nothing_behind_that_waits() -> N
                 left.append(network.observers._here[sockets.peer_id])
                 await until(lambda: left[-1].asking == observers.ASKED_STREAMS_MAX)
             await until(lambda: len(network.observers) == 0)
-        await until(lambda: not any(one.asking or one.scopes for one in left))
+        await until(lambda: not any(one.asking or one.untaken for one in left))
         # Each piece takes the bytes of a second: whatever had waited for its turn was never made.
         assert len(made) < len(left) * observers.ASKED_STREAMS_MAX // 2
 
