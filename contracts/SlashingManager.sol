@@ -85,6 +85,7 @@ contract SlashingManager {
     event VerdictCancelled(bytes32 indexed key, address indexed accused);
     event VerdictExpired(bytes32 indexed key, address indexed accused);
     event VerdictExecuted(bytes32 indexed key, address indexed accused, uint256 bps, uint256 amount);
+    event ExecutionSkipped(bytes32 indexed key, bytes reason);
     event EquivocationProven(
         bytes32 indexed key,
         bytes32 indexed group,
@@ -180,6 +181,17 @@ contract SlashingManager {
         REGISTRY.unfreeze(judgement.accused);
         amount = REGISTRY.slash(judgement.accused, bps, key);
         emit VerdictExecuted(key, judgement.accused, bps, amount);
+    }
+
+    /// @notice Carry out many; one that would be refused alone is skipped and told.
+    function executeVerdicts(bytes32[] calldata keys) external returns (uint256 amount) {
+        for (uint256 i = 0; i < keys.length; ++i) {
+            try this.executeVerdict(keys[i]) returns (uint256 one) {
+                amount += one;
+            } catch (bytes memory reason) {
+                emit ExecutionSkipped(keys[i], reason);
+            }
+        }
     }
 
     /// @notice Release the accused of a verdict that nobody executed in time. It is final.

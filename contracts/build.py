@@ -61,6 +61,19 @@ JOBS = (
         contracts=("EpochAnchors", "SlashingManager", "StakingRegistry"),
         out="contracts/build",
     ),
+    # What honest work earns, and where the stakes of the guilty go.
+    Job(
+        sources=(
+            "contracts/Quorum.sol",
+            "contracts/RewardManager.sol",
+            "contracts/RewardTreasury.sol",
+            "contracts/Signed.sol",
+            "contracts/SlashTreasury.sol",
+            "contracts/StakingRegistry.sol",
+        ),
+        contracts=("RewardManager", "RewardTreasury", "SlashTreasury"),
+        out="contracts/build",
+    ),
     # Hostile accounts that the tests deploy; no part of the product.
     Job(
         sources=("tests/contracts/Hostile.sol",),

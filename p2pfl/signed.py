@@ -117,6 +117,23 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Contribution:
+    """What the council certifies (in its domain): what an epoch of the network earned in a paid job.
+
+    root: over the members and their weights (p2pfl.evm.rewards). accuracy_micro: of the council's base.
+    """
+
+    TYPE: ClassVar[str] = (
+        "Contribution(uint256 job,uint64 epoch,bytes32 root,uint256 totalWeight,uint32 accuracyMicro)"
+    )
+    job: int
+    epoch: int
+    root: Digest
+    total_weight: int
+    accuracy_micro: int
+
+
+@dataclass(frozen=True, slots=True)
 class SignedShareRequest:
     """The request and its signature; in a round above 0 also the q ROUND-CHANGEs for that round."""
 

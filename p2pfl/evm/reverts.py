@@ -15,7 +15,14 @@ from consensus.signing import keccak256
 from contracts import artifact
 from p2pfl.errors import UserError
 
-CONTRACTS = ("StakingRegistry", "SlashingManager", "EpochAnchors")
+CONTRACTS = (
+    "StakingRegistry",
+    "SlashingManager",
+    "EpochAnchors",
+    "RewardManager",
+    "RewardTreasury",
+    "SlashTreasury",
+)
 # What Solidity itself reverts with.
 _BUILT_IN = [
     {"type": "error", "name": "Error", "inputs": [{"name": "message", "type": "string"}]},
@@ -59,6 +66,13 @@ _FIXES = {
     "UnknownVersion": "use the program and the contracts of one release",
     "NotTheVeto": "only the veto body may cancel a verdict",
     "OwnableUnauthorizedAccount": "send it from the account that owns the registry",
+    "WrongPayment": "send exactly the base fee and the price of all epochs",
+    "JobNotOpen": "open another job; this one has ended",
+    "EpochTooEarly": "settle the epochs in their order, from the job's first one on",
+    "NotSettled": "bring the council's certificate of this epoch first",
+    "AlreadyClaimed": "nothing; this share was credited before",
+    "NotInRoot": "use the weight and the proof of this member, job and epoch",
+    "MoreThanAll": "nothing; the certified weights add up to more than their total, and others came first",
     "TransferFailed": "name a receiver that takes ether",
 }
 

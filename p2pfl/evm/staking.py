@@ -41,22 +41,36 @@ def deploy(client: Client, terms: Terms, *, treasury: MemberId, veto: MemberId) 
 
     Five transactions. If it fails between them, deploy again: what is left over holds nothing.
     """
-    registry = _deploy(client, REGISTRY, astuple(terms), checksum(treasury), checksum(client.address))
+    registry = make_contract(client, REGISTRY, astuple(terms), checksum(treasury), checksum(client.address))
     assert registry.contract is not None
-    manager = _deploy(client, MANAGER, checksum(registry.contract), checksum(veto))
+    manager = make_contract(client, MANAGER, checksum(registry.contract), checksum(veto))
     assert manager.contract is not None
     contract = client.web3.eth.contract(address=checksum(registry.contract), abi=artifact(REGISTRY).abi)
     client.transact(contract.functions.setSlasher(checksum(manager.contract)), "join the contracts")
-    anchors = _deploy(client, ANCHORS, checksum(registry.contract))
+    anchors = make_contract(client, ANCHORS, checksum(registry.contract))
     assert anchors.contract is not None
     client.transact(contract.functions.setRegistrar(checksum(anchors.contract)), "join the contracts")
     return Addresses(client.chain_id, registry.contract, manager.contract, registry.block)
 
 
-def _deploy(client: Client, name: str, *arguments: Any) -> Mined:
+def make_contract(client: Client, name: str, *arguments: Any) -> Mined:
+    """Deploy one of our contracts. Raises UserError."""
     compiled = artifact(name)
     contract = client.web3.eth.contract(abi=compiled.abi, bytecode=compiled.bytecode)
     return client.transact(contract.constructor(*arguments), f"make the contract {name}")
+
+
+def contract_at(client: Client, name: str, address: MemberId) -> Any:
+    """One of our contracts, as web3 calls it. Raises UserError unless its code lies at this address."""
+    code = client.code(address)
+    if not artifact(name).matches(code):
+        because = "there is no contract" if not code else "there is another contract"
+        raise UserError(
+            f"{name} is not at 0x{address.hex()}",
+            because=f"{because} at this address of chain {client.chain_id}",
+            fix="check the addresses in the genesis file, and that the chain was not started anew",
+        )
+    return client.web3.eth.contract(address=checksum(address), abi=artifact(name).abi)
 
 
 class Staking:
@@ -72,11 +86,11 @@ class Staking:
                 because=f"they are on chain {addresses.chain_id}, chain.rpc is on {client.chain_id}",
                 fix="set chain.rpc to a node of that chain",
             )
-        self._registry = self._contract(REGISTRY, addresses.registry)
-        self._manager = self._contract(MANAGER, addresses.slashing)
+        self._registry = contract_at(client, REGISTRY, addresses.registry)
+        self._manager = contract_at(client, MANAGER, addresses.slashing)
         # The genesis names two contracts; the registry names the third.
         registrar = self._read(self._registry.functions.registrar())
-        self._anchors = self._contract(ANCHORS, _member(registrar))
+        self._anchors = contract_at(client, ANCHORS, _member(registrar))
         slasher = self._read(self._registry.functions.slasher())
         partners = {self._read(one.functions.REGISTRY()) for one in (self._manager, self._anchors)}
         if (slasher, partners) != (checksum(addresses.slashing), {checksum(addresses.registry)}):
@@ -315,17 +329,6 @@ class Staking:
         ]
 
     # -- inside
-
-    def _contract(self, name: str, address: MemberId) -> Any:
-        code = self.client.code(address)
-        if not artifact(name).matches(code):
-            because = "there is no contract" if not code else "there is another contract"
-            raise UserError(
-                f"{name} is not at 0x{address.hex()}",
-                because=f"{because} at this address of chain {self.client.chain_id}",
-                fix="check the addresses in the genesis file, and that the chain was not started anew",
-            )
-        return self.client.web3.eth.contract(address=checksum(address), abi=artifact(name).abi)
 
     def _read(self, call: Any) -> Any:
         return self.client.ask(call.call)

@@ -24,6 +24,7 @@ from testnet import devchain
 from tests.contracts.test_anchors import anchor, commits, last_block
 from tests.contracts.test_equivocation import GUILTY, evidence
 from tests.contracts.test_registry import possession
+from tests.contracts.test_rewards import FEE_WEI, PRICE_WEI, TARGET_MICRO, TASK, Office
 from tests.contracts.world import (
     COUNCIL,
     GROUP,
@@ -59,6 +60,7 @@ def measure(world: World) -> dict[str, int]:
     deployments(meter)
     large = stakes(meter)
     anchors(meter, large)
+    rewards(meter)
     evidences(meter)
     verdicts(meter, large)
     leaving(meter)
@@ -148,6 +150,21 @@ def leaving(meter: Meter) -> None:
     world.pass_time(TERMS.unbonding_s + 1)
     meter.note("withdraw", functions.withdraw(member, world.accounts[STRANGER].address))
     meter.note("claim", functions.claim(world.accounts[TREASURY].address))
+
+
+def rewards(meter: Meter) -> None:
+    """A job from its opening to its last wei."""
+    world = meter.world
+    office = Office(world)
+    told = office.open(epochs=1)
+    meter.note(
+        "openJob", office.functions.openJob(TASK, PRICE_WEI, 1, TARGET_MICRO, 0), value=FEE_WEI + PRICE_WEI
+    )
+    contribution = office.told(told)
+    meter.note("settle, 3 of 4", office.settling(contribution, office.certify(contribution, world.seats[:3])))
+    meter.note("claim a share", office.claiming(told, world.members[0]))
+    staker = checksum(office.staker_of(world.members[0]))
+    meter.note("collect", office.functions.collect(staker))
 
 
 def main() -> None:

@@ -31,10 +31,13 @@ SOURCES = {
     "Signed": "digests",
     "EpochAnchors": "anchors",
     "Quorum": "verdict",
+    "RewardManager": "rewards",
+    "RewardTreasury": "treasuries",
+    "SlashTreasury": "treasuries",
 }
 TESTS = (
     "digests", "registry", "verdict", "verdict_window", "equivocation", "faults_of_others", "boundaries",
-    "conservation", "anchors",
+    "conservation", "anchors", "rewards", "treasuries",
 )  # fmt: skip
 OPERATORS = (
     (" <= ", " < "), (" >= ", " > "), (" < ", " <= "), (" && ", " || "), (" || ", " && "),
@@ -83,8 +86,9 @@ def compile_mutant(name: str, text: str, node_modules: Path, out: Path) -> bool:
 
     build.gather = gather
     try:
-        for path, artifact in build.compile_job(build.JOBS[0], node_modules):
-            (out / "build" / path.name).write_text(artifact, encoding="utf-8")
+        for job in build.JOBS[:-1]:
+            for path, artifact in build.compile_job(job, node_modules):
+                (out / "build" / path.name).write_text(artifact, encoding="utf-8")
     except build.BuildError:
         return False
     finally:

@@ -89,7 +89,8 @@ def test_an_unknown_contract_is_no_artifact() -> None:
 
 
 def test_every_revert_of_ours_is_an_error_with_arguments() -> None:
-    ours = [Path(ROOT / name).read_text(encoding="utf-8") for name in build.JOBS[0].sources]
+    names = sorted({name for job in build.JOBS[:-1] for name in job.sources})
+    ours = [(ROOT / name).read_text(encoding="utf-8") for name in names]
     declared = [
         line.strip() for text in ours for line in text.splitlines() if line.strip().startswith("error ")
     ]

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from contracts import artifact
+from p2pfl.evm.reverts import CONTRACTS
 from p2pfl.offences import OFFENCES
 from tests.contracts.gas import measure
 from tests.contracts.world import STAKE_WEI, STRANGER, World
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "contracts.md").read_text(encoding="utf-8")
-CONTRACTS = ("StakingRegistry", "SlashingManager", "EpochAnchors")
 
 
 def section(title: str) -> str:
@@ -43,7 +43,7 @@ def test_every_event_error_and_function_is_on_the_page(contract: str, kind: str)
         "transferOwnership", "acceptOwnership", "pendingOwner", "renounceOwnership", "OwnershipTransferred",
         "OwnershipTransferStarted", "ALL_BPS", "COMMITTEE_MAX", "PERIOD_MAX_SECONDS", "REPORTER_BPS",
         "CERTIFYING_COMMITTEE_MIN", "REPLAY_MISMATCH_BPS", "WRONG_FIELD_BPS", "NO_OPENING_BPS",
-        "HEADER_VERSION",
+        "HEADER_VERSION", "EPOCHS_MAX", "DELAY_MAX_SECONDS",
     }  # fmt: skip
     names = {entry["name"] for entry in artifact(contract).abi if entry["type"] == kind}
     told = set(re.findall(r"[`\s(](\w+)", section(title)))

@@ -13,6 +13,7 @@ from consensus.signing import address
 from consensus.types import Digest
 from p2pfl.evm import State, verdict_key
 from p2pfl.evm.client import checksum
+from p2pfl.evm.reverts import decode_revert
 from tests.contracts.test_verdict import execute, submission, submit
 from tests.contracts.world import (
     COUNCIL,
@@ -98,6 +99,22 @@ def test_a_verdict_waits_for_its_window_and_then_anybody_executes_it(world: Worl
     assert world.staking.credit_of(world.account(TREASURY)) == STAKE_WEI * 3 // 10
     assert world.staking.member(address(world.members[1].public_key)).freezes == 0
     assert not world.staking.tombstoned(address(world.members[1].public_key))
+
+
+def test_many_are_executed_at_once_and_a_bad_one_holds_up_nobody(world: World) -> None:
+    keys = [submit(world, a_verdict(key)) for key in world.members[:3]]
+    world.send(world.manager.functions.cancelVerdict(keys[1]), by=VETO)
+    unknown = Digest(bytes(32))
+    world.pass_time(WINDOW_S + 1)
+    mined = world.send(world.manager.functions.executeVerdicts([unknown, *keys, keys[0]]), by=STRANGER)
+    events = world.manager.events
+    assert [each["key"] for each in world.events(mined, events.VerdictExecuted)] == [keys[0], keys[2]]
+    skipped = world.events(mined, events.ExecutionSkipped)
+    assert [each["key"] for each in skipped] == [unknown, keys[1], keys[0]]
+    assert {decode_revert(each["reason"], "execute").name for each in skipped} == {"NotPending"}
+    assert world.stake(world.members[1]) == STAKE_WEI
+    # Two stand accused of rounds of this epoch: each loses twice the part.
+    assert [world.stake(world.members[i]) for i in (0, 2)] == [STAKE_WEI * 4 // 10] * 2
 
 
 def test_the_veto_body_cancels_in_the_window_and_can_do_nothing_else(world: World) -> None:
