@@ -40,12 +40,14 @@ class BaseRef:
 
 @dataclass(frozen=True, slots=True)
 class TriageRow:
-    """One member's Gram features in one round, exact functions of the Gram matrix.
+    """One member's Gram features in one round, and what follows from them; 1 = yes in the last five.
 
     norm_ratio_micro: |q_i| / median |q_j|. nearest_micro: smallest relative distance to another member.
-    previous_cos_micro, root_cos_micro: cosine to the group's previous aggregate and to the root update.
-    krum_micro: Krum score relative to the median Krum score.
-    out_of_bounds, duplicate: the hard rules (1 = broken).
+    previous_cos_micro, root_cos_micro, others_cos_micro: cosine to the group's previous aggregate, to the
+    root update, to the sum of the others (each no longer than the median). krum_micro: Krum score relative to
+    the median Krum score. p_ppm: how rare all that is among the rows of the pool, rounded up.
+    out_of_bounds, duplicate, repeated: the hard rules; repeated is a duplicate of something earlier.
+    unusual: p is at most the rate at which members are left out of a round. alarm: at most the alarm rate.
     """
 
     member: MemberId
@@ -53,9 +55,23 @@ class TriageRow:
     nearest_micro: int
     previous_cos_micro: int
     root_cos_micro: int
+    others_cos_micro: int
     krum_micro: int
+    p_ppm: int
     out_of_bounds: int
     duplicate: int
+    repeated: int
+    unusual: int
+    alarm: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRow:
+    """A member's round as the pool for p-values keeps it: its `triage.features_of`, and whether it alarmed."""
+
+    member: MemberId
+    features: tuple[int, ...]
+    alarm: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +219,8 @@ class VerdictCertificate:
 class CouncilBody:
     """What a council block says. One Merkle leaf a field.
 
-    gram: as in GroupBody, of the groups' deltas in the order of `rows`, then the root update. exponents,
+    gram: as in GroupBody, of the groups' deltas in the order of `rows`, then the root update. scores: of the
+    members whom the counted blocks' groups did not leave out by a hard rule or a case. exponents,
     base_id, root_update_id: in force from this block on. contradictions: who signed one loses its seat
     at the epoch's end. assignment: in an epoch's last block.
     """
@@ -211,6 +228,7 @@ class CouncilBody:
     counted: tuple[CountedBlock, ...]
     gram: tuple[tuple[int, ...], ...]
     rows: tuple[GroupRow, ...]
+    scores: tuple[PoolRow, ...]
     cases: tuple[Case, ...]
     measurements: tuple[SignedMeasurement, ...]
     outcomes: tuple[CaseOutcome, ...]

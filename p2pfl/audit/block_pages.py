@@ -52,19 +52,24 @@ def _updates(genesis: Genesis, body: GroupBody) -> Section:
     for signed, weight in zip(body.txs, body.weights, strict=False):
         tx, row = signed.tx, triage.get(signed.tx.member)
         marks = ["not revealed"] if tx.member in body.unrevealed else []
-        judged: list[CellLike] = [""] * 5
+        judged: list[CellLike] = [""] * 7
         if row is not None:
             marks += ["out of bounds"] * row.out_of_bounds + ["duplicate"] * row.duplicate
+            marks += ["repeated"] * row.repeated + ["alarm" if row.alarm else "unusual"] * row.unusual
             judged = [micro(row.norm_ratio_micro), micro(row.nearest_micro), micro(row.previous_cos_micro)]
-            judged += [micro(row.root_cos_micro), micro(row.krum_micro)]
+            judged += [micro(row.root_cos_micro), micro(row.others_cos_micro), micro(row.krum_micro)]
+            judged.append(micro(row.p_ppm))
         if not weight:
             marks.append("left out")
         line: list[CellLike] = [member_of(genesis, tx.member), weight, tx.samples]
         line += [micro(tx.loss_before_micro), micro(tx.loss_after_micro), *judged]
         rows.append([*line, Cell(", ".join(marks), mark="bad"), short("0x" + tx.blob_id.hex())])
     columns = ("member", "weight", "samples", "loss before", "loss after", "norm ratio", "nearest")
-    more = ("cos to previous", "cos to root", "krum", "judgement", "blob")
-    note = "Norm ratio and Krum score are relative to the group's median, distances to the longer update."
+    more = ("cos to previous", "cos to root", "cos to others", "krum", "p", "judgement", "blob")
+    note = (
+        "Norm ratio and Krum score are relative to the group's median, distances to the longer update. "
+        "p: how rare such numbers are among honest rounds."
+    )
     return table("Updates", (*columns, *more), rows, note)
 
 

@@ -25,7 +25,7 @@ from p2pfl.rules import cases
 from p2pfl.rules.aggregate import zero_update
 from p2pfl.rules.cases import GroupBlock, Suspicion
 from p2pfl.rules.compare import standing_apart
-from p2pfl.rules.council import Comparison, CouncilInputs, check_council_body, check_counted
+from p2pfl.rules.council import Comparison, CouncilInputs, check_council_body, check_counted, scores_of
 from p2pfl.rules.gram import Gram, view
 from p2pfl.rules.state import CouncilState
 
@@ -130,7 +130,7 @@ def check(block: CouncilBlock) -> Iterator[Problem]:
     # Gram matrix, rows and base are taken as they are here: `_rows` and `recompute` judge those.
     taken = block.inputs({})
     comparison = Comparison(
-        body.gram, body.rows, (), nothing, taken.base_values, body.base_id, body.exponents
+        body.gram, body.rows, (), nothing, taken.base_values, body.base_id, body.exponents, body.scores
     )
     try:
         derived = check_council_body(body, taken, comparison, body.cases, block.header.time_ms).body
@@ -162,6 +162,8 @@ def _counted(block: CouncilBlock) -> Iterator[Problem]:
             check_counted(block.inputs(bodies))
         except BAD as error:
             yield "bad_council", str(error) or repr(error)
+        if block.body.scores != scores_of(block.inputs(bodies), block.body.rows):
+            yield "wrong_field", "scores: not those of the counted blocks"
         return
     # Not all groups' chains are here: then each counted block is judged by what the council's body shows.
     last = dict(block.state.counted)

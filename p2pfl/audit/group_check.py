@@ -21,8 +21,9 @@ from p2pfl.roster import Roster
 from p2pfl.rules import filters
 from p2pfl.rules.aggregate import recorded_factors
 from p2pfl.rules.gram import view
+from p2pfl.rules.pool import EMPTY
 from p2pfl.rules.state import CouncilState
-from p2pfl.rules.triage import REASONS, triage
+from p2pfl.rules.triage import REASONS, triage, without_pool
 from p2pfl.rules.validate import check_txs, derive_weights, first_idle_round, signer_of
 
 Problem = tuple[str, str]  # (reason of a finding, detail)
@@ -160,8 +161,14 @@ def _judgement(block: GroupBlock) -> Iterator[Problem]:
     committee = block.committee
     try:
         whole = view(body.gram, [*[body.exponents] * len(revealed), previous, body.exponents])
-        if body.triage != triage(revealed, whole, committee.faulty_max, genesis.rules):
-            yield "wrong_field", "triage: not what the Gram matrix says"
+        state = block.state
+        rows = triage(revealed, whole, committee.faulty_max, genesis.rules, state.pool if state else EMPTY)
+        if state is not None and body.pool_digest != state.pool.digest:
+            yield "wrong_field", "pool_digest: not that of the council block"
+        # Without the council's chain the pool is unknown, and the rest can be judged all the same.
+        told = body.triage if state is not None else tuple(without_pool(row) for row in body.triage)
+        if told != rows:
+            yield "wrong_field", "triage: not what the Gram matrix and the pool say"
     except (ValueError, ArithmeticError) as error:
         yield "wrong_field", f"gram: {error}"
         return

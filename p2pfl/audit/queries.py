@@ -83,8 +83,9 @@ _QUESTIONS = (
                   u.loss_before_micro / 1e6 as loss_before, u.loss_after_micro / 1e6 as loss_after,
                   u.norm_ratio_micro / 1e6 as norm_ratio,
                   u.nearest_micro / 1e6 as nearest, u.previous_cos_micro / 1e6 as previous_cos,
-                  u.root_cos_micro / 1e6 as root_cos, u.krum_micro / 1e6 as krum,
-                  u.out_of_bounds, u.duplicate, u.saturated, u.blob_id
+                  u.root_cos_micro / 1e6 as root_cos, u.others_cos_micro / 1e6 as others_cos,
+                  u.krum_micro / 1e6 as krum, u.p_ppm / 1e6 as p,
+                  u.out_of_bounds, u.duplicate, u.repeated, u.unusual, u.alarm, u.saturated, u.blob_id
            from updates u where u.member = :member order by u.chain, u.height""",
         (MEMBER,),
     ),
@@ -93,7 +94,9 @@ _QUESTIONS = (
         "Whose updates were left out, when and why?",
         """select u.chain, u.height, m.name as member,
                   case when not u.revealed then 'not revealed' when u.out_of_bounds then 'out of bounds'
-                       when u.duplicate then 'duplicate' else coalesce('case ' || s.outcome, '') end as why
+                       when u.duplicate then 'duplicate' when u.repeated then 'repeated'
+                       when s.outcome <> 'cleared' then 'case ' || s.outcome
+                       when u.alarm then 'alarm' when u.unusual then 'unusual' else '' end as why
            from updates u join members m using (member) left join standings s using (chain, height, member)
            where u.weight = 0 order by u.height, u.chain, m.turn""",
     ),

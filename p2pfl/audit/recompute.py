@@ -70,6 +70,7 @@ def group(block: GroupBlock, chain: Chain, blobs: Blobs) -> Recomputed:
         base_values=base_of(body, state, chain, blobs),
         salt=block.salt,
         ballots=body.ballots,
+        pool=state.pool,
     )
     derived = derive_group_body(inputs).body
     return Recomputed(block.name, block.header.height, _same(body, derived))

@@ -241,6 +241,7 @@ class Proposals:
             base=resolved.ref,
             base_values=resolved.base,
             salt=context.salt,
+            pool=resolved.state.pool,
         )
 
     async def _update(self, signed: SignedParamTx, resolved: Resolved) -> Update | None:

@@ -28,6 +28,7 @@ from p2pfl.records import (
     CountedBlock,
     GroupBody,
     GroupRow,
+    PoolRow,
     VerdictCertificate,
     body_root,
     field_proof,
@@ -40,7 +41,8 @@ from p2pfl.rules.epochs import Turnover, check_turnover, derive_assignment
 from p2pfl.rules.gram import Triangle
 from p2pfl.rules.limits import EXPONENT_LAG_MAX
 from p2pfl.rules.sound import unsound
-from p2pfl.rules.state import CouncilState
+from p2pfl.rules.state import LEFT_OUT, CouncilState
+from p2pfl.rules.triage import pool_rows
 from p2pfl.rules.verdicts import (
     admissible_cases,
     check_measurements,
@@ -85,7 +87,8 @@ class CouncilInputs:
 class Comparison:
     """What follows from the counted blocks alone; the new root update is trained from its base.
 
-    deltas: one for each row, as it came. mean: what is added to the last base.
+    deltas: one for each row, as it came. mean: what is added to the last base. scores: what the counted
+    blocks add to the pool of honest rounds.
     """
 
     gram: tuple[Triangle, ...]
@@ -95,6 +98,7 @@ class Comparison:
     base: Base
     base_id: Digest
     exponents: tuple[int, ...]
+    scores: tuple[PoolRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,21 @@ def compare(inputs: CouncilInputs) -> Comparison:
         base=base,
         base_id=blob_id(base.to_bytes()),
         exponents=next_exponents(state.exponents, mean),
+        scores=scores_of(inputs, rows),
     )
+
+
+def scores_of(inputs: CouncilInputs, rows: Sequence[GroupRow]) -> tuple[PoolRow, ...]:
+    """What the counted blocks add to the pool, in their order. A group that stands apart adds nothing."""
+    apart = {row.group_id for row in rows if row.flagged}
+    found: list[PoolRow] = []
+    for block in inputs.counted:
+        if block.header.group_id in apart:
+            continue
+        body = inputs.bodies[block_id(block.header)]
+        accused = frozenset(each.member for each in body.standings if each.outcome in LEFT_OUT)
+        found += pool_rows(body, accused)
+    return tuple(found)
 
 
 def _is_recent(block: CountedBlock, exponents: Sequence[int]) -> bool:
@@ -219,6 +237,7 @@ def derive_council(
         counted=inputs.counted,
         gram=comparison.gram,
         rows=comparison.rows,
+        scores=comparison.scores,
         cases=taken,
         measurements=measured,
         outcomes=outcomes,

@@ -21,6 +21,7 @@ from p2pfl.offences import NO_OPENING as NO_OPENING_OFFENCE
 from p2pfl.offences import REPLAY_MISMATCH
 from p2pfl.records import Case, CouncilBody, Standing
 from p2pfl.roster import Roster
+from p2pfl.rules.pool import Pool
 from p2pfl.signed import Measurement, SignedMeasurement, Verdict
 
 OPEN, GUILTY, CLEARED, NO_OPENING = "open", "guilty", "cleared", "no_opening"
@@ -83,7 +84,8 @@ class CouncilState:
     roster: the epochs so far. epoch_height: first height of the newest one. open_epochs: of each group, the
     epoch of the block that comes next. moved_ms: header time at which a group was last counted or closed.
     leaving: who gave notice in this epoch, or is expelled with it. departed: who left or fell silent.
-    seats_wanted: admitted for the council. expelled: who signed a contradiction; for good.
+    seats_wanted: admitted for the council. expelled: who signed a contradiction; for good. pool: of honest
+    rounds, for the groups that build on this block.
     """
 
     network: Genesis
@@ -98,6 +100,7 @@ class CouncilState:
     epoch_height: int
     open_epochs: Mapping[Digest, int]
     moved_ms: Mapping[Digest, int]
+    pool: Pool
     leaving: frozenset[MemberId] = frozenset()
     departed: frozenset[MemberId] = frozenset()
     seats_wanted: frozenset[MemberId] = frozenset()
@@ -121,6 +124,7 @@ class CouncilState:
             epoch_height=FIRST_HEIGHT,
             open_epochs=MappingProxyType(dict.fromkeys(groups, 0)),
             moved_ms=MappingProxyType({}),
+            pool=Pool.founded(genesis.pool),
         )
 
     def apply(self, header: Header, body: CouncilBody) -> CouncilState:
@@ -151,6 +155,11 @@ class CouncilState:
             root_update_id=body.root_update_id,
             counted=MappingProxyType(counted),
             cases=MappingProxyType(cases),
+            pool=self.pool.after(
+                body.scores,
+                opened=[case.accused for case in body.cases],
+                ended={cases[each.case_id].case.accused: each.outcome == CLEARED for each in body.outcomes},
+            ),
         )
 
     def _turned_over(self, header: Header, body: CouncilBody) -> CouncilState:

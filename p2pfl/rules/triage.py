@@ -1,4 +1,4 @@
-"""One member in its group: features from the Gram matrix, hard rules, and warnings about single chunks.
+"""One member in its group: features from the Gram matrix, p-value, hard rules, warnings about single chunks.
 
 Everything is an exact function of the round's updates. A warning is a lead for backtracking, nothing more.
 Which weight a member gets in the end is decided in `validate`.
@@ -7,7 +7,7 @@ Which weight a member gets in the end is decided in `validate`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 
 import numpy as np
@@ -15,9 +15,11 @@ import numpy as np
 from consensus.types import MemberId
 from p2pfl.genesis import Rules
 from p2pfl.params import Int64, Layout
-from p2pfl.records import MICRO, TriageRow, WarningRow
+from p2pfl.records import MICRO, GroupBody, PoolRow, TriageRow, WarningRow
 from p2pfl.rules.chunks import ChunkId, chunk_ids
+from p2pfl.rules.conformal import p_values_ppm
 from p2pfl.rules.gram import RATIO_MAX_MICRO, Gram, lower_median, ratio_micro
+from p2pfl.rules.pool import EMPTY, FEATURE_MAX, FEATURES, Pool
 
 # Two updates are at most this far apart relative to the longer one; also what a member without others gets.
 NEAREST_MAX_MICRO = 2 * MICRO
@@ -32,10 +34,13 @@ LOUD_RATIO = 3.0
 SILENT_RATIO = 0.1
 
 
-def triage(members: Sequence[MemberId], gram: Gram, f: int, rules: Rules) -> tuple[TriageRow, ...]:
+def triage(
+    members: Sequence[MemberId], gram: Gram, f: int, rules: Rules, pool: Pool = EMPTY
+) -> tuple[TriageRow, ...]:
     """A row for each revealed member.
 
     gram: the revealed updates in the order of `members`, then the previous aggregate, then the root update.
+    pool: of the council block that the round's base names.
     """
     n = len(members)
     if gram.size != n + 2:
@@ -45,6 +50,7 @@ def triage(members: Sequence[MemberId], gram: Gram, f: int, rules: Rules) -> tup
     median_sq = lower_median(gram.norms_sq[:n])
     scores = [_krum(gram, i, n, f) for i in range(n)]
     median_score = lower_median(scores)
+    factors = _shortenings(gram, n)
     rows: list[TriageRow] = []
     for i, member in enumerate(members):
         norm = ratio_micro(gram.norms_sq[i], median_sq)
@@ -56,12 +62,84 @@ def triage(members: Sequence[MemberId], gram: Gram, f: int, rules: Rules) -> tup
                 nearest_micro=NEAREST_MAX_MICRO if nearest is None else nearest,
                 previous_cos_micro=gram.cos_micro(i, n),
                 root_cos_micro=gram.cos_micro(i, n + 1),
+                others_cos_micro=_others_cos_micro(gram, i, factors),
                 krum_micro=_share_micro(scores[i], median_score),
+                p_ppm=MICRO,
                 out_of_bounds=int(_out_of_bounds(norm, rules)),
                 duplicate=int(nearest is not None and nearest < rules.duplicate_max_micro),
+                repeated=int(_repeats(gram, i, n, rules)),
+                unusual=0,
+                alarm=0,
             )
         )
-    return tuple(rows)
+    return _with_p_values(rows, rules, pool)
+
+
+def _with_p_values(rows: Sequence[TriageRow], rules: Rules, pool: Pool) -> tuple[TriageRow, ...]:
+    own = np.array([features_of(row) for row in rows], dtype=np.int64).reshape(len(rows), FEATURES)
+    return tuple(
+        replace(
+            row,
+            p_ppm=p_ppm,
+            unusual=int(p_ppm <= rules.leave_out_rate_ppm),
+            alarm=int(p_ppm <= rules.alarm_rate_ppm),
+        )
+        for row, p_ppm in zip(rows, p_values_ppm(own, pool.features), strict=True)
+    )
+
+
+def without_pool(row: TriageRow) -> TriageRow:
+    """The row as it is where there is no pool: all that needs none."""
+    return replace(row, p_ppm=MICRO, unusual=0, alarm=0)
+
+
+def features_of(row: TriageRow) -> tuple[int, ...]:
+    """What is compared with the pool, FEATURES integers: larger is odder, none depends on scale or model."""
+    norm = row.norm_ratio_micro
+    either = max(norm, MICRO * MICRO // norm) if norm else RATIO_MAX_MICRO
+    found = (
+        either,
+        -row.previous_cos_micro,
+        -row.root_cos_micro,
+        -row.others_cos_micro,
+        -row.nearest_micro,
+    )
+    return tuple(max(-FEATURE_MAX, min(FEATURE_MAX, value)) for value in found)
+
+
+def is_left_out(row: TriageRow) -> bool:
+    """Whether the member's update does not count in this round, by what the row alone says."""
+    return bool(row.out_of_bounds or row.duplicate or row.repeated or row.unusual or row.alarm)
+
+
+def pool_rows(body: GroupBody, suspected: frozenset[MemberId]) -> tuple[PoolRow, ...]:
+    """What a counted block adds to the pool: all but whom a hard rule left out. suspected: by a case.
+
+    The merely unusual are among them, or the pool would be narrower each time it is used.
+    """
+    return tuple(
+        PoolRow(row.member, features_of(row), row.alarm)
+        for row in body.triage
+        if row.member not in suspected and not (row.out_of_bounds or row.duplicate or row.repeated)
+    )
+
+
+def most_unusual(rows: Sequence[TriageRow]) -> tuple[MemberId, ...]:
+    """The members by their p-values, the rarest first; equals in the order of the rows."""
+    return tuple(row.member for row in sorted(rows, key=lambda row: row.p_ppm))
+
+
+def _others_cos_micro(gram: Gram, i: int, factors: Sequence[int]) -> int:
+    others = [0 if j == i else factor for j, factor in enumerate(factors)] + [0, 0]
+    return gram.cos_of_sums_micro(gram.unit(i), others)
+
+
+def _repeats(gram: Gram, i: int, n: int, rules: Rules) -> bool:
+    """Whether it is the previous aggregate or the council's root update again: anybody has those."""
+    return any(
+        gram.norms_sq[public] > 0 and relative_distance_micro(gram, i, public) < rules.duplicate_max_micro
+        for public in (n, n + 1)
+    )
 
 
 def relative_distance_micro(gram: Gram, i: int, j: int) -> int:
@@ -187,7 +265,7 @@ def chunk_views(chunks: Int64, gram: Gram) -> list[ChunkView]:
     members = gram.size - 1
     if not members:
         return []
-    factors = np.array(_shortenings(gram), dtype=np.int64)
+    factors = np.array(_shortenings(gram, members), dtype=np.int64)
     own = np.diagonal(chunks, axis1=1, axis2=2)
     median_sq = np.sort(own[:, :members], axis=1)[:, (members - 1) // 2]
     with_total = chunks @ factors
@@ -201,9 +279,12 @@ def chunk_views(chunks: Int64, gram: Gram) -> list[ChunkView]:
     return views
 
 
-def _shortenings(gram: Gram) -> list[int]:
-    """min(1, median / norm) of each row, in units of 1/64, rounded down: nobody drowns out the others."""
-    bound = lower_median(gram.norms_sq[:-1])
+def _shortenings(gram: Gram, members: int) -> list[int]:
+    """min(1, median / norm) of each row, in units of 1/64, rounded down: nobody drowns out the others.
+
+    The median is that of the first rows, the members'.
+    """
+    bound = lower_median(gram.norms_sq[:members])
     return [
         SHORTENING_ONE if norm <= bound else isqrt(bound * SHORTENING_ONE * SHORTENING_ONE // norm)
         for norm in gram.norms_sq

@@ -26,9 +26,10 @@ from p2pfl.rules import filters
 from p2pfl.rules.aggregate import aggregate, recorded_factors, zero_update
 from p2pfl.rules.chunks import chunk_grams
 from p2pfl.rules.gram import Gram, Triangle, add_up, view
+from p2pfl.rules.pool import EMPTY, Pool
 from p2pfl.rules.rows import row_root
 from p2pfl.rules.state import LEFT_OUT
-from p2pfl.rules.triage import triage, warnings
+from p2pfl.rules.triage import is_left_out, triage, warnings
 from p2pfl.signed import ParamTx, SignedBallot, SignedClose, SignedParamTx
 
 # Roles in the actors filter, besides the member as such.
@@ -46,7 +47,7 @@ class GroupInputs:
     the council block that the base names; updates and root update share them. previous_aggregate: of this
     group's block before, with its own exponents. Both are None where there is none (a zero row). standings:
     of the group's members, as of that council block. base_values: the base that `base.base_id` names.
-    salt: of this epoch's filters.
+    salt: of this epoch's filters. pool: of that council block.
     """
 
     genesis: Genesis
@@ -66,6 +67,7 @@ class GroupInputs:
     base_values: Base
     salt: bytes
     ballots: tuple[SignedBallot, ...] = ()
+    pool: Pool = EMPTY
 
     @property
     def layout(self) -> Layout:
@@ -104,7 +106,7 @@ def derive_group_body(inputs: GroupInputs) -> Derived:
     rules, f = inputs.genesis.rules, inputs.committee.faulty_max
     updates = _revealed_updates(inputs)
     chunks, triangles, whole = _gram(inputs, updates)
-    rows = triage(inputs.revealed, whole, f, rules)
+    rows = triage(inputs.revealed, whole, f, rules, inputs.pool)
     weights = derive_weights(inputs.txs, inputs.unrevealed, rows, inputs.standings, rules.weight_cap)
     shown = [w for s, w in zip(inputs.txs, weights, strict=True) if s.tx.member not in inputs.unrevealed]
     vectors = [update.values for update in updates]
@@ -136,8 +138,7 @@ def derive_group_body(inputs: GroupInputs) -> Derived:
         triage=rows,
         warnings=warned,
         standings=inputs.standings,
-        # The calibration pool is not in use yet.
-        pool_digest=ZERO_DIGEST,
+        pool_digest=inputs.pool.digest,
         filters=_filters(inputs, updates, weights, warned),
         base=inputs.base,
         next_base_id=blob_id(next_base.to_bytes()),
@@ -279,7 +280,7 @@ def derive_weights(
 ) -> tuple[int, ...]:
     """One weight a commitment: checked, not believed, and 0 for who is left out of this round."""
     out = set(unrevealed)
-    out |= {row.member for row in rows if row.out_of_bounds or row.duplicate}
+    out |= {row.member for row in rows if is_left_out(row)}
     out |= {standing.member for standing in standings if standing.outcome in LEFT_OUT}
     return tuple(0 if signed.tx.member in out else checked_weight(signed.tx, weight_cap) for signed in txs)
 

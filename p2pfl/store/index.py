@@ -230,11 +230,12 @@ class Index:
         for signed, weight in zip(body.txs, body.weights, strict=True):
             tx = signed.tx
             row = triage.get(tx.member)
-            judged = (None,) * 7
+            judged = (None,) * 12
             if row is not None:
                 judged = (
                     *(row.norm_ratio_micro, row.nearest_micro, row.previous_cos_micro, row.root_cos_micro),
-                    *(row.krum_micro, row.out_of_bounds, row.duplicate),
+                    *(row.others_cos_micro, row.krum_micro, row.p_ppm),
+                    *(row.out_of_bounds, row.duplicate, row.repeated, row.unusual, row.alarm),
                 )
             told = (tx.byte_length, tx.samples, tx.saturated, tx.loss_before_micro, tx.loss_after_micro)
             revealed = int(tx.member not in body.unrevealed)

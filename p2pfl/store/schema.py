@@ -27,7 +27,8 @@ create table updates (
     byte_length integer not null, samples integer not null, saturated integer not null,
     loss_before_micro integer not null, loss_after_micro integer not null, weight integer not null,
     revealed integer not null, norm_ratio_micro integer, nearest_micro integer, previous_cos_micro integer,
-    root_cos_micro integer, krum_micro integer, out_of_bounds integer, duplicate integer,
+    root_cos_micro integer, others_cos_micro integer, krum_micro integer, p_ppm integer,
+    out_of_bounds integer, duplicate integer, repeated integer, unusual integer, alarm integer,
     primary key (chain, height, member)
 ) without rowid;
 create table warnings (

@@ -253,6 +253,7 @@ class _Builder:
             previous_aggregate=previous,
             root_update=self.updates.get(state.root_update_id),
             standings=state.standings(genesis.group_id(name), 0),
+            pool=state.pool,
             base=BaseRef(base_id, state.height, state.block_id, own),
             base_values=base,
             salt=self.salt,

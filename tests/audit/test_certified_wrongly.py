@@ -94,6 +94,7 @@ def body_changes() -> list[tuple[str, str, Callable[[GroupBody], GroupBody]]]:
         ("gram", "wrong_field", gram),
         ("gram's shape", "wrong_field", lambda body: replace(body, gram=body.gram[:1])),
         ("triage", "wrong_field", row),
+        ("pool", "wrong_field", lambda body: replace(body, pool_digest=x)),
         ("warnings", "wrong_field", lambda body: warned(body, "disliked")),
         ("standings", "wrong_field", lambda body: replace(body, standings=())),
         ("base", "wrong_field", lambda body: replace(body, base=replace(body.base, base_id=x))),
@@ -118,7 +119,7 @@ def test_a_body_that_a_quorum_certified_wrongly_is_found(
     assert {each.chain for each in report.findings} == {"g2"}
 
 
-@pytest.mark.parametrize("field", ["aggregate_id", "next_base_id", "pool_digest", "warnings"])
+@pytest.mark.parametrize("field", ["aggregate_id", "next_base_id", "warnings"])
 def test_what_needs_blobs_is_found_by_recomputing(tmp_path: Path, built: Built, field: str) -> None:
     body = built.body("g2", 5)
     invented = WarningRow(body.txs[-1].tx.member, 1, 0, "loud")

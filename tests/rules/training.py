@@ -140,6 +140,7 @@ class Learning:
                 previous_aggregate=self._previous.get(name),
                 root_update=self._root,
                 standings=self._state.standings(self.there.genesis.group_id(name), 0),
+                pool=self._state.pool,
             )
         )
         self._previous[name] = derived.aggregate
