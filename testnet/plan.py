@@ -29,7 +29,8 @@ from p2pfl.durable import disk_error
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, ChainEntry, Epochs, Genesis, GroupEntry, MemberEntry, Rules, Task, Times
 from p2pfl.learn import models
-from p2pfl.learn.datasets import Dataset, load_dataset, partition, root_set
+from p2pfl.learn.datasets import Dataset, load_dataset, root_set
+from p2pfl.learn.partitions import partition
 from p2pfl.net.identity import peer_id_of
 from p2pfl.node import initial_base
 from p2pfl.params import blob_id

@@ -30,8 +30,6 @@ DIGITS_TEST_SAMPLES = 360
 # 1 GiB holds MNIST 20 times over. A gzip file of a few MB can unpack to more than a machine has.
 IDX_BYTES_MAX = 1 << 30
 SAMPLE_DIMENSIONS_MAX = 4
-# A split that leaves somebody with too few samples is drawn again, this many times.
-PARTITION_DRAWS_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,61 +151,7 @@ def _bad_idx(path: Path, because: str) -> UserError:
 
 
 # ---------------------------------------------------------------------------
-# Sharing out. For experiments and testnets: in real life every member has its own folder.
-
-Draw = Callable[[Int64, int, float, np.random.Generator], list[Int64]]
-partitioner: Table[Draw] = Table("partitioner")
-
-
-def partition(
-    labels: Int64, kind: str, parts: int, *, alpha: float = 0.5, seed: int, min_samples: int = 10
-) -> list[Int64]:
-    """Which samples each of `parts` members gets: ascending indices, every sample exactly once.
-
-    kind: "Iid", "Dirichlet" (alpha: concentration; small is skewed) or "Shard" (two shards of sorted
-    labels each). Drawn again until every part has `min_samples`; raises UserError when that fails.
-    """
-    draw = partitioner.find(kind)
-    if parts < 1 or alpha <= 0 or min_samples < 1:
-        raise ValueError("parts, alpha and min_samples must be positive")
-    rng = np.random.Generator(chance.words("partition", kind.encode(), seed))
-    for _ in range(PARTITION_DRAWS_MAX if parts * min_samples <= len(labels) else 0):
-        shares = draw(labels, parts, alpha, rng)
-        if min(len(share) for share in shares) >= min_samples:
-            return [np.sort(share) for share in shares]
-    raise UserError(
-        f"cannot share {len(labels)} samples out to {parts} members by {kind}",
-        because=f"each must get at least {min_samples}, which no draw of {PARTITION_DRAWS_MAX} gave",
-        fix="use fewer members, a larger data set, a larger alpha or a smaller minimum",
-    )
-
-
-@partitioner("Iid")
-def iid(labels: Int64, parts: int, _alpha: float, rng: np.random.Generator) -> list[Int64]:
-    """Equal shares of a shuffled whole."""
-    return np.array_split(rng.permutation(len(labels)), parts)
-
-
-@partitioner("Dirichlet")
-def dirichlet(labels: Int64, parts: int, alpha: float, rng: np.random.Generator) -> list[Int64]:
-    """Each class is cut in proportions drawn from Dir(alpha) (Hsu, Qi and Brown 2019)."""
-    shares: list[list[Int64]] = [[] for _ in range(parts)]
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        proportions = rng.dirichlet(np.full(parts, alpha))
-        cuts = (np.cumsum(proportions)[:-1] * len(members)).astype(np.int64)
-        for share, piece in zip(shares, np.split(members, cuts), strict=True):
-            share.append(piece)
-    return [np.concatenate(share) for share in shares]
-
-
-@partitioner("Shard")
-def shard(labels: Int64, parts: int, _alpha: float, rng: np.random.Generator) -> list[Int64]:
-    """Samples sorted by label, cut into two shards a part, two drawn for each (McMahan et al. 2017)."""
-    by_label = np.lexsort((rng.permutation(len(labels)), labels))
-    shards = np.array_split(by_label, 2 * parts)
-    order = rng.permutation(2 * parts)
-    return [np.concatenate((shards[order[2 * i]], shards[order[2 * i + 1]])) for i in range(parts)]
+# The public root set.
 
 
 def root_set(whole: Dataset, size: int, seed: int) -> tuple[Float32, Int64, Dataset]:

@@ -13,7 +13,8 @@ import pytest
 
 from bench import rounds
 from p2pfl.learn import models
-from p2pfl.learn.datasets import load_dataset, partition
+from p2pfl.learn.datasets import load_dataset
+from p2pfl.learn.partitions import partition
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from consensus import merkle
 from p2pfl.errors import PeerFault, UserError
@@ -19,8 +17,6 @@ from p2pfl.learn.datasets import (
     data_root,
     load_dataset,
     parse_leaves,
-    partition,
-    partitioner,
     read_idx,
     root_set,
 )
@@ -118,48 +114,7 @@ def test_labels_and_images_must_fit_together(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------
-# Sharing out.
-
-
-@pytest.mark.parametrize("kind", partitioner.names())
-@given(parts=st.integers(1, 20), seed=st.integers(0, 2**31))
-def test_every_sample_goes_to_exactly_one_member(kind: str, parts: int, seed: int) -> None:
-    shares = partition(DIGITS.train_y, kind, parts, alpha=1.0, seed=seed, min_samples=2)
-    assert len(shares) == parts
-    assert sorted(np.concatenate(shares).tolist()) == list(range(len(DIGITS.train_y)))
-    assert min(len(share) for share in shares) >= 2
-    again = partition(DIGITS.train_y, kind, parts, alpha=1.0, seed=seed, min_samples=2)
-    assert all(np.array_equal(one, other) for one, other in zip(shares, again, strict=True))
-
-
-def largest_class_share(shares: list[np.ndarray]) -> float:
-    """How much of a member's data is of its most frequent class, on average."""
-    return float(np.mean([np.bincount(DIGITS.train_y[share]).max() / len(share) for share in shares]))
-
-
-def test_dirichlet_is_the_more_skewed_the_smaller_alpha_is() -> None:
-    skew = [
-        largest_class_share(partition(DIGITS.train_y, "Dirichlet", 12, alpha=alpha, seed=5, min_samples=5))
-        for alpha in (0.1, 0.5, 100.0)
-    ]
-    assert skew[0] > skew[1] + 0.1 > skew[2] + 0.2
-    assert skew[2] < 0.2
-
-
-def test_shards_leave_few_classes_to_a_member() -> None:
-    shares = partition(DIGITS.train_y, "Shard", 10, seed=1)
-    assert max(len(np.unique(DIGITS.train_y[share])) for share in shares) <= 4
-
-
-def test_seeds_give_different_partitions() -> None:
-    one, other = (partition(DIGITS.train_y, "Iid", 3, seed=seed) for seed in (1, 2))
-    assert not np.array_equal(one[0], other[0])
-
-
-@pytest.mark.parametrize(("parts", "least"), [(200, 10), (12, 110)])
-def test_a_partition_that_cannot_be_is_refused(parts: int, least: int) -> None:
-    with pytest.raises(UserError, match="cannot share 1437 samples"):
-        partition(DIGITS.train_y, "Dirichlet", parts, alpha=0.05, seed=1, min_samples=least)
+# The public root set.
 
 
 def test_the_root_set_is_balanced_and_taken_out() -> None:

@@ -14,8 +14,9 @@ import numpy as np
 
 from consensus.types import MemberId
 from p2pfl.genesis import COUNCIL, Rules
-from p2pfl.learn.datasets import Dataset, load_dataset, partition, root_set
+from p2pfl.learn.datasets import Dataset, load_dataset, root_set
 from p2pfl.learn.models import initial_parameters, layout
+from p2pfl.learn.partitions import partition
 from p2pfl.learn.train import TrainJob, evaluate, train
 from p2pfl.params import Base, Update, blob_id, delta_of, quantize
 from p2pfl.records import BaseRef, Case
