@@ -8,27 +8,15 @@ from __future__ import annotations
 import logging
 import socket
 import traceback
-from collections.abc import Sequence
-from functools import partial
 from ipaddress import ip_address
 
 import multiaddr
-import trio
 
 from p2pfl.errors import UserError
-from p2pfl.net.interface import Unreachable
 from p2pfl.telemetry import logger
 
 log = logger("net")
 
-_NAMES = ("dns", "dns4", "dns6")
-_FAMILIES = {"dns": 0, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
-# A name with more addresses than these is a load balancer, and no member.
-_RESOLVED_MAX = 3
-# Whoever waits for a name server cannot be interrupted, and names are what others say: their threads must not
-# be those that sign and write. Each takes up to half a minute of one.
-_ASKING_MAX = 4
-_LIMITER: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("names")
 _EXAMPLES = {"tcp": "/ip4/127.0.0.1/tcp/4001", "websocket": "/ip4/127.0.0.1/tcp/4001/ws"}
 
 
@@ -85,45 +73,6 @@ def announced(listen: multiaddr.Multiaddr, known: str | None) -> list[multiaddr.
             ) from error
     name, host = next(iter(listen.items()))
     return [] if name.name in ("ip4", "ip6") and ip_address(str(host)).is_unspecified else [listen]
-
-
-async def resolved(address: str) -> Sequence[multiaddr.Multiaddr]:
-    """The address, with numbers in the place of a name. Raises Unreachable.
-
-    libp2p asks name servers only; the operating system knows /etc/hosts and mDNS names too.
-    """
-    try:
-        at = multiaddr.Multiaddr(address)
-    except ValueError as error:  # Each library has kinds of its own; all are ValueErrors.
-        raise Unreachable(f"{address}: {error}") from error
-    first = next(iter(at.protocols())).name
-    if first not in _NAMES:
-        return (at,)
-    rest = str(at).split("/", 3)
-    try:
-        found = await trio.to_thread.run_sync(
-            partial(socket.getaddrinfo, rest[2], None, family=_FAMILIES[first], type=socket.SOCK_STREAM),
-            abandon_on_cancel=True,
-            limiter=_asking(),
-        )
-        # One with a zone (fe80::1%eth0) means something else on each machine, and is no multiaddr.
-        hosts = [host for host in dict.fromkeys(str(where[0]) for *_, where in found) if "%" not in host]
-        kinds = (f"/ip{ip_address(host).version}/{host}/{rest[3]}" for host in hosts[:_RESOLVED_MAX])
-        places = [multiaddr.Multiaddr(each) for each in kinds]
-    except (OSError, ValueError) as error:
-        raise Unreachable(f"{address}: {error}") from error
-    if not places:
-        raise Unreachable(f"{address}: no address that can be called")
-    return places
-
-
-def _asking() -> trio.CapacityLimiter:
-    """Of this run of the event loop: a thread that outlives its run gives nothing back."""
-    try:
-        return _LIMITER.get()
-    except LookupError:
-        _LIMITER.set(trio.CapacityLimiter(_ASKING_MAX))
-        return _LIMITER.get()
 
 
 def in_use(listen: str, because: str) -> UserError:

@@ -13,7 +13,8 @@ import trio
 
 from p2pfl.net import patches
 from p2pfl.net.interface import Unreachable
-from p2pfl.net.listening import announced, assert_free, in_use, parsed, resolved, route_logs
+from p2pfl.net.listening import announced, assert_free, in_use, parsed, route_logs
+from p2pfl.net.names import Names
 from p2pfl.net.options import DEFAULTS, NetOptions
 from p2pfl.net.stream import Stream, StreamBroken
 from p2pfl.telemetry import logger
@@ -91,6 +92,7 @@ class Sockets:
         self._nursery: trio.Nursery | None = None
         self._handlers: dict[str, Handler] = {}
         self._services: list[Callable[[Any], Awaitable[None]]] = []
+        self._names = Names()
         self._up: set[str] = set()  # Who was admitted, and has a connection.
         self._closed_bytes = [0, 0]  # Sent and received on connections that are gone.
 
@@ -208,7 +210,7 @@ class Sockets:
             raise Unreachable(f"{peer_id}: {error}") from error
         why = f"no answer within {DIAL_S:g} s"
         with trio.move_on_after(DIAL_S) as scope:
-            places = await resolved(address)
+            places = await self._names.resolved(address, peer_id)
             for number, place in enumerate(places):
                 # A name's first address may be a black hole; the next one has its share of the time.
                 share_s = (scope.deadline - trio.current_time()) / (len(places) - number)

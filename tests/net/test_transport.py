@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
-import threading
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +19,7 @@ from p2pfl.errors import UserError
 from p2pfl.net import patches, pnet, sockets, transport, websocket
 from p2pfl.net.identity import peer_id_of
 from p2pfl.net.interface import PeerAddress, Unreachable
-from p2pfl.net.listening import announced, parsed, resolved
+from p2pfl.net.listening import announced, parsed
 from p2pfl.net.options import NetOptions
 from p2pfl.net.own import own_addresses
 from p2pfl.net.stream import StreamBroken
@@ -243,49 +240,6 @@ def test_a_record_names_the_interfaces_of_the_kind_that_is_listened_at() -> None
     ):
         assert own_addresses(listen, (), found) == (expected,)
     assert own_addresses("/ip6/::/tcp/9", (), lambda _: []) == ("/ip6/::1/tcp/9",)
-
-
-async def test_names_become_a_few_numbers() -> None:
-    assert [str(one) for one in await resolved("/dns4/localhost/tcp/9/ws")] == ["/ip4/127.0.0.1/tcp/9/ws"]
-    assert [str(one) for one in await resolved("/ip6/::1/tcp/9")] == ["/ip6/::1/tcp/9"]
-
-
-@pytest.mark.parametrize("said", [["fe80::1%eth0"], ["fe80::1%eth0", "::1"], ["nonsense"]])
-async def test_what_a_name_server_says_ends_nobody(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address with a zone was an exception that nobody caught."""
-
-    def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
-        return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (host, 0, 0, 2)) for host in said]
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    if "::1" in said:
-        assert [str(one) for one in await resolved("/dns/peer.example/tcp/9")] == ["/ip6/::1/tcp/9"]
-    else:
-        with pytest.raises(Unreachable):
-            await resolved("/dns/peer.example/tcp/9")
-
-
-async def test_slow_name_servers_do_not_take_the_threads_that_sign(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = threading.Event()
-
-    def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
-        answer.wait(10)
-        return []
-
-    async def asked(number: int) -> None:
-        with suppress(Unreachable), trio.move_on_after(0.05):
-            await resolved(f"/dns/{number}.example/tcp/9")
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    try:
-        async with trio.open_nursery() as nursery:
-            for number in range(60):
-                nursery.start_soon(asked, number)
-        assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
-        with trio.fail_after(5):
-            assert await trio.to_thread.run_sync(lambda: "signed") == "signed"
-    finally:
-        answer.set()
 
 
 def test_an_address_that_does_not_go_with_the_setting_is_an_error_of_the_operator() -> None:
