@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from consensus import merkle
 from consensus.types import MemberId
 from p2pfl.learn import chance
-from p2pfl.learn.train import TrainResult, decode_state, encode_state, trace_leaves
+from p2pfl.learn.states import decode_state, encode_state, trace_leaves
+from p2pfl.learn.train import TrainResult
 
 # float64, shape (coordinates,): parameters after training minus the base.
 Delta: TypeAlias = NDArray[np.float64]

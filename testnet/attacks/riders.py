@@ -15,7 +15,8 @@ import numpy as np
 from consensus import merkle
 from consensus.types import MemberId
 from p2pfl.errors import UserError
-from p2pfl.learn.train import TrainResult, decode_state, encode_state, start_state, trace_leaves
+from p2pfl.learn.states import decode_state, encode_state, start_state, trace_leaves
+from p2pfl.learn.train import TrainResult
 from p2pfl.rounds.trainer import job_of
 from testnet.attacks.cabal import Knowledge, revealed
 from testnet.attacks.lying import Delta, Liar, Training, jittered, noise
