@@ -17,6 +17,7 @@ import trio
 from p2pfl.net import patches
 from p2pfl.net.interface import Unreachable
 from p2pfl.net.peer_records import CIRCUIT
+from p2pfl.net.pnet import ProtectedConn
 from p2pfl.net.sockets import Sockets
 from p2pfl.telemetry import logger
 
@@ -166,7 +167,12 @@ class Relay:
         if stream is None:
             raise Unreachable(f"{address}: the relay has no way to it")
         path = Multiaddr(f"/p2p/{relay}{CIRCUIT}/p2p/{peer_id}")
-        raw = RawConnection(stream, True, connection_type=ConnectionType.RELAYED, addresses=[path])
+        raw: Any = RawConnection(stream, True, connection_type=ConnectionType.RELAYED, addresses=[path])
+        network = self._sockets.host.get_network()
+        if network.psk is not None:
+            # Who is called expects the network's key inside of a circuit too, as in go; libp2p puts it on all
+            # connections that come in, and of those that go out on direct ones only.
+            raw = ProtectedConn(raw, network.psk)
         connected = False
         try:
             with trio.move_on_after(CONNECT_S):

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
 from p2pfl import params
-from p2pfl.net import relay
+from p2pfl.net import pnet, relay
 from p2pfl.net.host import Network
 from p2pfl.net.interface import PeerAddress, Unreachable
-from p2pfl.net.options import NetOptions
+from p2pfl.net.options import DEFAULTS, NetOptions
 from p2pfl.net.peer_records import can_be_called
 from p2pfl.net.sockets import Sockets
 from tests.net.common import Memo, noise, tip
@@ -23,7 +24,7 @@ from tests.net.hosts import Town, free_port, peer_key, until
 
 @asynccontextmanager
 async def behind_routers(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, basis: NetOptions = DEFAULTS
 ) -> AsyncIterator[tuple[Town, list[Network], list[Any]]]:
     """The first can be called; the addresses of the two others lead nowhere."""
     monkeypatch.setattr(relay, "LOOK_S", 0.2)
@@ -35,7 +36,7 @@ async def behind_routers(
     nets = []
     for one, memo in zip(town.members, memos, strict=True):
         options = replace(
-            NetOptions(),
+            basis,
             relay="serve" if one == third else "use",
             announce=(town.addresses[one].address,),
         )
@@ -58,8 +59,15 @@ async def behind_routers(
         nursery.cancel_scope.cancel()
 
 
-async def test_two_members_that_cannot_be_called_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with behind_routers(monkeypatch) as (town, (third, a, b), (_, memo_a, memo_b)):
+@pytest.mark.parametrize("protected", [False, True], ids=["", "a network key"])
+async def test_two_members_that_cannot_be_called_take_part(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, protected: bool
+) -> None:
+    basis = DEFAULTS
+    if protected:
+        basis = NetOptions(psk_file=tmp_path / "swarm.key")
+        pnet.create_file(tmp_path / "swarm.key")
+    async with behind_routers(monkeypatch, basis) as (town, (third, a, b), (_, memo_a, memo_b)):
         await a.wait_connected(town.members, 20)
         await b.wait_connected(town.members, 20)
         (through,) = a._finding.relay.own
