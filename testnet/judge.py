@@ -268,6 +268,14 @@ def count_in_the_end(asked: Question) -> list[str]:
 
 
 @condition
+def group_left_out(asked: Question) -> list[str]:
+    """The delta of this group was left out of one of the council's bases."""
+    council = asked.outcome.facts.blocks_of(COUNCIL)
+    left_out = any(asked.wanted in block.left_out for block in council)
+    return [] if left_out else [f"{asked.wanted} was never left out of the council's base"]
+
+
+@condition
 def no_lie_decided(asked: Question) -> list[str]:
     """False blocks were proposed, and none of them was decided."""
     facts = asked.outcome.facts

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pytest
+
 from testnet.facts import Event, Facts, percentile
 from testnet.judge import CONDITIONS, Killed, Outcome, judge
 from testnet.scenarios import Scenario, load
@@ -101,6 +103,62 @@ def test_accuracy_is_that_of_the_last_round() -> None:
 def test_a_condition_that_is_false_is_not_asked() -> None:
     scenario = dataclasses.replace(load("honest"), holds={"all_rounds": False})
     assert judge(scenario, Outcome(Facts())) == []
+
+
+def harmed(**holds: Any) -> tuple[Scenario, Outcome]:
+    """A run of two rounds in which g1m2 counts in the first block of its group, and g1m0 in both."""
+    scenario = dataclasses.replace(load("honest"), left_out=("g1m2",), culprits=("g1m2",), holds=holds)
+    outcome = Outcome(Facts())
+    members = ["g1m0", "g1m2"]
+    decided(outcome.facts, "g1", 0, by="g1m0", members=members, left_out=[])
+    decided(outcome.facts, "g1", 1, by="g1m0", members=members, left_out=["g1m2"])
+    decided(outcome.facts, "council", 0, by="seat0", members=["g0", "g1"], left_out=["g1"])
+    return scenario, outcome
+
+
+@pytest.mark.parametrize(
+    ("name", "holds", "fails"),
+    [
+        ("left_out_within", 2, 1),
+        ("counts_at_most", 0.5, 0.4),
+        ("count_in_the_end", ["g1m0"], ["g1m2"]),
+        ("group_left_out", "g1", "g0"),
+    ],
+)
+def test_who_is_left_out_is_read_from_the_blocks(name: str, holds: Any, fails: Any) -> None:
+    assert judge(*harmed(**{name: holds})) == []
+    (why,) = judge(*harmed(**{name: fails}))
+    assert "g1m2" in why or "g0" in why
+
+
+def test_who_else_is_accused_or_slashed_is_named() -> None:
+    scenario, outcome = harmed(nobody_else_accused=True, nobody_else_slashed=True)
+    told(outcome.facts, "seat0", "evidence", accused="g1m2", offence=2, height=1)
+    outcome.slashed = ["g1m2"]
+    assert judge(scenario, outcome) == []
+    told(outcome.facts, "seat0", "evidence", accused="g0m1", offence=2, height=1)
+    outcome.slashed.append("g0m1")
+    assert judge(scenario, outcome) == ["g0m1 was accused", "g0m1 was slashed, and is no culprit"]
+
+
+def test_cases_are_closed_in_time_and_well() -> None:
+    scenario, outcome = harmed(named_within=3, cleared=["g1m0"])
+    assert len(judge(scenario, outcome)) == 2
+    for case, accused, height, end in (("0x1", "g1m2", 2, "guilty"), ("0x2", "g1m0", 2, "cleared")):
+        told(outcome.facts, "seat0", "case", case_id=case, group="g1", height=height, accused=accused)
+        told(outcome.facts, "seat0", "outcome", case_id=case, accused=accused, outcome=end)
+    assert judge(scenario, outcome) == []
+    late = dataclasses.replace(scenario, holds={"named_within": 2})
+    assert judge(late, outcome) == ["g1m2 was not found guilty of one of its first 2 rounds"]
+
+
+def test_a_lie_must_be_told_and_must_not_be_decided() -> None:
+    scenario, outcome = harmed(no_lie_decided=True)
+    assert judge(scenario, outcome) == ["nobody lied: the moment never came"]
+    told(outcome.facts, "g1m2", "lied", group="g1", height=1, block_id="0xfalse")
+    assert judge(scenario, outcome) == []
+    told(outcome.facts, "g1m2", "lied", group="g1", height=1, block_id="0xg11")
+    assert judge(scenario, outcome) == ["the lie 0xg11 was decided in g1 at height 1"]
 
 
 def test_conditions_say_what_they_mean() -> None:
