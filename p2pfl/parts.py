@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from consensus.types import MemberId
 from p2pfl import genesis as genesis_file
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, Genesis, MemberEntry
 from p2pfl.keys import Guard, SigningKey, load_peer_key, load_signing_key
 from p2pfl.learn.models import initial_parameters
+from p2pfl.learn.own_data import read_own_data
+from p2pfl.learn.sample_tables import LABEL
 from p2pfl.net.interface import Handlers, NetworkLike, PeerAddress
 from p2pfl.net.options import DEFAULTS, NetOptions
 from p2pfl.params import Base
@@ -43,10 +43,12 @@ class NodeSettings:
 
     dir: the node's folder (see p2pfl.store). name: the member's or seat's in the genesis. listen: multiaddr,
     default the genesis entry's. explorer: host and port (0: any free), None for no pages. rpc: the chain's
-    JSON-RPC. account_key: funded EVM account that submits evidence. new_keys: the signing key is new, so a
-    guard may be made. guard_lost: there was a guard and it is gone; make one that signs nothing until the
-    next epoch. net: how it speaks to others. store: what of the past it keeps. lasting: it watches its
-    process and its disk; False for an experiment's, of which there are hundreds in one process.
+    JSON-RPC. account_key: funded EVM account that submits evidence. data_dir: of the public data set.
+    data_path, data_label: the own samples, if they are not in the folder, and the column of their labels.
+    device: what trains, "cpu" or "cuda". new_keys: the signing key is new, so a guard may be made.
+    guard_lost: there was a guard and it is gone; make one that signs nothing until the next epoch. net: how
+    it speaks to others. store: what of the past it keeps. lasting: it watches its process and its disk;
+    False for an experiment's, of which there are hundreds in one process.
     """
 
     dir: Path
@@ -57,6 +59,9 @@ class NodeSettings:
     rpc: str | None = None
     account_key: bytes | None = None
     data_dir: Path | None = None
+    data_path: Path | None = None
+    data_label: str = LABEL
+    device: str = "cpu"
     new_keys: bool = False
     guard_lost: bool = False
     net: NetOptions = DEFAULTS
@@ -111,8 +116,7 @@ def assemble(
         lost_at_ms=wall_clock_ms() if settings.guard_lost else None,
         clock_skew_ms=genesis.times.clock_skew_ms,
     )
-    x, y = (None, None) if group == COUNCIL else _read_data(settings.dir / "data.npz", genesis)
-    trainer = Trainer(genesis, x, y, data_dir=settings.data_dir)
+    trainer = _trainer(settings, genesis, learns=group != COUNCIL)
     peer_key = load_peer_key(folder.peer_key)
     desk = Desk()
     made = (network or _libp2p(settings))(genesis, key.member_id, peer_key, desk)
@@ -187,22 +191,14 @@ def _own_join(path: Path, me: MemberId) -> MemberEntry:
     return entry
 
 
-def _read_data(path: Path, genesis: Genesis) -> tuple[Any, Any]:
-    fix = "put the member's samples there: numpy arrays `x` (float32) and `y` (int64) in one .npz file"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            x, y = file["x"], file["y"]
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"the training data {path} cannot be read", because=str(error), fix=fix) from error
-    task = genesis.task
-    right = x.dtype == np.float32 and y.dtype == np.int64 and x.shape == (len(y), *task.input_shape)
-    if not right or not len(y) or y.min() < 0 or y.max() >= task.classes:
-        raise UserError(
-            f"the training data {path} does not fit the task",
-            because=f"x is {x.dtype} {x.shape}, y {y.dtype} {y.shape}; a sample is {task.input_shape}",
-            fix=fix,
+def _trainer(settings: NodeSettings, genesis: Genesis, *, learns: bool) -> Trainer:
+    x, y, held_out = None, None, None
+    if learns:
+        x, y, held_out = read_own_data(
+            settings.dir, genesis.task, path=settings.data_path, label=settings.data_label
         )
-    return x, y
+    data_dir, device = settings.data_dir, settings.device
+    return Trainer(genesis, x, y, held_out=held_out, data_dir=data_dir, device=device)
 
 
 def _libp2p(settings: NodeSettings) -> MakeNetwork:

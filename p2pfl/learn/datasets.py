@@ -1,7 +1,8 @@
-"""What is learnt from: data sets, how they are shared out in an experiment, and the root of a training set.
+"""What is learnt from: data sets, the public root set, and the root of a member's training set.
 
 numpy only. Knows nothing of models and training. Nothing is ever downloaded: digits come with the
-package, everything else lies in a directory that the user names.
+package, everything else lies in a directory that the user names. Pixels become float32 from 0 to 1 (the byte
+divided by 255, the digits' grey level by 16); numbers in tables stay as they are (`sample_tables`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from consensus import merkle
 from consensus.types import Digest
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.learn import chance
+from p2pfl.learn.sample_tables import LABEL, SUFFIXES, read_samples
 from p2pfl.learn.tables import Table
 
 Float32 = NDArray[np.float32]
@@ -30,13 +32,20 @@ DIGITS_TEST_SAMPLES = 360
 # 1 GiB holds MNIST 20 times over. A gzip file of a few MB can unpack to more than a machine has.
 IDX_BYTES_MAX = 1 << 30
 SAMPLE_DIMENSIONS_MAX = 4
+# One record of CIFAR-10: the label, then the red, the green and the blue of 32 x 32 pixels.
+CIFAR_RECORD_BYTES = 1 + 3 * 32 * 32
+# Its files have 10,000 records each.
+CIFAR_RECORDS_MAX = 100_000
+# Of a table without a test part, one sample in so many is kept for the public test.
+TABLE_TEST_SHARE = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
     """Labelled samples, split into training and test.
 
-    x: float32 in [0, 1], shape (samples, channels, height, width); y: int64 in [0, classes).
+    x: float32, shape (samples, channels, height, width) of pictures, (samples, columns) of tables; y: int64
+    in [0, classes). class_names: what a table calls its classes, in the order of their numbers.
     """
 
     train_x: Float32
@@ -44,6 +53,7 @@ class Dataset:
     test_x: Float32
     test_y: Int64
     classes: int
+    class_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -55,8 +65,29 @@ dataset: Table[Callable[[Path | None], Dataset]] = Table("dataset")
 
 
 def load_dataset(name: str, directory: Path | None = None) -> Dataset:
-    """The data set `name` (or the user's own `module:function`). Raises UserError."""
-    return dataset.find(name)(directory)
+    """The data set `name`: one of the table, a file of `directory`, or the user's own `module:function`.
+
+    A file is one that `sample_tables` reads: `flowers.csv`, or `flowers.csv#species` if its labels are in the
+    column `species`. Raises UserError.
+    """
+    file, _, label = name.partition("#")
+    if Path(file).suffix.lower() in SUFFIXES:
+        return table_dataset(file, label or LABEL, directory)
+    found = dataset.find(name)(directory)
+    _check(name, found)
+    return found
+
+
+def _check(name: str, found: Dataset) -> None:
+    """Raise UserError for a data set of a user's own that nothing could be learnt from."""
+    for half, x, y in (("train", found.train_x, found.train_y), ("test", found.test_x, found.test_y)):
+        fits = x.dtype == np.float32 and y.dtype == np.int64 and y.ndim == 1 and len(x) == len(y) > 0
+        if not fits or x.shape[1:] != found.train_x.shape[1:] or y.min() < 0 or y.max() >= found.classes:
+            raise UserError(
+                f"the data set {name!r} does not fit together",
+                because=f"{half}: x is {x.dtype} {x.shape}, y {y.dtype} {y.shape}, {found.classes} classes",
+                fix="x is float32 with samples first, y int64 from 0 to classes - 1, as many as samples",
+            )
 
 
 @dataset("digits")
@@ -88,6 +119,66 @@ def fashion_mnist(directory: Path | None = None) -> Dataset:
     return _idx_dataset("fashion_mnist", directory)
 
 
+@dataset("cifar10")
+def cifar10(directory: Path | None = None) -> Dataset:
+    """60,000 pictures of ten kinds, 3 x 32 x 32 (Krizhevsky 2009), from the six .bin files in `directory`."""
+    if directory is None:
+        raise _needs_directory(
+            "cifar10", "its binary version (data_batch_1.bin to data_batch_5.bin, test_batch.bin)"
+        )
+    inner = directory / "cifar-10-batches-bin"  # What the archive unpacks to.
+    folder = inner if inner.is_dir() else directory
+    halves = [[f"data_batch_{i}.bin" for i in range(1, 6)], ["test_batch.bin"]]
+    parts: list[tuple[Float32, Int64]] = []
+    for names in halves:
+        records = np.concatenate([_cifar_records(folder / name) for name in names])
+        x = records[:, 1:].reshape(-1, 3, 32, 32).astype(np.float32)
+        x /= np.float32(255)  # In place: it has 600 MB.
+        parts.append((x, records[:, 0].astype(np.int64)))
+    return Dataset(*parts[0], *parts[1], classes=10)
+
+
+def _cifar_records(path: Path) -> NDArray[np.uint8]:
+    try:
+        size = path.stat().st_size
+        records, over = divmod(size, CIFAR_RECORD_BYTES)
+        if over or not 1 <= records <= CIFAR_RECORDS_MAX:
+            raise ValueError(f"{size} bytes are no whole number of records of {CIFAR_RECORD_BYTES} bytes")
+        found = np.fromfile(path, dtype=np.uint8).reshape(records, CIFAR_RECORD_BYTES)
+        if found[:, 0].max() > 9:
+            raise ValueError(f"it holds the label {found[:, 0].max()}, labels are 0 to 9")
+    except (OSError, ValueError) as error:
+        raise _bad_file(path, str(error)) from error
+    return found
+
+
+def table_dataset(name: str, label: str, directory: Path | None) -> Dataset:
+    """The samples in a file of `directory`; every fifth of a public shuffle is the test, if it has none."""
+    if directory is None or Path(name).name != name:
+        raise _needs_directory(name, "this file, by its name alone")
+    found = read_samples(directory / name, label=label)
+    x, y, test_x, test_y = found.x, found.y, found.test_x, found.test_y
+    if test_x is None or test_y is None:
+        order = chance.shuffled(len(y), chance.words("public test of a table"))
+        tested, rest = (
+            np.sort(order[: len(y) // TABLE_TEST_SHARE]),
+            np.sort(order[len(y) // TABLE_TEST_SHARE :]),
+        )
+        x, y, test_x, test_y = x[rest], y[rest], x[tested], y[tested]
+    classes = len(found.class_names) or 1 + max(int(y.max()), int(test_y.max(initial=0)))
+    whole = Dataset(x, y, test_x, test_y, classes, found.class_names)
+    _check(name, whole)
+    return whole
+
+
+def _needs_directory(name: str, holds: str) -> UserError:
+    return UserError(
+        f"the data set {name!r} needs a directory",
+        because="it does not come with the package, and nothing is downloaded",
+        fix=f"name the directory that holds {holds}: data.dir of a node, --data-dir of a testnet",
+    )
+
+
 # ---------------------------------------------------------------------------
 # IDX: two zero bytes, the type (0x08: unsigned byte), the number of dimensions, each dimension as a
 # big-endian uint32, the data.
@@ -95,11 +186,7 @@ def fashion_mnist(directory: Path | None = None) -> Dataset:
 
 def _idx_dataset(name: str, directory: Path | None) -> Dataset:
     if directory is None:
-        raise UserError(
-            f"the data set {name!r} needs a directory",
-            because="it does not come with the package, and nothing is downloaded",
-            fix="name the directory that holds its IDX files (train-images-idx3-ubyte.gz and three more)",
-        )
+        raise _needs_directory(name, "its IDX files (train-images-idx3-ubyte.gz and three more)")
     parts: list[tuple[Float32, Int64]] = []
     for half in ("train", "t10k"):
         images = read_idx(_idx_file(directory, f"{half}-images-idx3-ubyte"), dimensions=3)
@@ -138,13 +225,13 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
                 raise ValueError(f"it claims {size} bytes, more than {IDX_BYTES_MAX}")
             data = file.read(size + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise _bad_idx(path, str(error)) from error
+        raise _bad_file(path, str(error)) from error
     if len(data) != size:
-        raise _bad_idx(path, f"it claims {size} bytes and holds {'more' if len(data) > size else len(data)}")
+        raise _bad_file(path, f"it claims {size} bytes and holds {'more' if len(data) > size else len(data)}")
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
 
-def _bad_idx(path: Path, because: str) -> UserError:
+def _bad_file(path: Path, because: str) -> UserError:
     return UserError(
         f"cannot read {path}", because=because, fix="copy the file again from where it came from"
     )

@@ -31,6 +31,13 @@ def own_dataset(directory: Path | None) -> Dataset:
     return Dataset(x, y, x, y, classes=2)
 
 
+@dataset("tests_broken")
+def own_broken(directory: Path | None) -> Dataset:
+    """Labels that are more than there are classes."""
+    x, y = np.zeros((2, 2), dtype=np.float32), np.array([0, 5], dtype=np.int64)
+    return Dataset(x, y, x, y, classes=2)
+
+
 @optimizer("tests_own")
 def own_optimizer(rates: Rates) -> Optimizer:
     """One step in the direction of the last gradient's signs, after steps that only count."""

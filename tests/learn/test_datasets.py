@@ -114,6 +114,51 @@ def test_labels_and_images_must_fit_together(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------
+# CIFAR-10.
+
+
+def write_cifar(directory: Path) -> np.ndarray:
+    directory.mkdir(exist_ok=True)
+    records = np.random.default_rng(2).integers(0, 256, (12, 3073)).astype(np.uint8)
+    records[:, 0] %= 10
+    for number in range(1, 6):
+        (directory / f"data_batch_{number}.bin").write_bytes(records[2 * number - 2 : 2 * number].tobytes())
+    (directory / "test_batch.bin").write_bytes(records[10:].tobytes())
+    return records
+
+
+@pytest.mark.parametrize("below", ["", "cifar-10-batches-bin"])
+def test_cifar_is_read_from_its_binary_folder(below: str, tmp_path: Path) -> None:
+    records = write_cifar(tmp_path / below)
+    found = load_dataset("cifar10", tmp_path)
+    assert (found.input_shape, found.classes) == ((3, 32, 32), 10)
+    assert (len(found.train_y), len(found.test_y)) == (10, 2)
+    assert found.test_y.tolist() == records[10:, 0].tolist()
+    # Red before green before blue, row by row.
+    assert np.rint(found.train_x[3, 1, 0, 5] * 255) == records[3, 1 + 1024 + 5]
+    assert found.train_x.dtype == np.float32
+    assert float(found.train_x.max()) <= 1.0
+
+
+@pytest.mark.parametrize("damage", [b"", bytes(3072), bytes(3074), b"\x0a" + bytes(3072)])
+def test_a_damaged_cifar_file_is_refused(damage: bytes, tmp_path: Path) -> None:
+    write_cifar(tmp_path)
+    (tmp_path / "data_batch_3.bin").write_bytes(damage)
+    with pytest.raises(UserError, match="data_batch_3"):
+        load_dataset("cifar10", tmp_path)
+    (tmp_path / "data_batch_3.bin").unlink()
+    with pytest.raises(UserError, match="data_batch_3"):
+        load_dataset("cifar10", tmp_path)
+    with pytest.raises(UserError, match="needs a directory"):
+        load_dataset("cifar10")
+
+
+def test_a_users_own_data_set_must_fit_together() -> None:
+    with pytest.raises(UserError, match="does not fit together"):
+        load_dataset("tests.learn.own:own_broken")
+
+
+# ---------------------------------------------------------------------------
 # The public root set.
 
 
