@@ -15,7 +15,7 @@ from p2pfl.audit.report import REASONS
 from p2pfl.cli import failures
 from p2pfl.cli.main import parser_for
 from p2pfl.telemetry import METRICS
-from testnet import scenarios
+from testnet import attacks, handbook, scenarios
 from tests.test_layout import tracked
 
 ROOT = Path(__file__).parents[1]
@@ -133,9 +133,10 @@ def test_every_finding_of_an_audit_is_explained(reason: str) -> None:
     assert f"| `{reason}` | {REASONS[reason]} |" in text_of("docs/auditors.md")
 
 
-@pytest.mark.parametrize("name", scenarios.known())
-def test_every_scenario_is_in_the_handbook(name: str) -> None:
-    assert f"`{name}`" in text_of("docs/testnet.md")
+def test_the_tables_of_attacks_and_scenarios_are_those_of_the_code() -> None:
+    page = text_of("docs/testnet.md")
+    assert handbook.fill(page) == page, "python -m testnet.handbook docs/testnet.md"
+    assert all(f"\n| `{name}` |" in page for name in (*scenarios.known(), *attacks.UNTARGETED))
 
 
 def test_the_changelog_speaks_of_this_version() -> None:
