@@ -13,7 +13,8 @@ import numpy as np
 from p2pfl.params import EXPONENT_MAX, INT16_MAX, Int16, Layout, Update
 from p2pfl.rules import coordinates, weighted
 from p2pfl.rules.gram import Gram, common_exponent
-from p2pfl.rules.table import AGGREGATORS, Accepted, Factors, Root, sum_of_multiples
+from p2pfl.rules.sums import sum_of_multiples
+from p2pfl.rules.table import AGGREGATORS, Accepted, Factors, Root
 
 # They fill the table when they are imported.
 RULES = (weighted, coordinates)
@@ -29,13 +30,7 @@ def aggregate(rule: str, rows: Sequence[Int16], weights: Sequence[int], gram: Gr
     accepted, _ = _accept(rows, weights, gram, f)
     if not accepted.rows:
         return np.zeros_like(rows[0])
-    result = AGGREGATORS[rule].combine(accepted)
-    low, high = int(result.min(initial=0)), int(result.max(initial=0))
-    if max(high, -low) > INT16_MAX + 1:
-        raise ArithmeticError(f"{rule} left int16")
-    if max(high, -low) > INT16_MAX:
-        np.clip(result, -INT16_MAX, INT16_MAX, out=result)
-    return result.astype(np.int16)
+    return AGGREGATORS[rule].combine(accepted)
 
 
 def factors_of(

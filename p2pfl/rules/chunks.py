@@ -49,7 +49,8 @@ def chunk_grams(rows: Sequence[Int16], layout: Layout) -> Int64:
 
     rows: int16 vectors, each of shape (layout.size,); any other raises ValueError.
     """
-    assert CHUNK_COORDINATES <= EXACT_COORDINATES_MAX
+    if CHUNK_COORDINATES > EXACT_COORDINATES_MAX:
+        raise ArithmeticError("a sum over a chunk could reach 2^53: it may be rounded")
     if any(row.dtype != np.int16 or row.shape != (layout.size,) for row in rows):
         raise ValueError(f"each row is an int16 vector of {layout.size} coordinates")
     out = np.empty((len(chunk_ids(layout)), len(rows), len(rows)), dtype=np.float64)
@@ -64,14 +65,28 @@ def chunk_grams(rows: Sequence[Int16], layout: Layout) -> Int64:
             whole = width // CHUNK_COORDINATES
             if whole:
                 pieces = wide[:, : whole * CHUNK_COORDINATES].reshape(len(rows), whole, CHUNK_COORDINATES)
-                pieces = pieces.transpose(1, 0, 2)
-                np.matmul(pieces, pieces.transpose(0, 2, 1), out=out[chunk : chunk + whole])
+                _upper_products(pieces.transpose(1, 0, 2), out[chunk : chunk + whole])
                 chunk += whole
             if width % CHUNK_COORDINATES:
                 piece = wide[:, whole * CHUNK_COORDINATES : width]
-                np.matmul(piece, piece.T, out=out[chunk])
+                _upper_products(piece[np.newaxis], out[chunk : chunk + 1])
                 chunk += 1
-    return exact_int64(out)
+    half = len(rows) // 2
+    out[:, half:, :half] = out[:, :half, half:].transpose(0, 2, 1)
+    return out.astype(np.int64)  # Exact: a chunk is too short for a sum to reach 2^53.
+
+
+def _upper_products(pieces: Float64, out: Float64) -> None:
+    """The inner products of the rows of each piece, but for those of the second half with the first.
+
+    pieces: shape (pieces, rows, width). For so few rows two general products are quicker than the symmetric
+    one that numpy asks BLAS for when it is given a matrix and its own transpose; so never the whole of it.
+    """
+    half = pieces.shape[1] // 2
+    across = pieces.transpose(0, 2, 1)
+    np.matmul(pieces[:, :half], across, out=out[:, :half])
+    one_more = max(0, half - 1)
+    np.matmul(pieces[:, half:], across[:, :, one_more:], out=out[:, half:, one_more:])
 
 
 def exact_int64(sums: Float64) -> Int64:

@@ -42,7 +42,10 @@ def add_up(chunks: Int64, layout: Layout) -> tuple[Triangle, ...]:
         raise ValueError(f"inner products of {layout.size} coordinates may leave int64")
     upper = np.triu_indices(chunks.shape[1])
     tensors = np.zeros((len(layout.tensors), *chunks.shape[1:]), dtype=np.int64)
-    np.add.at(tensors, np.array([tensor for tensor, _ in chunk_ids(layout)], dtype=np.intp), chunks)
+    of_tensor = np.array([tensor for tensor, _ in chunk_ids(layout)], dtype=np.intp)
+    used, first = np.unique(of_tensor, return_index=True)  # A tensor's chunks lie together.
+    if len(used):
+        tensors[used] = np.add.reduceat(chunks, first, axis=0)
     return tuple(tuple(np.asarray(tensor)[upper].tolist()) for tensor in tensors)
 
 

@@ -10,7 +10,7 @@ from p2pfl.errors import UserError
 from p2pfl.genesis import Genesis, Task
 from p2pfl.params import MODEL_BYTES_MAX, byte_length
 from p2pfl.rules.aggregate import AGGREGATORS
-from p2pfl.rules.table import NUMERATOR_MAX
+from p2pfl.rules.sums import NUMERATOR_MAX
 from p2pfl.rules.weighted import FACTOR_BITS
 
 # A group that was cut off trained under exponents that the council has left behind, one step a block. Beyond

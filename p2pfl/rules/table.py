@@ -1,7 +1,7 @@
 """The table of aggregators: what a rule gets, what it gives, and how it is named.
 
 Knows no rule. Those that are weighted sums are in `weighted`, those that look at each coordinate alone in
-`coordinates`; `aggregate` applies them.
+`coordinates`; `aggregate` applies them, `sums` adds up.
 """
 
 from __future__ import annotations
@@ -11,14 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p2pfl.params import INT16_MAX, Int16, Int64, divide_round_half_even
-from p2pfl.rules.chunks import EXACT_FLOAT
+from p2pfl.params import Int16, Int64
 from p2pfl.rules.gram import Gram
-
-# A block of int64 sums and one product stay in the cache.
-CHUNK_COORDINATES = 1 << 15
-# divide_round_half_even doubles a remainder and needs one bit of room.
-NUMERATOR_MAX = 1 << 62
+from p2pfl.rules.sums import narrow, narrow_sum
 
 Factors = tuple[tuple[int, ...], int]
 
@@ -55,13 +50,13 @@ class Accepted:
 class Aggregator:
     """One rule. tolerates: against how many of n liars it stands, for people.
 
-    combine: int64 of shape (coordinates,), within int16. factors: for rules that are a weighted sum, each
+    combine: int16 of shape (coordinates,), never -32,768. factors: for rules that are a weighted sum, each
     row's integer factor, and what their sum is divided by.
     """
 
     name: str
     tolerates: str
-    combine: Callable[[Accepted], Int64]
+    combine: Callable[[Accepted], Int16]
     factors: Callable[[Accepted], Factors] | None = None
 
 
@@ -74,7 +69,13 @@ def aggregator(
     """Add a rule to the table under this name."""
 
     def add(function: Callable[[Accepted], Int64]) -> Callable[[Accepted], Int64]:
-        _register(Aggregator(name, tolerates, function))
+        def combine(accepted: Accepted) -> Int16:
+            found = function(accepted)
+            out = np.empty(found.shape, dtype=np.int16)
+            narrow(found, out, saturates=False)
+            return out
+
+        _register(Aggregator(name, tolerates, combine))
         return function
 
     return add
@@ -91,9 +92,8 @@ def weighted_sum(
     """
 
     def add(function: Callable[[Accepted], Factors]) -> Callable[[Accepted], Factors]:
-        def combine(accepted: Accepted) -> Int64:
-            found = sum_of_multiples(accepted.rows, *function(accepted))
-            return np.clip(found, -INT16_MAX, INT16_MAX) if saturates else found
+        def combine(accepted: Accepted) -> Int16:
+            return narrow_sum(accepted.rows, *function(accepted), saturates=saturates)
 
         _register(Aggregator(name, tolerates, combine, function))
         return function
@@ -105,41 +105,3 @@ def _register(rule: Aggregator) -> None:
     if rule.name in AGGREGATORS:
         raise ValueError(f"there is an aggregator {rule.name!r} already")
     AGGREGATORS[rule.name] = rule
-
-
-def sum_of_multiples(rows: Sequence[Int16 | Int64], factors: Sequence[int], divisor: int) -> Int64:
-    """round_half_even(sum(factor * row) / divisor), coordinate by coordinate, in int64."""
-    used = [(row, factor) for row, factor in zip(rows, factors, strict=True) if factor]
-    bound = sum(abs(factor) * _largest(row) for row, factor in used)
-    if bound >= NUMERATOR_MAX or divisor >= NUMERATOR_MAX:
-        raise ArithmeticError("a weighted sum may leave int64: lower the weight cap")
-    if len(used) == 1 and used[0][1] == divisor:
-        return used[0][0].astype(np.int64)
-    add_up = _in_float64 if bound < EXACT_FLOAT else _in_int64
-    out = np.empty(rows[0].shape, dtype=np.int64)
-    for start in range(0, len(out), CHUNK_COORDINATES):
-        part = slice(start, start + CHUNK_COORDINATES)
-        out[part] = divide_round_half_even(add_up(used, part, len(out[part])), divisor)
-    return out
-
-
-Used = Sequence[tuple[Int16 | Int64, int]]
-
-
-def _largest(row: Int16 | Int64) -> int:
-    return max(int(row.max(initial=0)), -int(row.min(initial=0)))
-
-
-def _in_float64(used: Used, part: slice, width: int) -> Int64:
-    """By BLAS: every product and partial sum is an integer below 2^53, so nothing is ever rounded."""
-    wide = np.empty((len(used), width), dtype=np.float64)
-    for index, (row, _) in enumerate(used):
-        wide[index] = row[part]
-    return (np.array([factor for _, factor in used], dtype=np.float64) @ wide).astype(np.int64)
-
-
-def _in_int64(used: Used, part: slice, width: int) -> Int64:
-    total = np.zeros(width, dtype=np.int64)
-    for row, factor in used:
-        total += row[part].astype(np.int64) * factor
-    return total

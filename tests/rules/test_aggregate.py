@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfl.params import Layout, TensorSpec, Update
-from p2pfl.rules import table
+from p2pfl.rules import sums, table
 from p2pfl.rules.aggregate import aggregate, combine, factors_of, zero_update
 from p2pfl.rules.gram import Gram, view_of
-from p2pfl.rules.table import AGGREGATORS, sum_of_multiples
+from p2pfl.rules.sums import sum_of_multiples
+from p2pfl.rules.table import AGGREGATORS
 
 LAYOUT = Layout((TensorSpec("w", (6, 10)), TensorSpec("b", (4,))))
 ROWS = st.lists(st.lists(st.integers(-32767, 32767), min_size=64, max_size=64), min_size=1, max_size=6)
@@ -123,7 +124,7 @@ def test_sums_below_and_above_2_to_the_53_are_alike(rows: list[list[int]], data:
 def test_chunking_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [np.random.default_rng(i).integers(-32767, 32767, 1000).astype(np.int16) for i in range(3)]
     before = sum_of_multiples(rows, [3, 5, 7], 11)
-    monkeypatch.setattr(table, "CHUNK_COORDINATES", 17)
+    monkeypatch.setattr(sums, "BLOCK_COORDINATES", 17)
     assert (sum_of_multiples(rows, [3, 5, 7], 11) == before).all()
 
 
@@ -180,3 +181,16 @@ def test_an_unknown_rule_and_a_name_taken_twice_are_refused() -> None:
         aggregate("no such rule", [np.ones(2, dtype=np.int16)], [1], Gram(((2,),)), 0)
     with pytest.raises(ValueError, match="already"):
         table.aggregator("mean", tolerates="0")(lambda accepted: np.zeros(0, dtype=np.int64))
+
+
+@pytest.mark.parametrize("bits", [23, 24, 52, 53, 61])
+def test_a_quotient_next_to_a_half_is_rounded_as_the_fraction_is(bits: int) -> None:
+    """On both sides of the bounds below which floats are used (`sums.EXACT_QUOTIENTS`)."""
+    rng, ones = np.random.default_rng(bits), np.ones(1, dtype=np.int16)
+    for _ in range(200):
+        divisor = int(rng.integers(1, 1 << int(rng.integers(1, bits))))
+        whole = int(rng.integers(0, (1 << bits) // divisor))
+        for numerator in range(whole * divisor + divisor // 2 - 1, whole * divisor + divisor // 2 + 3):
+            for signed in (numerator, -numerator):
+                found = sum_of_multiples([ones], [signed], divisor)
+                assert found.tolist() == [half_even(signed, divisor)], (signed, divisor)
