@@ -25,6 +25,8 @@ DIGITS, MNIST = (1, 8, 8), (1, 28, 28)
         ("mlp", DIGITS, 1_204_170),
         ("logistic", DIGITS, 650),
         ("logistic", MNIST, 7_850),
+        ("resnet", DIGITS, 77_754),
+        ("resnet", (3, 32, 32), 78_042),
     ],
 )
 def test_a_model_has_this_many_parameters_and_yields_logits(
@@ -50,13 +52,13 @@ def test_the_first_parameters_are_the_same_bits_on_every_machine() -> None:
     assert not np.array_equal(vector, models.initial_parameters("cnn", DIGITS, 10, seed=8))
 
 
-@pytest.mark.parametrize("name", ["cnn", "mlp", "logistic"])
+@pytest.mark.parametrize("name", ["cnn", "mlp", "logistic", "resnet"])
 def test_weights_fill_their_bound_and_biases_are_zero(name: str) -> None:
     layout = models.layout(name, DIGITS, 10)
     parts = layout.unflatten(models.initial_parameters(name, DIGITS, 10, seed=3))
     for spec, part in zip(layout.tensors, parts, strict=True):
         if len(spec.shape) == 1:
-            assert not part.any()
+            assert (part == (1 if spec.name.endswith(".scale") else 0)).all()
             continue
         bound = (6 / np.prod(spec.shape[1:])) ** 0.5
         assert 0.9 * bound < np.abs(part).max() <= bound
@@ -64,14 +66,15 @@ def test_weights_fill_their_bound_and_biases_are_zero(name: str) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="cnn, logistic, mlp") as caught:
-        models.tensor_spec("resnet", DIGITS, 10)
+    with pytest.raises(UserError, match="cnn, logistic, mlp, resnet") as caught:
+        models.tensor_spec("transformer", DIGITS, 10)
     assert "module:function" in caught.value.fix
 
 
-def test_a_cnn_says_that_it_needs_pictures() -> None:
+@pytest.mark.parametrize(("name", "shape"), [("cnn", (64,)), ("cnn", (1, 1, 8)), ("resnet", (1, 3, 8))])
+def test_a_model_of_convolutions_says_that_it_needs_pictures(name: str, shape: models.Shape) -> None:
     with pytest.raises(UserError, match="it needs pictures"):
-        models.tensor_spec("cnn", (64,), 10)
+        models.tensor_spec(name, shape, 10)
 
 
 def test_a_users_own_model_and_data_set_are_found_by_module_and_function() -> None:

@@ -42,7 +42,7 @@ def job(model: str = "cnn", samples: int = 100, **changes: object) -> TrainJob:
 # Training.
 
 
-@pytest.mark.parametrize("model", ["cnn", "mlp", "logistic"])
+@pytest.mark.parametrize("model", ["cnn", "mlp", "logistic", "resnet"])
 def test_the_same_job_gives_the_same_bytes(model: str) -> None:
     one, other = train(job(model)), train(job(model))
     assert one.parameters.tobytes() == other.parameters.tobytes()
