@@ -222,6 +222,7 @@ def _libp2p(settings: NodeSettings) -> MakeNetwork:
             neighbours=genesis.committee(COUNCIL).members,  # The node says more when it knows its seat.
             options=settings.net,
             book_path=Folder(settings.dir).peers,
+            bans_path=Folder(settings.dir).bans,
         )
 
     return make

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,6 +21,8 @@ import trio
 from consensus.types import ZERO_DIGEST, Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net import wire
+from p2pfl.net.bans import Bans
+from p2pfl.net.conduct import Conduct
 from p2pfl.net.dialer import Dialer
 from p2pfl.net.exchange import BLOBS, REQUESTS, Exchange
 from p2pfl.net.finding import Finding
@@ -34,16 +35,13 @@ from p2pfl.net.peer import Peer
 from p2pfl.net.peer_records import PeerRecords
 from p2pfl.net.sockets import Sockets
 from p2pfl.net.stream import Link, Stream, StreamBroken, one_error
-from p2pfl.telemetry import counters, logger
+from p2pfl.telemetry import logger
 
 log = logger("net")
 
 MESSAGES = "/mps/messages/1"
 _NAMES = {MESSAGES: "messages", REQUESTS: "requests", BLOBS: "blobs"}
 _GOSSIP = "/meshsub/"
-
-# How many strangers are remembered by name in `strangers`.
-STRANGERS_MAX = 1000
 
 
 class Network:
@@ -62,12 +60,14 @@ class Network:
         gossip: bool = True,
         options: NetOptions = DEFAULTS,
         book_path: Path | None = None,
+        bans_path: Path | None = None,
     ) -> None:
         """A network that does not run yet.
 
         peer_key: ed25519 seed, 32 bytes. listen: multiaddr. network_id: names the topic of announcements.
         neighbours: whom to call (None: everybody of `peers`); the others may still call us.
-        options: the operator's. book_path: where signed peer records are kept; None: nowhere.
+        options: the operator's. book_path, bans_path: where signed peer records and bans are kept; None:
+        nowhere.
         """
         self.me = me
         self.options = options
@@ -75,8 +75,10 @@ class Network:
         self.connected: set[MemberId] = set()
         self.on_connect: list[Callable[[MemberId], None]] = []
         self.on_announce: list[Callable[[MemberId, wire.Tip], None]] = []
-        self.faults: dict[tuple[MemberId, str], int] = Counter()
-        self.strangers: dict[str, int] = {}
+        self._bans = Bans(bans_path)
+        conduct = Conduct(self._bans, lambda peer_id: self._sockets.drop(peer_id))  # noqa: PLW0108 - none yet.
+        self.faults, self.strangers = conduct.faults, conduct.strangers
+        self._fault, self._stranger = conduct.fault, conduct.stranger
         self._session = os.urandom(16)
         self._by_peer_id: dict[str, Peer] = {}
         self._chance = Random(self._session)
@@ -99,7 +101,7 @@ class Network:
         self._nursery: trio.Nursery | None = None
         self._dialer = self._new_dialer(self._peers if neighbours is None else neighbours)
         self._exchange = Exchange(self._peers, self.connected, self._sockets.open, self._fault)
-        self.observers = Observers(options, self._sockets, partial(self._exchange.answered, None))
+        self.observers = Observers(options, self._sockets, partial(self._exchange.answered, None), self._bans)
         offended, record = self.observers.offended, self._finding.book.record
         self.outside = Outside(self._by_peer_id, self._fault, offended, self._sockets.drop, record)
         self._sockets.fences = self.outside
@@ -124,8 +126,8 @@ class Network:
             async with self._sockets.running(), trio.open_nursery() as nursery:
                 self._nursery = nursery
                 for peer in self._peers.values():
-                    nursery.start_soon(self._hear, peer)
-                    nursery.start_soon(self._dialer.keep, peer)
+                    self._take_up(peer, nursery)
+                nursery.start_soon(self._bans.run)
                 nursery.start_soon(self._dialer.watch)
                 nursery.start_soon(self.observers.watch)
                 nursery.start_soon(self._finding.run)
@@ -151,8 +153,12 @@ class Network:
             peer = self._peers[member] = self._new_peer(member, address)
             self._by_peer_id[address.peer_id] = peer
             if self._nursery is not None:
-                self._nursery.start_soon(self._hear, peer)
-                self._nursery.start_soon(self._dialer.keep, peer)
+                self._take_up(peer, self._nursery)
+
+    def _take_up(self, peer: Peer, nursery: trio.Nursery) -> None:
+        peer.standing = self._bans.standing(peer.address.peer_id)
+        nursery.start_soon(self._hear, peer)
+        nursery.start_soon(self._dialer.keep, peer)
 
     def part(self, members: Iterable[MemberId]) -> None:
         """These may speak no more; from now on they are strangers, observers at most."""
@@ -264,10 +270,6 @@ class Network:
         if peer is None:
             return self.observers.admits(peer_id)
         return not peer.is_banned()
-
-    def _stranger(self, peer_id: str) -> None:
-        if len(self.strangers) < STRANGERS_MAX or peer_id in self.strangers:
-            self.strangers[peer_id] = self.strangers.get(peer_id, 0) + 1
 
     # -- requests and blobs ------------------------------------------------
 
@@ -382,16 +384,6 @@ class Network:
             fault=self._fault,
             chance=self._chance,
         )
-
-    def _fault(self, peer: Peer, fault: PeerFault) -> None:
-        self.faults[peer.member, fault.reason] += 1
-        counters.count("peer_faults", reason=fault.reason)
-        log.debug("a peer's fault", peer=peer.member, reason=fault.reason, detail=fault.detail)
-        if peer.offend(fault):
-            counters.count("bans", whom="member")
-            until_s = peer.banned_until_s - trio.current_time()
-            log.warning("a peer is barred", peer=peer.member, reason=fault.reason, seconds=until_s)
-            self._sockets.drop(peer.address.peer_id)
 
     def _found_bug(self, error: Exception) -> None:
         """An exception of ours in a handler stops the network, as it would anywhere else."""

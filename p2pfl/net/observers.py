@@ -18,6 +18,7 @@ import trio
 
 from p2pfl.errors import PeerFault
 from p2pfl.net import ask, wire
+from p2pfl.net.bans import OBSERVER, Bans
 from p2pfl.net.door import customer_of
 from p2pfl.net.exchange import Unfit
 from p2pfl.net.options import NetOptions
@@ -144,13 +145,14 @@ class Observers:
     last argument is told how many bytes are hashed for it.
     """
 
-    def __init__(self, options: NetOptions, sockets: Any, answer: Answer) -> None:
+    def __init__(self, options: NetOptions, sockets: Any, answer: Answer, bans: Bans) -> None:
         self.faults: dict[str, int] = Counter()
         self._places = options.observers
         self._bytes_s = options.observers_kib_s * 1024
         self._all_turns = Turns(self._bytes_s)
         self._sockets = sockets
         self._answer = answer
+        self._bans = bans
         self._here: dict[str, Observer] = {}
         self._barred: OrderedDict[str, Standing] = OrderedDict()
 
@@ -163,8 +165,8 @@ class Observers:
         """Whether this stranger, who is connected by now, may stay; it has a place from then on."""
         if peer_id in self._here:
             return True
-        standing = self._barred.get(peer_id)
-        if not self._places or (standing is not None and standing.is_banned()):
+        standing = self._barred.get(peer_id) or self._bans.standing(peer_id)
+        if not self._places or standing.is_banned():
             return False
         host = customer_of(self._sockets.remote_host(peer_id))
         neighbours = [each for each in self._here.values() if each.host == host]
@@ -180,8 +182,7 @@ class Observers:
                 return False
             self._leave(quiet)
         one = Observer(peer_id, host, Turns(self._bytes_s / SHARE), trio.current_time())
-        if standing is not None:
-            one.standing = standing
+        one.standing = standing
         self._here[peer_id] = one
         return True
 
@@ -302,7 +303,7 @@ class Observers:
         if not one.chatter.add(more, passed_s) or not in_time:
             self._fault(one, PeerFault("flood", "bytes"))
             log.info("an observer drew or sent too much", peer=one.peer_id)
-            self._bar(one)
+            self._bar(one, "flood")
 
     def _fault(self, one: Observer, fault: PeerFault) -> None:
         self.faults[fault.reason] += 1
@@ -311,10 +312,12 @@ class Observers:
         if one.standing.offend(fault):
             counters.count("bans", whom="observer")
             log.info("an observer is barred", peer=one.peer_id, reason=fault.reason)
-            self._bar(one)
+            self._bar(one, fault.reason)
 
-    def _bar(self, one: Observer) -> None:
-        one.standing.ban()
+    def _bar(self, one: Observer, reason: str) -> None:
+        if not one.standing.is_banned():
+            one.standing.ban()
+        self._bans.remember(OBSERVER, one.peer_id, one.standing, reason)
         self._barred[one.peer_id] = one.standing
         while len(self._barred) > BARRED_MAX:
             self._barred.popitem(last=False)

@@ -70,6 +70,10 @@ class Folder:
         return self.path / "peers.json"
 
     @property
+    def bans(self) -> Path:
+        return self.path / "bans.json"
+
+    @property
     def signing_key(self) -> Path:
         return self.keys / "signing.json"
 

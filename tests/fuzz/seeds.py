@@ -41,6 +41,7 @@ def seeds() -> dict[str, list[bytes]]:
     entry = genesis.council.members[0]
     join = SignedJoin(Join(entry.member_id, Digest(bytes(32)), 1), entry, "here", SIGNATURE)
     book = {"format": FORMAT, "records": []}
+    ban = {"whom": "member", "peer": "a", "until_ms": 1 << 52, "bans": 3, "reason": "flood"}
     return {
         "message": packed,
         "link": [hello, *(hello + each for each in frames), hello + b"".join(frames[:12])],
@@ -63,6 +64,7 @@ def seeds() -> dict[str, list[bytes]]:
         "guard": [_records(b"\x85\x02T" + bytes(20) + b"\x00\xf6\x80")],
         "notes_file": [b'{"at_ms":1,"reason":"flood"}\n{"cut'],
         "address_book": [json.dumps(book).encode(), b"[" * 3000],
+        "bans_file": [json.dumps({"format": 1, "bans": [ban]}).encode(), b'{"format":1,"bans":[1e400]}'],
     }
 
 

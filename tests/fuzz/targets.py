@@ -23,8 +23,10 @@ from p2pfl.errors import PeerFault, UserError
 from p2pfl.jsonform import to_json
 from p2pfl.membership import SignedJoin
 from p2pfl.net import ask, blobs, frames, wire
+from p2pfl.net.bans import Bans
 from p2pfl.net.book import Book, opened
 from p2pfl.net.fences import read_name
+from p2pfl.net.peer import BAN_MAX_S
 from p2pfl.net.stream import Link, StreamBroken
 from p2pfl.records import BODY_BYTES_MAX, CouncilBody, GroupBody
 from p2pfl.rounds.turnover import read_join
@@ -321,3 +323,15 @@ def notes_file(data: bytes) -> None:
 def address_book(data: bytes) -> None:
     """The file in which addresses of peers are kept."""
     Book(file_of(data, "peers.json"))
+
+
+@target
+def bans_file(data: bytes) -> None:
+    """The file in which bans are kept: whatever it says, nobody is barred for longer than anybody is."""
+    path = file_of(data, "bans.json")
+    trio.run(_standings, Bans(path))
+
+
+async def _standings(bans: Bans) -> None:
+    for peer_id in ("a", *bans.barred()):
+        assert bans.standing(peer_id).banned_for_s <= BAN_MAX_S
