@@ -127,6 +127,7 @@ class Rules:
     alarm_rate_ppm: p-value of a member's round at which a case is opened: the share of honest rounds that are
     suspected. leave_out_rate_ppm: p-value at which it is left out of the round, which accuses nobody.
     look_back: rounds of the group in which an update may not have been seen before.
+    ballots: 1 if members say of each block of their group whether their held-out data are served by it.
     """
 
     aggregator: str
@@ -147,6 +148,7 @@ class Rules:
     alarm_rate_ppm: int = 300
     leave_out_rate_ppm: int = 10_000
     look_back: int = 3
+    ballots: int = 0
 
 
 @dataclass(frozen=True)

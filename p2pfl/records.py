@@ -100,7 +100,7 @@ class Standing:
 
     member: MemberId
     case_id: Digest
-    outcome: str  # "open", "guilty", "cleared", "no_opening"
+    outcome: str  # "open", "guilty", "cleared", "harmful", "no_opening"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,20 +145,24 @@ class CountedBlock:
     header: Header
     certificate: Certificate
     aggregate_id: Digest
-    weight: int  # Sum of the accepted weights.
+    weight: int  # Sum of the accepted weights; 0 if the next block, counted here too, rejects this one.
     exponents: tuple[int, ...]
     app_proof: tuple[Digest, ...]  # Audit path of the field `aggregate_id` under the header's app root.
 
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """How one group compares. others_cos_micro: cosine of its delta to the weighted sum of the others'."""
+    """How one group compares. others_cos_micro: cosine of its delta to the weighted sum of the others'.
+
+    length_factor: its delta is shortened by it before it counts, in units of 2^-20 (2^20: as it came).
+    """
 
     group_id: Digest
     weight: int
     others_cos_micro: int
     root_cos_micro: int
     flagged: int
+    length_factor: int = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +186,10 @@ class Case:
     """A suspicion with its whole reasoning. case_id = SHA-256 of its canonical bytes with case_id zero.
 
     cause: "group_apart"; "member_apart" where only a member that the warnings name does; "hard_rule" for a
-    member left out by triage. accused: zero when nobody's absence explains why the group stands apart.
-    chunks: the (tensor, chunk) pairs in which the group deviated most.
+    member left out by triage; "triage_alarm" for one whose scores are too rare to be honest; "audit" for one
+    that was drawn; "review" for one whose exclusion for harmful data has ended. accused: zero when nobody's
+    absence explains why the group stands apart. chunks: the (tensor, chunk) pairs in which the group deviated
+    most.
     """
 
     case_id: Digest
@@ -200,7 +206,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class CaseOutcome:
-    """How a case ended: "guilty", "cleared" or "no_opening", and by whose measurements (ids)."""
+    """How a case ended: "guilty", "cleared", "harmful" or "no_opening", and by whose measurements (ids)."""
 
     case_id: Digest
     outcome: str

@@ -24,10 +24,12 @@ from p2pfl.records import Case, CouncilBody, CountedBlock, GroupBody, GroupRow
 from p2pfl.rules import cases
 from p2pfl.rules.aggregate import zero_update
 from p2pfl.rules.cases import GroupBlock, Suspicion
-from p2pfl.rules.compare import standing_apart
-from p2pfl.rules.council import Comparison, CouncilInputs, check_council_body, check_counted, scores_of
+from p2pfl.rules.compare import length_factors, standing_apart
+from p2pfl.rules.council import Comparison, CouncilInputs, check_council_body, scores_of
+from p2pfl.rules.counting import check_counted
 from p2pfl.rules.gram import Gram, view
 from p2pfl.rules.state import CouncilState
+from p2pfl.rules.weighted import FACTOR_BITS
 
 # What a body of a hostile quorum can make the rules raise. Anything else is a bug of ours.
 BAD = (PeerFault, ValueError, KeyError, IndexError, ArithmeticError)
@@ -130,7 +132,15 @@ def check(block: CouncilBlock) -> Iterator[Problem]:
     # Gram matrix, rows and base are taken as they are here: `_rows` and `recompute` judge those.
     taken = block.inputs({})
     comparison = Comparison(
-        body.gram, body.rows, (), nothing, taken.base_values, body.base_id, body.exponents, body.scores
+        body.gram,
+        body.rows,
+        (),
+        nothing,
+        nothing,
+        taken.base_values,
+        body.base_id,
+        body.exponents,
+        body.scores,
     )
     try:
         derived = check_council_body(body, taken, comparison, body.cases, block.header.time_ms).body
@@ -159,7 +169,7 @@ def _counted(block: CouncilBlock) -> Iterator[Problem]:
     bodies = block.bodies()
     if bodies is not None:
         try:
-            check_counted(block.inputs(bodies))
+            check_counted(block.state, block.body.counted, bodies)
         except BAD as error:
             yield "bad_council", str(error) or repr(error)
         if block.body.scores != scores_of(block.inputs(bodies), block.body.rows):
@@ -210,8 +220,10 @@ def _rows(block: CouncilBlock) -> Iterator[Problem]:
     if not body.rows or any(len(blocks) > 1 for blocks in by_group.values()):
         return  # The exponents of a sum of several blocks are known from their blobs only.
     exponents = [blocks[0].exponents for blocks in by_group.values()]
+    counts = [int(blocks[0].weight > 0) for blocks in by_group.values()]
     try:
         whole = view(body.gram, [*exponents, state.exponents])
+        factors = _length_factors(whole, block, counts)
         flagged = standing_apart(
             whole, [r.weight for r in body.rows], block.genesis.rules.group_cos_min_micro
         )
@@ -219,14 +231,21 @@ def _rows(block: CouncilBlock) -> Iterator[Problem]:
         yield "wrong_field", f"gram: {error}"
         return
     for index, row in enumerate(body.rows):
-        if row != _row(whole, body.rows, index, int(index in flagged)):
+        if row != _row(whole, body.rows, index, int(index in flagged), factors[index]):
             yield (
                 "wrong_field",
                 f"rows: {block.genesis.group_names[row.group_id]} is not as the Gram matrix says",
             )
 
 
-def _row(whole: Gram, rows: tuple[GroupRow, ...], index: int, flagged: int) -> GroupRow:
+def _length_factors(whole: Gram, block: CouncilBlock, counts: list[int]) -> list[int]:
+    rows = block.body.rows
+    if not any(row.weight and not row.flagged for row in rows):
+        return [1 << FACTOR_BITS] * len(rows)
+    return length_factors(whole, rows, counts, block.genesis.rules.norm_ratio_max_micro)
+
+
+def _row(whole: Gram, rows: tuple[GroupRow, ...], index: int, flagged: int, length_factor: int) -> GroupRow:
     others = [0 if at == index else row.weight for at, row in enumerate(rows)] + [0]
     return GroupRow(
         group_id=rows[index].group_id,
@@ -234,6 +253,7 @@ def _row(whole: Gram, rows: tuple[GroupRow, ...], index: int, flagged: int) -> G
         others_cos_micro=whole.cos_of_sums_micro(whole.unit(index), others),
         root_cos_micro=whole.cos_micro(index, len(rows)),
         flagged=flagged,
+        length_factor=length_factor,
     )
 
 

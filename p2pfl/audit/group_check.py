@@ -18,13 +18,13 @@ from p2pfl.genesis import Genesis
 from p2pfl.params import Update
 from p2pfl.records import BloomFilter, GroupBody
 from p2pfl.roster import Roster
-from p2pfl.rules import filters
+from p2pfl.rules import ballots, filters
 from p2pfl.rules.aggregate import recorded_factors
 from p2pfl.rules.gram import view
 from p2pfl.rules.pool import EMPTY
 from p2pfl.rules.state import CouncilState
 from p2pfl.rules.triage import REASONS, triage, without_pool
-from p2pfl.rules.validate import check_txs, derive_weights, first_idle_round, signer_of
+from p2pfl.rules.validate import check_txs, derive_weights, first_idle_round
 
 Problem = tuple[str, str]  # (reason of a finding, detail)
 # What a body of a hostile quorum can make the rules raise. Anything else is a bug of ours.
@@ -109,14 +109,21 @@ def _signatures(block: GroupBlock) -> Iterator[Problem]:
         yield "bad_signature", str(error)
     if body.close is None and block.round < first_idle_round(committee):
         yield "wrong_field", f"close: an idle block in round {block.round}"
-    for signed in body.ballots:
-        ballot = signed.ballot
-        if ballot.height != header.height - 1 or ballot.block_id != header.parent_id:
-            yield "bad_signature", "a ballot about another block"
-            continue
-        signer = signer_of(block.genesis.domain(block.name), ballot, signed.signature)
-        if signer is None or signer not in committee:
-            yield "bad_signature", "a ballot of no member"
+    due = body.close is not None and ballots.are_due(block.previous, block.genesis.rules)
+    try:
+        ballots.check(
+            body.ballots,
+            block.genesis.domain(block.name),
+            committee,
+            epoch=header.epoch,
+            height=header.height - 1,
+            block_id=header.parent_id,
+            due=due,
+        )
+    except PeerFault as error:
+        yield "bad_signature", str(error)
+    if due and not body.ballots and block.round < first_idle_round(committee):
+        yield "wrong_field", f"ballots: none on the block before, in round {block.round}"
 
 
 def _base(block: GroupBlock) -> Iterator[Problem]:
@@ -173,7 +180,10 @@ def _judgement(block: GroupBlock) -> Iterator[Problem]:
         yield "wrong_field", f"gram: {error}"
         return
     cap = genesis.rules.weight_cap
-    if body.weights != derive_weights(body.txs, body.unrevealed, body.triage, body.standings, cap):
+    rejected = ballots.rejects(body)
+    if body.weights != derive_weights(
+        body.txs, body.unrevealed, body.triage, body.standings, cap, rejected=rejected
+    ):
         yield "wrong_field", "weights: not what triage and standings say"
     hidden = set(body.unrevealed)
     shown = [w for each, w in zip(body.txs, body.weights, strict=False) if each.tx.member not in hidden]
@@ -221,7 +231,7 @@ def from_body(block: GroupBlock) -> list[BloomFilter]:
         actors.append(filters.actor_key(member))
         if member in body.unrevealed:
             actors.append(filters.actor_key(member, "unrevealed"))
-        elif weight == 0:
+        elif weight == 0 and not ballots.rejects(body):
             actors.append(filters.actor_key(member, "left_out"))
     warned = [
         filters.warning_key(row.tensor, row.chunk, row.reason, member=member)

@@ -19,11 +19,13 @@ from p2pfl.audit.council_check import BAD, CouncilBlock, Fold
 from p2pfl.audit.group_check import GroupBlock, Problem
 from p2pfl.audit.history import Blobs, Chain, MissingBlob
 from p2pfl.errors import PeerFault
-from p2pfl.params import Base, apply_update
+from p2pfl.params import Base
 from p2pfl.records import Case, CouncilBody, GroupBody
 from p2pfl.rules import cases
+from p2pfl.rules.ballots import rejected_by
 from p2pfl.rules.council import Comparison, CouncilInputs, compare, suspicions
 from p2pfl.rules.state import CouncilState
+from p2pfl.rules.taking_back import own_steps, rejected_before, take
 from p2pfl.rules.validate import GroupInputs, derive_group_body
 
 
@@ -70,6 +72,11 @@ def group(block: GroupBlock, chain: Chain, blobs: Blobs) -> Recomputed:
         base_values=base_of(body, state, chain, blobs),
         salt=block.salt,
         ballots=body.ballots,
+        parent=previous,
+        parent_id=block.header.parent_id,
+        old_base=(
+            _own_base(body, state, chain, blobs, without_last=True) if rejected_by(body.ballots) else None
+        ),
         pool=state.pool,
     )
     derived = derive_group_body(inputs).body
@@ -78,14 +85,26 @@ def group(block: GroupBlock, chain: Chain, blobs: Blobs) -> Recomputed:
 
 def base_of(body: GroupBody, state: CouncilState, chain: Chain, blobs: Blobs) -> Base:
     """The base that the body names, made again: the council's, plus the own aggregates since."""
-    base = blobs.base(state.base_id)
-    for height in body.base.own_heights:
-        own: GroupBody | None = chain.bodies[height] if 0 <= height <= chain.height else None
-        if own is None:
-            raise PeerFault("bad_base", f"block {height} is not here")
-        base = apply_update(base, blobs.update(own.aggregate_id, own.exponents))
+    base = _own_base(body, state, chain, blobs)
     if params.blob_id(base.to_bytes()) != body.base.base_id:
         raise PeerFault("bad_base", "the base is not what the council's and the own aggregates make")
+    return base
+
+
+def _own_base(
+    body: GroupBody, state: CouncilState, chain: Chain, blobs: Blobs, *, without_last: bool = False
+) -> Base:
+    bodies: dict[int, GroupBody] = {}
+    for height in body.base.own_heights:
+        own = chain.bodies[height] if 0 <= height <= chain.height else None
+        if own is None:
+            raise PeerFault("bad_base", f"block {height} is not here")
+        bodies[height] = own
+    group_id = chain.blocks[0].block.header.group_id
+    height = state.counted[group_id][0] + len(bodies) + 1
+    base = blobs.base(state.base_id)
+    for step in own_steps(state.added.get(group_id), bodies, height, without_last=without_last):
+        base = take(base, step, blobs.update(step.aggregate_id, step.exponents))
     return base
 
 
@@ -110,7 +129,8 @@ def council(block: CouncilBlock, blobs: Blobs) -> Recomputed:
     inputs = block.inputs(
         bodies,
         aggregates={
-            each.aggregate_id: blobs.update(each.aggregate_id, each.exponents) for each in body.counted
+            each.aggregate_id: blobs.update(each.aggregate_id, each.exponents)
+            for each in (*body.counted, *rejected_before(state.added, body.counted, bodies))
         },
         base_values=blobs.base(state.base_id),
         root_update=root_update,

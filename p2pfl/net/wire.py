@@ -30,7 +30,14 @@ from p2pfl.net.pieces import a_digest as _digest
 from p2pfl.net.pieces import a_length as _length
 from p2pfl.params import EXPONENT_MAX, EXPONENT_MIN
 from p2pfl.records import BODY_BYTES_MAX
-from p2pfl.signed import SignedClose, SignedMeasurement, SignedParamTx, SignedShareRequest, Verdict
+from p2pfl.signed import (
+    SignedBallot,
+    SignedClose,
+    SignedMeasurement,
+    SignedParamTx,
+    SignedShareRequest,
+    Verdict,
+)
 
 VERSION = 1
 
@@ -78,6 +85,17 @@ class CloseMessage:
     group_id: Digest
     close: SignedClose
     txs: tuple[SignedParamTx, ...]
+
+    def __post_init__(self) -> None:
+        _digest(self.group_id)
+
+
+@dataclass(frozen=True, slots=True)
+class BallotMessage:
+    """A member says whether its held-out data are served by the last block's aggregate."""
+
+    group_id: Digest
+    ballot: SignedBallot
 
     def __post_init__(self) -> None:
         _digest(self.group_id)
@@ -192,6 +210,7 @@ Message: TypeAlias = (
     | ShareRequestMessage
     | ParamTxMessage
     | CloseMessage
+    | BallotMessage
     | Have
     | Tip
     | OpenRequest
@@ -316,6 +335,8 @@ TABLE: tuple[Row, ...] = (
     # All that is known, once a connection, and one for every move of anybody.
     Row(13, PeerRecords, size_max=17 * KIB, rate_per_s=2, burst=64),
     Row(14, BaseDelta, size_max=16 * KIB, rate_per_s=20, burst=256),
+    # One a height, and once more in each of its rounds.
+    Row(15, BallotMessage, size_max=512, rate_per_s=20, burst=512),
     Row(32, GetStatus, size_max=64, rate_per_s=20, burst=128),
     Row(33, GetBlocks, size_max=64, rate_per_s=20, burst=128),
     Row(34, GetPiece, size_max=64, rate_per_s=4000, burst=8192),

@@ -18,6 +18,7 @@ from p2pfl.records import BaseRef, GroupBody, decode_body
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.follow import Chain
 from p2pfl.rules.state import CouncilState
+from p2pfl.rules.taking_back import own_steps, take
 from p2pfl.telemetry import logger
 
 # How long a replica waits for a council block that somebody's message names before it gives up on it.
@@ -48,6 +49,7 @@ class Bases:
         self._context = context
         self._last: tuple[Digest, int, Resolved] | None = None
         self._turn = trio.Lock()
+        self._catching = False
 
     async def resolve(self, council_block_id: Digest, height: int) -> Resolved:
         """The base for `height` under this council block. Raises PeerFault when a part is missing."""
@@ -108,10 +110,8 @@ class Bases:
             async with trio.open_nursery() as nursery:  # One after the other costs round trips.
                 if state.root_update_id != ZERO_DIGEST:
                     nursery.start_soon(self._bring_root, state)
-                base = await self._council_base(state)
-                for own in own_heights:
-                    base = await context.aside(apply_update, base, await self.aggregate(own))
-        base_id = await context.aside(blob_id, base.to_bytes()) if own_heights else state.base_id
+                base, steps = await self._own_base(state, own_heights, height)
+        base_id = await context.aside(blob_id, base.to_bytes()) if steps else state.base_id
         root_update = None
         if state.root_update_id != ZERO_DIGEST:
             length = byte_length("update", layout, state.exponents)
@@ -119,6 +119,25 @@ class Bases:
             root_update = parse_update(data, layout, state.exponents)
         ref = BaseRef(base_id, state.height, state.block_id, own_heights)
         return Resolved(ref, base, state.exponents, root_update, state)
+
+    async def without_last(self, resolved: Resolved, height: int) -> Base:
+        """What `resolved`, the base for `height`, would be without the own block before."""
+        base, _ = await self._own_base(resolved.state, resolved.ref.own_heights, height, without_last=True)
+        return base
+
+    async def _own_base(
+        self, state: CouncilState, own_heights: Sequence[int], height: int, *, without_last: bool = False
+    ) -> tuple[Base, int]:
+        """The own base for `height` on this state, and how many steps it is from the council's."""
+        context = self._context
+        bodies = {own: _body(context.chain, own) for own in own_heights}
+        added = state.added.get(context.group_id)
+        steps = own_steps(added, bodies, height, without_last=without_last)
+        base = await self._council_base(state)
+        for step in steps:
+            update = await self._update(step.aggregate_id, step.exponents)
+            base = await context.aside(take, base, step, update)
+        return base, len(steps)
 
     async def _bring_root(self, state: CouncilState) -> None:
         """Fetch the root update while the base is fetched."""
@@ -174,15 +193,42 @@ class Bases:
 
     async def aggregate(self, height: int) -> Update:
         """The aggregate of the own group's block at this height."""
+        body = _body(self._context.chain, height)
+        return await self._update(body.aggregate_id, body.exponents)
+
+    async def _update(self, aggregate_id: Digest, exponents: tuple[int, ...]) -> Update:
         context = self._context
-        decided = context.chain.get(height)
-        assert decided is not None, height
-        body: GroupBody = decode_body(decided.block.body, GroupBody)
         layout = context.genesis.task.layout
-        length = byte_length("update", layout, body.exponents)
-        context.shelf.show(body.aggregate_id)
-        data = await context.shelf.need(body.aggregate_id, length, context.others, context.seats)
-        return parse_update(data, layout, body.exponents)
+        length = byte_length("update", layout, exponents)
+        context.shelf.show(aggregate_id)
+        data = await context.shelf.need(aggregate_id, length, context.others, context.seats)
+        return parse_update(data, layout, exponents)
+
+    async def bring_newest(self) -> None:
+        """Whoever decides a block fetches its aggregate, so that the next round can start from it.
+
+        One at a time, and the newest only: nobody may hold any more what came while one was away.
+        """
+        if self._catching:
+            return
+        self._catching, height, chain = True, -1, self._context.chain
+        try:
+            await chain.until_caught_up()
+            while height != chain.height:
+                height = chain.height
+                try:
+                    await self.aggregate(height)
+                except PeerFault as fault:
+                    log.warning("an aggregate is not to be had yet", height=height, why=str(fault))
+        finally:
+            self._catching = False
+
+
+def _body(chain: Chain, height: int) -> GroupBody:
+    decided = chain.get(height)
+    if decided is None:
+        raise PeerFault("bad_base", "it names own heights that are not there")
+    return decode_body(decided.block.body, GroupBody)
 
 
 async def base_of_block(context: Context, chain: Chain, ref: BaseRef, members: Sequence[MemberId]) -> Base:
@@ -196,12 +242,9 @@ async def base_of_block(context: Context, chain: Chain, ref: BaseRef, members: S
         raise PeerFault("unknown_council_block", "the council block that the round names is not here")
     data = await context.shelf.need(state.base_id, byte_length("base", layout), context.seats, members)
     base = await context.aside(parse_base, data, layout)
-    for height in ref.own_heights:
-        decided = chain.get(height)
-        if decided is None:
-            raise PeerFault("bad_base", "it names own heights that are not there")
-        body: GroupBody = decode_body(decided.block.body, GroupBody)
-        length = byte_length("update", layout, body.exponents)
-        blob = await context.shelf.need(body.aggregate_id, length, members, context.seats)
-        base = await context.aside(apply_update, base, parse_update(blob, layout, body.exponents))
+    bodies = {height: _body(chain, height) for height in ref.own_heights}
+    for step in own_steps(state.added.get(chain.group_id), bodies, max(ref.own_heights, default=-1) + 1):
+        length = byte_length("update", layout, step.exponents)
+        blob = await context.shelf.need(step.aggregate_id, length, members, context.seats)
+        base = await context.aside(take, base, step, parse_update(blob, layout, step.exponents))
     return base

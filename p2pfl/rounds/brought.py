@@ -16,9 +16,11 @@ from p2pfl.records import CountedBlock, GroupBody, decode_body
 from p2pfl.roster import UnknownEpoch
 from p2pfl.rounds.chain import Chain, Checked
 from p2pfl.rounds.context import Context
-from p2pfl.rules.council import COUNTED_PER_GROUP_MAX, CouncilInputs, count_block, uncountable
+from p2pfl.rules.council import CouncilInputs
+from p2pfl.rules.counting import COUNTED_PER_GROUP_MAX, count_blocks, uncountable
 from p2pfl.rules.filters import epoch_salt
 from p2pfl.rules.state import CouncilState
+from p2pfl.rules.taking_back import Added, rejected_before
 from p2pfl.telemetry import logger
 
 log = logger("rounds.brought")
@@ -131,12 +133,11 @@ class Brought:
 
     def counted(self, state: CouncilState) -> tuple[CountedBlock, ...]:
         """All that can be counted now, by group as in the genesis, then by height."""
-        return tuple(
-            count_block(decided.block.header, decided.certificate, decode_body(decided.block.body, GroupBody))
-            for group_id, chain in self._groups.items()
-            for height in self.uncounted(state, group_id)
-            if (decided := chain.get(height)) is not None
-        )
+        found: list[CountedBlock] = []
+        for group_id, chain in self._groups.items():
+            blocks = [each for at in self.uncounted(state, group_id) if (each := chain.get(at)) is not None]
+            found += count_blocks((each.block.header, each.certificate, _body_of(each)) for each in blocks)
+        return tuple(found)
 
     def reaches(self, counted: CountedBlock) -> bool:
         """Whether the copy of this group's chain has got so far (or the group is unknown)."""
@@ -184,6 +185,8 @@ class Brought:
                 self.miss(each.header)
                 raise
             aggregates[each.aggregate_id] = found
+        for added in rejected_before(state.added, counted, bodies):
+            aggregates[added.aggregate_id] = await self._taken_back(added, counted)
         others = self._others()
         base = await context.shelf.need(state.base_id, byte_length("base", layout), context.others, others)
         root_update = None
@@ -205,6 +208,22 @@ class Brought:
             group_salts={each.header.group_id: self._salt(each.header) for each in counted},
         )
 
+    async def _taken_back(self, added: Added, counted: tuple[CountedBlock, ...]) -> Update:
+        """The aggregate of a block that was counted before and is rejected now. Raises PeerFault."""
+        after = next(
+            each.header
+            for each in counted
+            if (each.header.epoch, each.header.height) == (added.epoch, added.height + 1)
+            and added == self._context.council.tip.added.get(each.header.group_id)
+        )
+        decided = self._groups[after.group_id].get(added.height)
+        assert decided is not None, "the copy was checked"
+        try:
+            return await self._aggregate(decided.block.header, _body_of(decided))
+        except PeerFault:
+            self.miss(after)
+            raise
+
     def _others(self) -> tuple[ct.MemberId, ...]:
         """Who else holds the base and the root update: seats of the epoch before, and members."""
         before = self._context.roster.seatings[-2:-1]
@@ -219,7 +238,7 @@ class Brought:
     def _body(self, counted: CountedBlock) -> GroupBody:
         decided = self._groups[counted.header.group_id].get(counted.header.height)
         assert decided is not None, "the copy was checked"
-        return decode_body(decided.block.body, GroupBody)
+        return _body_of(decided)
 
     async def _aggregate(self, header: ct.Header, body: GroupBody) -> Update:
         context, layout = self._context, self._context.genesis.task.layout
@@ -228,3 +247,7 @@ class Brought:
         context.shelf.show(body.aggregate_id)  # Before it is here: those who fetch it share it.
         data = await context.shelf.need(body.aggregate_id, length, members, context.others)
         return parse_update(data, layout, body.exponents)
+
+
+def _body_of(decided: ct.DecidedBlock) -> GroupBody:
+    return decode_body(decided.block.body, GroupBody)

@@ -27,10 +27,11 @@ log = logger("rounds.desk")
 
 # Members that are so many epochs apart have nothing to say to each other.
 EPOCHS_APART_MAX = 3
-# Requests, commitments and closes of an epoch that has not begun here yet, of each member: a round has three.
-EARLY_MAX = 12
+# Requests, commitments, closes and ballots of an epoch that has not begun here yet, of each member: a round
+# has four.
+EARLY_MAX = 16
 
-Early: TypeAlias = wire.ShareRequestMessage | wire.ParamTxMessage | wire.CloseMessage
+Early: TypeAlias = wire.ShareRequestMessage | wire.ParamTxMessage | wire.CloseMessage | wire.BallotMessage
 
 
 class Desk:
@@ -86,6 +87,7 @@ class Desk:
                 wire.ShareRequestMessage(group_id)
                 | wire.ParamTxMessage(group_id)
                 | wire.CloseMessage(group_id)
+                | wire.BallotMessage(group_id)
             ):
                 if self.group is not None and self._is_of_now(sender, group_id, _epoch_of(message)):
                     self.group.received(sender, message)
@@ -171,6 +173,8 @@ def _epoch_of(message: Early) -> int:
             return signed.tx.epoch
         case wire.CloseMessage(_, close, _):
             return close.close.epoch
+        case wire.BallotMessage(_, signed):
+            return signed.ballot.epoch
 
 
 def holders_of(roster: Roster, name: str, me: MemberId) -> tuple[MemberId, ...]:

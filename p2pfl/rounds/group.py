@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import trio
+
 from consensus import types as ct
 from consensus.chain import BadBlock
 from consensus.signing import block_id, struct_hash
@@ -18,6 +20,7 @@ from p2pfl.errors import PeerFault
 from p2pfl.keys import Refused
 from p2pfl.net import wire
 from p2pfl.records import GroupBody, body_root, decode_body
+from p2pfl.rounds.ballots import Ballots
 from p2pfl.rounds.bases import Bases
 from p2pfl.rounds.chain import Checked
 from p2pfl.rounds.collect import ROUNDS_MAX, Collected, DoubleSigned, context_of
@@ -31,7 +34,7 @@ from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.requests import Requests
 from p2pfl.rounds.served import BLOCKS, serve
 from p2pfl.rounds.tell import evaluate, tell_group_block
-from p2pfl.rules.validate import first_idle_round, list_root
+from p2pfl.rules.validate import Derived, first_idle_round, list_root
 from p2pfl.signed import Close, ShareRequest, SignedClose, SignedParamTx, SignedShareRequest
 from p2pfl.telemetry import logger
 
@@ -57,11 +60,12 @@ class GroupApp:
         self._committer = Committer(context, self.bases, self.own)
         self._home = home
         self._pulse = Pulse()
-        self._catching = False
+        self.ballots = Ballots(context, self.own, home)
         self._early: dict[ct.MemberId, deque[Any]] = {}
         self._listen()
-        if context.chain.height >= 0:
-            self._home.start_soon(self._catch_blobs)
+        if context.chain.tip is not None:
+            self._home.start_soon(self.bases.bring_newest)
+            self.ballots.resume()
 
     # -- what consensus asks -----------------------------------------------
 
@@ -97,6 +101,8 @@ class GroupApp:
             self.context.network.broadcast(
                 self.context.others, wire.ParamTxMessage(self.context.group_id, own)
             )
+        if effect.round:
+            self.ballots.say_again()
         self._end_if_split()
 
     def _end_if_split(self) -> None:
@@ -115,8 +121,9 @@ class GroupApp:
             if close is not None:
                 self._send_close(close)
                 # Updates may come until little of the part is left: the rest is for the proposal itself.
-                patience_s = self.pace.part_s("reveal") * REVEAL_SHARE
-                block = await self.proposals.make(effect, self.heard, close, patience_s=patience_s)
+                until_s = trio.current_time() + self.pace.part_s("reveal") * REVEAL_SHARE
+                ballots = await self.ballots.gather(until_s, needed=not self._may_idle(effect.round))
+                block = await self.proposals.make(effect, self.heard, close, ballots, until_s=until_s)
                 if block is not None:
                     self.pace.step("propose")
                     return block
@@ -161,16 +168,16 @@ class GroupApp:
         if derived is not None and (header.proposer == context.me or context.evaluates):
             self._home.start_soon(evaluate, context, header.height, derived)
         body: GroupBody = decode_body(decided.block.body, GroupBody)
-        return self._goes_on(((decided, body),), here=derived is not None)
+        return self._goes_on(((decided, body),), derived)
 
     async def caught_up(self, checked: Checked) -> bool | None:
         """Keep blocks that the others decided, and go on after them."""
         if not await self.context.chain.extend(checked):
             return None
-        return self._goes_on(tuple(zip(checked.blocks, checked.bodies, strict=True)), here=False)
+        return self._goes_on(tuple(zip(checked.blocks, checked.bodies, strict=True)), None)
 
-    def _goes_on(self, blocks: Sequence[tuple[ct.DecidedBlock, GroupBody]], *, here: bool) -> bool:
-        """After these blocks, which are kept. here: what the last of them gives was computed here."""
+    def _goes_on(self, blocks: Sequence[tuple[ct.DecidedBlock, GroupBody]], derived: Derived | None) -> bool:
+        """After these blocks, which are kept. derived: what the last gives, if it was computed here."""
         context, header = self.context, blocks[-1][0].block.header
         self.proposals.derived.clear()
         for decided, body in blocks:
@@ -180,8 +187,8 @@ class GroupApp:
         tip = wire.Tip(context.group_id, header.height, block_id(header))
         context.network.broadcast(context.seats, tip)
         context.network.announce(tip)
-        if not here:
-            self._home.start_soon(self._catch_blobs)
+        if derived is None:
+            self._home.start_soon(self.bases.bring_newest)
         rounds = context.genesis.rounds
         if rounds and header.height + 1 >= rounds:
             self.pace.stop("finished")
@@ -191,6 +198,7 @@ class GroupApp:
             self.pace.stop("epoch_ended")
             return False
         self._listen()
+        self.ballots.begin(header, blocks[-1][1], derived)
         early, self._early = self._early, {}
         for sender, messages in early.items():
             for message in messages:
@@ -200,7 +208,10 @@ class GroupApp:
     # -- what the network brings -------------------------------------------
 
     def received(self, sender: ct.MemberId, message: Any) -> None:
-        """A ShareRequest, ParamTx or Close of this group. Raises PeerFault."""
+        """A ShareRequest, ParamTx, Close or Ballot of this group. Raises PeerFault."""
+        if isinstance(message, wire.BallotMessage):
+            self.ballots.received(sender, message.ballot)
+            return
         if not isinstance(message, (wire.ShareRequestMessage, wire.ParamTxMessage, wire.CloseMessage)):
             raise PeerFault("unexpected", type(message).__name__)
         height = _height(message)
@@ -369,25 +380,6 @@ class GroupApp:
         height = context.chain.height + 1
         self.heard = Collected(context.domain, context.committee, context.committee.epoch, height)
         self._requests = Requests(context, self.bases, self.heard)
-
-    async def _catch_blobs(self) -> None:
-        """Whoever decides a block fetches its aggregate, so that the next round can start from it.
-
-        One at a time, and the newest only: nobody may hold any more what came while one was away.
-        """
-        if self._catching:
-            return
-        self._catching, height = True, -1
-        try:
-            await self.context.chain.until_caught_up()
-            while height != self.context.chain.height:
-                height = self.context.chain.height
-                try:
-                    await self.bases.aggregate(height)
-                except PeerFault as fault:
-                    log.warning("an aggregate is not to be had yet", height=height, why=str(fault))
-        finally:
-            self._catching = False
 
 
 def _height(message: Any) -> int:

@@ -2,6 +2,7 @@
 
 own/<group>.<epoch>/<height>.tx       the exact bytes of its SignedParamTx, durable before it is sent
 own/<group>.<epoch>/<height>.states   the training states under its trace root
+own/<group>.<epoch>/<height>.ballot   the exact bytes of its SignedBallot, durable before it is sent
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from p2pfl import codec
 from p2pfl.durable import write_whole
 from p2pfl.params import BLOB_BYTES_MAX
 from p2pfl.rounds.context import Context
-from p2pfl.signed import SignedParamTx
+from p2pfl.signed import SignedBallot, SignedParamTx
 
 # Rounds whose states are kept in any case, a megabyte or ten each; others can be trained again.
 KEEP_ROUNDS = 32
@@ -79,6 +80,17 @@ class OwnRounds:
         if not path.exists():
             return None
         return codec.decode(path.read_bytes(), SignedParamTx, size_max=TX_BYTES_MAX)
+
+    def save_ballot(self, signed: SignedBallot) -> None:
+        """Keep a ballot; it is durable when this returns."""
+        write_whole(self._directory / f"{signed.ballot.height}.ballot", codec.encode(signed))
+
+    def ballot(self, height: int) -> SignedBallot | None:
+        """The own ballot on the block of this height, if one was cast."""
+        path = self._directory / f"{height}.ballot"
+        if not path.exists():
+            return None
+        return codec.decode(path.read_bytes(), SignedBallot, size_max=TX_BYTES_MAX)
 
     def states(self, height: int) -> list[bytes]:
         """The training states of this height; none if they were not kept."""

@@ -17,6 +17,7 @@ from p2pfl.records import GroupBody, body_root, decode_body
 from p2pfl.rounds.bases import Bases, Resolved
 from p2pfl.rounds.collect import Collected
 from p2pfl.rounds.context import Context
+from p2pfl.rules.ballots import are_due, rejected_by
 from p2pfl.rules.validate import (
     Derived,
     GroupInputs,
@@ -25,7 +26,7 @@ from p2pfl.rules.validate import (
     derive_group_body,
     first_idle_round,
 )
-from p2pfl.signed import SignedClose, SignedParamTx
+from p2pfl.signed import SignedBallot, SignedClose, SignedParamTx
 from p2pfl.telemetry import logger
 
 log = logger("rounds.proposal")
@@ -42,24 +43,31 @@ class Proposals:
         self.derived: dict[ct.Digest, Derived] = {}
 
     async def make(
-        self, effect: ct.Build, heard: Collected, close: SignedClose, *, patience_s: float
+        self,
+        effect: ct.Build,
+        heard: Collected,
+        close: SignedClose,
+        ballots: tuple[SignedBallot, ...] | None,
+        *,
+        until_s: float,
     ) -> ct.Block | None:
         """The block that follows from this Close; None when none can, or more than f did not reveal.
 
-        patience_s: how long updates may still come. Raises PeerFault.
+        ballots: on the block before (None: too few came). until_s: until when updates may come.
+        Raises PeerFault.
         """
         context, txs = self._context, heard.closed_txs(close)
         assert txs is not None
-        if (resolved := await self._followed(heard, close, txs)) is None:
+        if ballots is None or (resolved := await self._followed(heard, close, txs)) is None:
             return None
-        with trio.move_on_after(patience_s):
+        with trio.move_on_at(until_s):
             await self.fetch(txs)
         updates = {signed.tx.member: await self._update(signed, resolved) for signed in txs}
         unrevealed = tuple(member for member, update in updates.items() if update is None)
         if len(unrevealed) > context.committee.faulty_max:
             log.warning("updates are missing", height=heard.height, members=len(unrevealed))
             return None
-        return await self._block(effect, heard, txs, close, unrevealed, resolved)
+        return await self._block(effect, heard, txs, close, unrevealed, resolved, ballots)
 
     async def make_idle(self, effect: ct.Build, heard: Collected, council_block_id: ct.Digest) -> ct.Block:
         """The block that ends a height in which no quorum can commit to one base. Raises PeerFault."""
@@ -74,9 +82,10 @@ class Proposals:
         close: SignedClose | None,
         unrevealed: tuple[ct.MemberId, ...],
         resolved: Resolved,
+        ballots: tuple[SignedBallot, ...] = (),
     ) -> ct.Block:
         context = self._context
-        inputs = await self._inputs(heard, txs, close, unrevealed, resolved)
+        inputs = await self._inputs(heard, txs, close, unrevealed, resolved, ballots)
         derived = await context.aside(derive_group_body, inputs)
         await self._keep(derived)
         header = ct.Header(
@@ -116,6 +125,9 @@ class Proposals:
             before: GroupBody = decode_body(parent.block.body, GroupBody)
             if body.base.council_height < before.base.council_height:
                 raise PeerFault("old_base", "an older council block than the parent's")
+        due = body.close is not None and are_due(self._parent(), context.genesis.rules)
+        if due and not body.ballots and round_ < first_idle_round(context.committee):
+            raise PeerFault("few_ballots", "none on the block before")
 
     async def _can_follow(self, heard: Collected, close: SignedClose) -> bool:
         """Whether updates enough are here for a block with this Close."""
@@ -146,7 +158,7 @@ class Proposals:
         resolved = await self._bases.resolve(body.base.council_block_id, header.height)
         if header.next_committee_root != self._next_root(resolved):
             raise PeerFault("wrong_committee", "its council block says who decides the next height")
-        inputs = await self._inputs(heard, body.txs, body.close, body.unrevealed, resolved)
+        inputs = await self._inputs(heard, body.txs, body.close, body.unrevealed, resolved, body.ballots)
         derived = await context.aside(check_group_body, body, inputs)
         await self._keep(derived)
         self.derived[block_id(header)] = derived
@@ -184,12 +196,18 @@ class Proposals:
             return committee.root()
         return roster.next_root(self._context.name, committee.epoch)
 
+    def _parent(self) -> GroupBody | None:
+        """The block before, if it is of this epoch."""
+        chain = self._context.chain
+        if chain.tip is None or chain.tip.epoch != self._context.committee.epoch:
+            return None
+        decided = chain.get(chain.height)
+        assert decided is not None
+        return decode_body(decided.block.body, GroupBody)
+
     async def _previous_aggregate(self, height: int) -> Update | None:
         """Of the block before, in this epoch: other members' directions say nothing about these."""
-        tip = self._context.chain.tip
-        if tip is None or tip.epoch != self._context.committee.epoch:
-            return None
-        return await self._bases.aggregate(height - 1)
+        return None if self._parent() is None else await self._bases.aggregate(height - 1)
 
     async def _base_of(self, heard: Collected, base_id: ct.Digest) -> Resolved:
         """The base that the commitments name: by a request for it, else by a council block that gives it."""
@@ -215,6 +233,7 @@ class Proposals:
         close: SignedClose | None,
         unrevealed: tuple[ct.MemberId, ...],
         resolved: Resolved,
+        ballots: tuple[SignedBallot, ...],
     ) -> GroupInputs:
         context = self._context
         updates: dict[ct.MemberId, Update] = {}
@@ -241,6 +260,10 @@ class Proposals:
             base=resolved.ref,
             base_values=resolved.base,
             salt=context.salt,
+            ballots=ballots,
+            parent=self._parent(),
+            parent_id=context.chain.tip_id,
+            old_base=await self._bases.without_last(resolved, heard.height) if rejected_by(ballots) else None,
             pool=resolved.state.pool,
         )
 

@@ -93,7 +93,15 @@ def bounded(
         return []
     exponents = [delta.exponents for delta in deltas]
     whole = view(triangles, [*exponents, root_update.exponents if root_update else exponents[0]])
-    norms_sq, root_sq = whole.norms_sq[: len(deltas)], whole.norms_sq[-1]
+    factors = length_factors(whole, rows, blocks, ratio_max_micro)
+    return [shortened(delta, factor) for delta, factor in zip(deltas, factors, strict=True)]
+
+
+def length_factors(
+    whole: Gram, rows: Sequence[GroupRow], blocks: Sequence[int], ratio_max_micro: int
+) -> list[int]:
+    """By how much `bounded` shortens each delta, in units of 2^-20. whole: of deltas and root update."""
+    norms_sq, root_sq = whole.norms_sq[: len(rows)], whole.norms_sq[-1]
     heard = [
         norm_sq // max(1, count) ** 2
         for norm_sq, row, count in zip(norms_sq, rows, blocks, strict=True)
@@ -105,18 +113,22 @@ def bounded(
     elif heard and root_sq:
         median_sq, ratio = root_sq, ratio_max_micro**2 // MICRO
     else:
-        return list(deltas)
+        return [1 << FACTOR_BITS] * len(rows)
     limit_sq = median_sq * ratio**2 // MICRO**2
     return [
-        _shortened(delta, norm_sq, limit_sq * count**2)
-        for delta, norm_sq, count in zip(deltas, norms_sq, blocks, strict=True)
+        _length_factor(norm_sq, limit_sq * count**2) for norm_sq, count in zip(norms_sq, blocks, strict=True)
     ]
 
 
-def _shortened(delta: Update, norm_sq: int, limit_sq: int) -> Update:
+def _length_factor(norm_sq: int, limit_sq: int) -> int:
     if norm_sq <= limit_sq:
-        return delta
-    return combine([delta], [isqrt((limit_sq << 2 * FACTOR_BITS) // norm_sq)], 1 << FACTOR_BITS)
+        return 1 << FACTOR_BITS
+    return isqrt((limit_sq << 2 * FACTOR_BITS) // norm_sq)
+
+
+def shortened(delta: Update, length_factor: int) -> Update:
+    """The delta times this factor, in units of 2^-20; as it is if that is one."""
+    return delta if length_factor == 1 << FACTOR_BITS else combine([delta], [length_factor], 1 << FACTOR_BITS)
 
 
 def _others_cos(whole: Gram, weights: Sequence[int], index: int, among: Sequence[int] | range) -> int:

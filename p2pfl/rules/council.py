@@ -13,11 +13,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from consensus.chain import FIRST_HEIGHT
 from consensus.committee import Committee
 from consensus.signing import block_id
-from consensus.types import ZERO_MEMBER, Certificate, Digest, Header
-from consensus.votes import BadCertificate, verify_certificate
+from consensus.types import ZERO_MEMBER, Digest
 from p2pfl.errors import PeerFault
 from p2pfl.params import Base, Update, apply_update, blob_id, fitting_exponents
 from p2pfl.records import (
@@ -30,18 +28,16 @@ from p2pfl.records import (
     GroupRow,
     PoolRow,
     VerdictCertificate,
-    body_root,
-    field_proof,
 )
 from p2pfl.rules import filters
 from p2pfl.rules.aggregate import combine, zero_update
 from p2pfl.rules.cases import GroupBlock, Suspicion
-from p2pfl.rules.compare import bounded, compare_groups, least_alike
+from p2pfl.rules.compare import compare_groups, least_alike, length_factors, shortened
+from p2pfl.rules.counting import check_counted
 from p2pfl.rules.epochs import Turnover, check_turnover, derive_assignment
-from p2pfl.rules.gram import Triangle
-from p2pfl.rules.limits import EXPONENT_LAG_MAX
-from p2pfl.rules.sound import unsound
+from p2pfl.rules.gram import Triangle, view
 from p2pfl.rules.state import LEFT_OUT, CouncilState
+from p2pfl.rules.taking_back import contribution, is_recent, less, rejected_before
 from p2pfl.rules.triage import pool_rows
 from p2pfl.rules.verdicts import (
     admissible_cases,
@@ -52,8 +48,6 @@ from p2pfl.rules.verdicts import (
 )
 from p2pfl.signed import SignedMeasurement
 
-# A group that was cut off catches up with this many blocks at a time.
-COUNTED_PER_GROUP_MAX = 8
 NO_TURNOVER = Turnover()
 ROLE_MEASURED = "measured"
 ROLE_CERTIFIED = "certified"
@@ -65,8 +59,9 @@ class CouncilInputs:
     """What the groups bring to a council block.
 
     state: of the chain before this block. counted: by group in the genesis' order, then by height. bodies: of
-    the counted blocks, by block id. aggregates: by aggregate id. base_values: the base that `state.base_id`
-    names. root_update: the one that `state.root_update_id` names, trained from that base (None: none).
+    the counted blocks, by block id. aggregates: by aggregate id, those of
+    `taking_back.rejected_before` too. base_values: the base that `state.base_id` names. root_update: the one
+    that `state.root_update_id` names, trained from that base (None: none).
     salt: of the council's filters in this epoch. group_salts: of each group's, by group id.
     """
 
@@ -87,14 +82,16 @@ class CouncilInputs:
 class Comparison:
     """What follows from the counted blocks alone; the new root update is trained from its base.
 
-    deltas: one for each row, as it came. mean: what is added to the last base. scores: what the counted
-    blocks add to the pool of honest rounds.
+    deltas: one for each row, as it came. mean: of those that count. delta: what is added to the last base:
+    the mean, less what groups reject of what was added before. scores: what the counted blocks add to the
+    pool of honest rounds.
     """
 
     gram: tuple[Triangle, ...]
     rows: tuple[GroupRow, ...]
     deltas: tuple[Update, ...]
     mean: Update
+    delta: Update
     base: Base
     base_id: Digest
     exponents: tuple[int, ...]
@@ -112,7 +109,7 @@ class CouncilDerived:
 
 def compare(inputs: CouncilInputs) -> Comparison:
     """Check what is counted, compare the groups, mint the base. Raises PeerFault."""
-    check_counted(inputs)
+    check_counted(inputs.state, inputs.counted, inputs.bodies)
     state, rules = inputs.state, inputs.state.network.rules
     by_group: dict[Digest, list[CountedBlock]] = {}
     for block in inputs.counted:
@@ -121,7 +118,7 @@ def compare(inputs: CouncilInputs) -> Comparison:
     weights: list[int] = []
     counts: list[int] = []
     for blocks in by_group.values():
-        usable = [block for block in blocks if _is_recent(block, state.exponents)]
+        usable = [b for b in blocks if b.weight > 0 and is_recent(b.exponents, state.exponents)]
         own = [inputs.aggregates[block.aggregate_id] for block in usable]
         nothing = zero_update(inputs.base_values.layout, state.exponents)
         deltas.append(combine(own, [1] * len(own), 1) if own else nothing)
@@ -129,17 +126,22 @@ def compare(inputs: CouncilInputs) -> Comparison:
         counts.append(len(usable))
     triangles, rows = compare_groups(list(by_group), deltas, weights, inputs.root_update, rules)
     shares = [0 if row.flagged else row.weight for row in rows]
+    mean = zero_update(inputs.base_values.layout, state.exponents)
     if sum(shares):
-        heard = bounded(deltas, triangles, rows, counts, inputs.root_update, rules.norm_ratio_max_micro)
+        root = inputs.root_update.exponents if inputs.root_update else deltas[0].exponents
+        whole = view(triangles, [*(delta.exponents for delta in deltas), root])
+        factors = length_factors(whole, rows, counts, rules.norm_ratio_max_micro)
+        rows = tuple(dataclasses.replace(r, length_factor=f) for r, f in zip(rows, factors, strict=True))
+        heard = [shortened(delta, factor) for delta, factor in zip(deltas, factors, strict=True)]
         mean = combine(heard, shares, sum(shares))
-    else:
-        mean = zero_update(inputs.base_values.layout, state.exponents)
-    base = apply_update(inputs.base_values, mean)
+    delta = less(mean, taken_back(inputs))
+    base = apply_update(inputs.base_values, delta)
     return Comparison(
         gram=triangles,
         rows=rows,
         deltas=tuple(deltas),
         mean=mean,
+        delta=delta,
         base=base,
         base_id=blob_id(base.to_bytes()),
         exponents=next_exponents(state.exponents, mean),
@@ -160,15 +162,16 @@ def scores_of(inputs: CouncilInputs, rows: Sequence[GroupRow]) -> tuple[PoolRow,
     return tuple(found)
 
 
-def _is_recent(block: CountedBlock, exponents: Sequence[int]) -> bool:
-    """Whether its scale is near enough to today's to be added up exactly. An older block adds nothing."""
-    return all(abs(a - b) <= EXPONENT_LAG_MAX for a, b in zip(block.exponents, exponents, strict=True))
-
-
 def next_exponents(current: Sequence[int], mean: Update) -> tuple[int, ...]:
     """Those that fit the mean, but at most one step from the current ones: no liar makes them jump."""
     fitting = fitting_exponents(mean)
     return tuple(min(now + 1, max(now - 1, fit)) for now, fit in zip(current, fitting, strict=True))
+
+
+def taken_back(inputs: CouncilInputs) -> list[Update]:
+    """What the base holds of blocks that were counted before and are rejected by blocks counted now."""
+    rejected = rejected_before(inputs.state.added, inputs.counted, inputs.bodies)
+    return [contribution(each, inputs.aggregates[each.aggregate_id]) for each in rejected]
 
 
 def suspicions(inputs: CouncilInputs, comparison: Comparison) -> tuple[Suspicion, ...]:
@@ -192,7 +195,7 @@ def suspicions(inputs: CouncilInputs, comparison: Comparison) -> tuple[Suspicion
             for block in inputs.counted
             if block.header.group_id == row.group_id
             and block.weight > 0
-            and _is_recent(block, inputs.state.exponents)
+            and is_recent(block.exponents, inputs.state.exponents)
         ]
         aggregates = [inputs.aggregates[block.aggregate_id] for block in blocks]
         index = least_alike(aggregates, others)
@@ -252,7 +255,7 @@ def derive_council(
         contradictions=turnover.contradictions,
         assignment=derive_assignment(state, inputs.height, turnover, outcomes),
     )
-    return CouncilDerived(body, comparison.base, comparison.mean)
+    return CouncilDerived(body, comparison.base, comparison.delta)
 
 
 def check_council_body(
@@ -276,78 +279,6 @@ def check_council_body(
         if getattr(body, field.name) != getattr(derived.body, field.name):
             raise PeerFault(f"wrong_{field.name}", f"of the council's body of height {inputs.height}")
     return derived
-
-
-# ---------------------------------------------------------------------------
-# Counted blocks.
-
-
-def count_block(header: Header, certificate: Certificate, body: GroupBody) -> CountedBlock:
-    """How a group's decided block enters a council block."""
-    return CountedBlock(
-        header=header,
-        certificate=certificate,
-        aggregate_id=body.aggregate_id,
-        weight=sum(body.weights),
-        exponents=body.exponents,
-        app_proof=field_proof(body, "aggregate_id")[3],
-    )
-
-
-def uncountable(
-    state: CouncilState, header: Header, body: GroupBody, epoch: int, *, looked_into: bool = False
-) -> str | None:
-    """Why this decided block of a group cannot be counted; None if it can. epoch: in which it has to be.
-
-    looked_into: what needs no state was found in order before.
-
-    A quorum of liars can decide anything in its group; it must neither stop nor mislead the council.
-    """
-    name = state.network.group_names[header.group_id]
-    if header.epoch != epoch or not state.roster.goes_on(name, epoch):
-        return f"it is of epoch {header.epoch}"
-    root = header.next_committee_root
-    ends = root != state.roster.committee(name, epoch).root()
-    if ends and (epoch >= state.roster.epoch or root != state.roster.next_root(name, epoch)):
-        return "it names a wrong committee"
-    if looked_into:
-        return None
-    return unsound(state.network, name, state.roster.committee(name, epoch), header, body)
-
-
-def check_counted(inputs: CouncilInputs) -> None:
-    """Raises PeerFault unless each counted block is decided, comes next in its group, and is told truly.
-
-    The order is by group as in the genesis, then by height.
-    """
-    state, genesis = inputs.state, inputs.state.network
-    place = {genesis.group_id(entry.name): index for index, entry in enumerate(genesis.groups)}
-    seats = [(place.get(b.header.group_id, -1), b.header.height) for b in inputs.counted]
-    if any(seat[0] < 0 for seat in seats) or seats != sorted(seats):
-        raise PeerFault("bad_counted", "an unknown group, or not in order")
-    last, epochs = dict(state.counted), dict(state.open_epochs)
-    for group_id in last:
-        if sum(b.header.group_id == group_id for b in inputs.counted) > COUNTED_PER_GROUP_MAX:
-            raise PeerFault("bad_counted", f"more than {COUNTED_PER_GROUP_MAX} blocks of one group")
-    for block in inputs.counted:
-        header = block.header
-        height, parent_id = last[header.group_id]
-        if header.height != height + 1 or (height >= FIRST_HEIGHT and header.parent_id != parent_id):
-            raise PeerFault("bad_counted", f"block {header.height} does not follow the counted {height}")
-        name, epoch = genesis.group_names[header.group_id], epochs[header.group_id]
-        body = inputs.bodies[block_id(header)]
-        if header.app_root != body_root(body) or block != count_block(header, block.certificate, body):
-            raise PeerFault("bad_counted", f"block {header.height} of {name} says something else")
-        why = uncountable(state, header, body, epoch)
-        if why is not None:
-            raise PeerFault("bad_counted", f"block {header.height} of {name}: {why}")
-        committee = state.roster.committee(name, epoch)
-        try:
-            verify_certificate(genesis.domain(name), committee, header, block.certificate)
-        except BadCertificate as error:
-            raise PeerFault("bad_counted", str(error)) from error
-        epochs[header.group_id] += header.next_committee_root != committee.root()
-        last[header.group_id] = (header.height, block_id(header))
 
 
 def _filters(

@@ -12,7 +12,7 @@ from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
 from p2pfl.params import EXPONENT_MAX, EXPONENT_MIN
 from p2pfl.records import GroupBody
-from p2pfl.rules import filters
+from p2pfl.rules import ballots, filters
 from p2pfl.rules.cases import block_gram, shares_of
 from p2pfl.rules.triage import REASONS
 from p2pfl.rules.validate import check_txs, derive_weights
@@ -36,8 +36,17 @@ def unsound(genesis: Genesis, name: str, committee: Committee, header: Header, b
             close=body.close,
             unrevealed=body.unrevealed,
         )
+        ballots.check(
+            body.ballots,
+            genesis.domain(name),
+            committee,
+            epoch=header.epoch,
+            height=header.height - 1,
+            block_id=header.parent_id,
+            due=bool(genesis.rules.ballots) and body.close is not None,
+        )
     except (PeerFault, ValueError) as error:
-        return f"its commitments do not hold: {error}"
+        return f"its commitments or ballots do not hold: {error}"
     hidden = set(body.unrevealed)
     revealed = tuple(each.tx.member for each in body.txs if each.tx.member not in hidden)
     if body.rule != genesis.rules.aggregator or tuple(row.member for row in body.triage) != revealed:
@@ -48,7 +57,10 @@ def unsound(genesis: Genesis, name: str, committee: Committee, header: Header, b
     if not {standing.member for standing in body.standings} <= set(committee.members):
         return "it has standings of strangers"
     cap = genesis.rules.weight_cap
-    if body.weights != derive_weights(body.txs, body.unrevealed, body.triage, body.standings, cap):
+    rejected = ballots.rejects(body)
+    if body.weights != derive_weights(
+        body.txs, body.unrevealed, body.triage, body.standings, cap, rejected=rejected
+    ):
         return "its weights do not follow"
     try:
         # The council takes members out of their group's aggregate by these numbers.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from types import MappingProxyType
 
@@ -22,6 +22,7 @@ from p2pfl.offences import REPLAY_MISMATCH
 from p2pfl.records import Case, CouncilBody, Standing
 from p2pfl.roster import Roster
 from p2pfl.rules.pool import Pool
+from p2pfl.rules.taking_back import Added, added_by
 from p2pfl.signed import Measurement, SignedMeasurement, Verdict
 
 OPEN, GUILTY, CLEARED, NO_OPENING = "open", "guilty", "cleared", "no_opening"
@@ -85,7 +86,8 @@ class CouncilState:
     epoch of the block that comes next. moved_ms: header time at which a group was last counted or closed.
     leaving: who gave notice in this epoch, or is expelled with it. departed: who left or fell silent.
     seats_wanted: admitted for the council. expelled: who signed a contradiction; for good. pool: of honest
-    rounds, for the groups that build on this block.
+    rounds, for the groups that build on this block. added: what the base holds of each group's last counted
+    block.
     """
 
     network: Genesis
@@ -105,6 +107,7 @@ class CouncilState:
     departed: frozenset[MemberId] = frozenset()
     seats_wanted: frozenset[MemberId] = frozenset()
     expelled: frozenset[MemberId] = frozenset()
+    added: Mapping[Digest, Added] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def genesis(cls, genesis: Genesis) -> CouncilState:
@@ -155,6 +158,7 @@ class CouncilState:
             root_update_id=body.root_update_id,
             counted=MappingProxyType(counted),
             cases=MappingProxyType(cases),
+            added=MappingProxyType({**self.added, **added_by(body.counted, body.rows, self.exponents)}),
             pool=self.pool.after(
                 body.scores,
                 opened=[case.accused for case in body.cases],

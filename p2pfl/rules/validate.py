@@ -22,7 +22,7 @@ from p2pfl.errors import PeerFault
 from p2pfl.genesis import Genesis
 from p2pfl.params import Base, Int16, Int64, Layout, Update, apply_update, blob_id, byte_length
 from p2pfl.records import BaseRef, BloomFilter, GroupBody, Standing, TriageRow, WarningRow
-from p2pfl.rules import filters
+from p2pfl.rules import ballots, filters
 from p2pfl.rules.aggregate import aggregate, recorded_factors, zero_update
 from p2pfl.rules.chunks import chunk_grams
 from p2pfl.rules.gram import Gram, Triangle, add_up, view
@@ -47,7 +47,9 @@ class GroupInputs:
     the council block that the base names; updates and root update share them. previous_aggregate: of this
     group's block before, with its own exponents. Both are None where there is none (a zero row). standings:
     of the group's members, as of that council block. base_values: the base that `base.base_id` names.
-    salt: of this epoch's filters. pool: of that council block.
+    salt: of this epoch's filters. pool: of that council block. ballots: on the block before. parent and its
+    id: that block, if it is of this epoch. old_base: the own base without it (`taking_back.own_steps`), where
+    the ballots reject it.
     """
 
     genesis: Genesis
@@ -67,6 +69,9 @@ class GroupInputs:
     base_values: Base
     salt: bytes
     ballots: tuple[SignedBallot, ...] = ()
+    parent: GroupBody | None = None
+    parent_id: Digest = ZERO_DIGEST
+    old_base: Base | None = None
     pool: Pool = EMPTY
 
     @property
@@ -82,10 +87,11 @@ class GroupInputs:
 
 @dataclass(frozen=True)
 class Derived:
-    """The body, the aggregate whose id it holds, and the own base for the next height."""
+    """The body, the aggregate whose id it holds, the base of this height and the own base for the next."""
 
     body: GroupBody
     aggregate: Update
+    base: Base
     next_base: Base
 
 
@@ -103,18 +109,21 @@ def derive_group_body(inputs: GroupInputs) -> Derived:
         close=inputs.close,
         unrevealed=inputs.unrevealed,
     )
+    rejected = _rejects_parent(inputs)
     rules, f = inputs.genesis.rules, inputs.committee.faulty_max
     updates = _revealed_updates(inputs)
     chunks, triangles, whole = _gram(inputs, updates)
     rows = triage(inputs.revealed, whole, f, rules, inputs.pool)
-    weights = derive_weights(inputs.txs, inputs.unrevealed, rows, inputs.standings, rules.weight_cap)
+    weights = derive_weights(
+        inputs.txs, inputs.unrevealed, rows, inputs.standings, rules.weight_cap, rejected=rejected
+    )
     shown = [w for s, w in zip(inputs.txs, weights, strict=True) if s.tx.member not in inputs.unrevealed]
     vectors = [update.values for update in updates]
     total = zero_update(inputs.layout, inputs.exponents)
     if updates:
         values = aggregate(rules.aggregator, vectors, shown, whole, f)
         total = Update(inputs.layout, inputs.exponents, values)
-    next_base = apply_update(inputs.base_values, total)
+    next_base = _next_base(inputs, total, rejected)
     with_root = [*range(len(updates)), len(updates) + 1]
     warned = warnings(
         inputs.revealed,
@@ -143,7 +152,29 @@ def derive_group_body(inputs: GroupInputs) -> Derived:
         base=inputs.base,
         next_base_id=blob_id(next_base.to_bytes()),
     )
-    return Derived(body, total, next_base)
+    return Derived(body, total, inputs.base_values, next_base)
+
+
+def _rejects_parent(inputs: GroupInputs) -> bool:
+    """Whether the block before is taken back. Raises PeerFault for ballots that may not stand here."""
+    ballots.check(
+        inputs.ballots,
+        inputs.genesis.domain(inputs.group),
+        inputs.committee,
+        epoch=inputs.epoch,
+        height=inputs.height - 1,
+        block_id=inputs.parent_id,
+        due=inputs.close is not None and ballots.are_due(inputs.parent, inputs.genesis.rules),
+    )
+    return ballots.rejected_by(inputs.ballots)
+
+
+def _next_base(inputs: GroupInputs, total: Update, rejected: bool) -> Base:
+    if not rejected:
+        return apply_update(inputs.base_values, total)
+    if inputs.old_base is None:
+        raise ValueError("the base without the block before is missing")
+    return inputs.old_base
 
 
 def check_group_body(body: GroupBody, inputs: GroupInputs) -> Derived:
@@ -277,8 +308,15 @@ def derive_weights(
     rows: Sequence[TriageRow],
     standings: Sequence[Standing],
     weight_cap: int,
+    *,
+    rejected: bool = False,
 ) -> tuple[int, ...]:
-    """One weight a commitment: checked, not believed, and 0 for who is left out of this round."""
+    """One weight a commitment: checked, not believed, and 0 for who is left out of this round.
+
+    rejected: the base from which they trained is taken back, so none of them counts.
+    """
+    if rejected:
+        return (0,) * len(txs)
     out = set(unrevealed)
     out |= {row.member for row in rows if is_left_out(row)}
     out |= {standing.member for standing in standings if standing.outcome in LEFT_OUT}
@@ -337,7 +375,7 @@ def _filters(
         keys[filters.ACTORS].append(filters.actor_key(member))
         if member in inputs.unrevealed:
             keys[filters.ACTORS].append(filters.actor_key(member, ROLE_UNREVEALED))
-        elif weight == 0:
+        elif weight == 0 and not ballots.rejected_by(inputs.ballots):  # Then it is nobody's own doing.
             keys[filters.ACTORS].append(filters.actor_key(member, ROLE_LEFT_OUT))
     for update in updates:
         keys[filters.CHUNKS] += filters.chunk_keys(update)

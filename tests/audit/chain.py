@@ -46,7 +46,8 @@ from p2pfl.records import (
     decode_body,
 )
 from p2pfl.rules.cases import GroupBlock, derive_case, hard_rule_cases
-from p2pfl.rules.council import CouncilInputs, compare, count_block, derive_council, suspicions
+from p2pfl.rules.council import CouncilInputs, compare, derive_council, suspicions
+from p2pfl.rules.counting import count_block
 from p2pfl.rules.defaults import DEFAULT_RULES
 from p2pfl.rules.filters import epoch_salt
 from p2pfl.rules.state import CouncilState

@@ -186,6 +186,10 @@ def of_sixteen() -> list[Any]:
         wire.ShareRequestMessage(bytes(32), request),
         wire.ParamTxMessage(bytes(32), tx),
         wire.CloseMessage(bytes(32), close, (tx,) * 16),
+        wire.BallotMessage(
+            bytes(32),
+            structs.SignedBallot(structs.Ballot(LARGE, LARGE, bytes(32), LARGE, LARGE, 1), SIGNATURE),
+        ),
         wire.Blocks((decided,)),
         wire.MeasurementMessage(measured),
         wire.VerdictShare(structs.Verdict(bytes(32), LARGE, LARGE, bytes(20), 255, bytes(32)), SIGNATURE),

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from consensus.signing import block_id
 from p2pfl.rounds.brought import Brought
-from p2pfl.rules.council import count_block
+from p2pfl.rules.counting import count_block
 from p2pfl.rules.state import CouncilState
 from tests.rules.world import derive_all, honest_updates, world
 

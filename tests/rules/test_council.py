@@ -19,16 +19,15 @@ from p2pfl.rules import filters
 from p2pfl.rules.aggregate import combine
 from p2pfl.rules.cases import derive_case
 from p2pfl.rules.council import (
-    COUNTED_PER_GROUP_MAX,
     CouncilInputs,
     CouncilState,
     check_council_body,
     compare,
-    count_block,
     derive_council,
     next_exponents,
     suspicions,
 )
+from p2pfl.rules.counting import COUNTED_PER_GROUP_MAX, count_block
 from p2pfl.rules.limits import EXPONENT_LAG_MAX
 from p2pfl.rules.validate import derive_group_body
 

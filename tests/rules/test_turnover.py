@@ -16,7 +16,7 @@ from p2pfl.membership import Join, SignedJoin, entry_hash
 from p2pfl.net.identity import peer_id_of
 from p2pfl.records import BaseRef, Standing, WarningRow
 from p2pfl.rules.cases import shares_of
-from p2pfl.rules.council import uncountable
+from p2pfl.rules.counting import uncountable
 from p2pfl.rules.epochs import (
     Turnover,
     check_join,

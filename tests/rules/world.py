@@ -20,9 +20,9 @@ from p2pfl.rules.council import (
     CouncilInputs,
     CouncilState,
     compare,
-    count_block,
     derive_council,
 )
+from p2pfl.rules.counting import count_block
 from p2pfl.rules.defaults import DEFAULT_RULES
 from p2pfl.rules.filters import epoch_salt
 from p2pfl.rules.validate import Derived, GroupInputs, derive_group_body, list_root
