@@ -96,6 +96,7 @@ async def small_network(
     wrap: Callable[[node.Parts], None] | None = None,
     times: dict[str, int] | None = None,
     epochs: dict[str, int] | None = None,
+    rules: dict[str, Any] | None = None,
     absent: Sequence[str] = (),
     **shape: Any,
 ) -> AsyncIterator[SmallNetwork]:
@@ -103,6 +104,7 @@ async def small_network(
     scenario = scenarios.load("honest", **shape)
     scenario.times.update(times or {})
     scenario.epochs.update(epochs or {})
+    scenario.rules.update(rules or {})
     (directory / "nodes").mkdir(parents=True)
 
     def put_on(parts: node.Parts) -> None:
