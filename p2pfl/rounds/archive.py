@@ -80,7 +80,7 @@ class Archive:
             log.debug("a blob of the past is not to be had", blob=wanted.blob_id.hex(), why=str(fault))
             return False
         if wanted.public:
-            shelf.publish(wanted.blob_id)
+            shelf.show_past(wanted.blob_id)
         return True
 
     def _wanted(self, chain: Chain, height: int) -> list[_Wanted]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import trio
 
-from consensus.types import ZERO_DIGEST, DecidedBlock, Digest
+from consensus.types import ZERO_DIGEST, DecidedBlock, Digest, MemberId
 from p2pfl.genesis import COUNCIL
 from p2pfl.records import CouncilBody, GroupBody, decode_body
 from p2pfl.rounds.chain import Chain
@@ -52,7 +52,7 @@ class Retention:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_disk)
             for chain in tuple(self._chains()):
-                await trio.to_thread.run_sync(self._publish, chain)
+                await trio.to_thread.run_sync(self._show, chain)
             done = -1
             while self._keep_epochs:
                 await self._council.chain.until_caught_up()
@@ -62,12 +62,22 @@ class Retention:
                 done = epoch
                 await self._council.pulse.until(lambda done=done: self._council.tip.roster.epoch != done)
 
-    def _publish(self, chain: Chain) -> None:
-        """What everybody may see stays in sight after a restart, as far back as it is kept."""
-        for _, body in _blocks(chain, chain.height):
+    def _show(self, chain: Chain) -> None:
+        """What may be seen stays in sight after a restart, as far back as it is kept: see `served`."""
+        roster = self._council.tip.roster
+        seats, audiences = roster.newest(COUNCIL).members, dict[int, frozenset[MemberId]]()
+        for decided, body in _blocks(chain, chain.height):
             for blob_id in public(body):
                 if blob_id != ZERO_DIGEST and self._blobs.has(blob_id):
-                    self._shelf.publish(blob_id)
+                    self._shelf.show_past(blob_id)
+            if isinstance(body, GroupBody):
+                epoch = decided.block.header.epoch
+                if epoch not in audiences:
+                    members = roster.committee(chain.name, epoch).members
+                    audiences[epoch] = frozenset((*members, *seats))
+                for signed in body.txs:
+                    if self._blobs.has(signed.tx.blob_id):
+                        self._shelf.show_past(signed.tx.blob_id, audiences[epoch])
 
     async def prune(self) -> int:
         """Delete what is old and not needed. Returns how many blobs went."""

@@ -20,8 +20,8 @@ from p2pfl.store.coming import Arriving, Busy, Coming
 
 # How many blobs a node remembers to whom it may show them; a round of 16 needs about 20.
 SHOWN_MAX = 4096
-# And of the past, which everybody may see: some ten thousand rounds, in ten megabytes.
-PUBLIC_MAX = 65_536
+# And of the past: some four thousand rounds of 16 members, in ten megabytes.
+PAST_MAX = 65_536
 # A fetch that fails is tried again, less and less often, while somebody still waits for it.
 RETRY_S = (0.1, 0.3, 1.0, 2.0)
 # From then on others than the first holder are asked too.
@@ -53,7 +53,7 @@ class Shelf:
         self._chance = chance or Random()
         self._shown: OrderedDict[Digest, frozenset[MemberId] | None] = OrderedDict()
         self._revealed: OrderedDict[Digest, None] = OrderedDict()
-        self._public: OrderedDict[Digest, None] = OrderedDict()
+        self._past: OrderedDict[Digest, frozenset[MemberId] | None] = OrderedDict()
         self._held: dict[Digest, dict[MemberId, Digest]] = {}
         self._coming: dict[_Coming, trio.Event] = {}
         self.fetched = 0
@@ -91,11 +91,11 @@ class Shelf:
 
     def show(self, blob_id: Digest, to: Iterable[MemberId] | None = None) -> None:
         """From now on these members may fetch it too (None: everybody, observers too)."""
-        shown = self._shown.get(blob_id, frozenset())
+        shown = self._shown[blob_id] if blob_id in self._shown else self._past.get(blob_id, frozenset())
         self._shown[blob_id] = None if to is None or shown is None else shown | frozenset(to)
         self._shown.move_to_end(blob_id)
         while len(self._shown) > SHOWN_MAX:
-            self._shown.popitem(last=False)
+            self.show_past(*self._shown.popitem(last=False))
 
     def reveal(self, blob_ids: Iterable[Digest]) -> None:
         """From now on observers may have these too, beside those to whom they are shown."""
@@ -105,19 +105,19 @@ class Shelf:
         while len(self._revealed) > SHOWN_MAX:
             self._revealed.popitem(last=False)
 
-    def publish(self, blob_id: Digest) -> None:
-        """Everybody may have this one, which a decided block of the past names."""
-        self._public[blob_id] = None
-        while len(self._public) > PUBLIC_MAX:
-            self._public.popitem(last=False)
+    def show_past(self, blob_id: Digest, to: frozenset[MemberId] | None = None) -> None:
+        """These members may fetch this one, which a decided block of the past names (None: everybody)."""
+        shown = self._past.get(blob_id, frozenset())
+        self._past[blob_id] = None if to is None or shown is None else shown | to if shown else to
+        while len(self._past) > PAST_MAX:
+            self._past.popitem(last=False)
 
     def may_have(self, sender: MemberId | None, blob_id: Digest) -> bool:
         """Whether this peer may fetch this blob. sender None: an observer."""
         if sender is None and blob_id in self._revealed:
             return True
-        if blob_id not in self._shown:
-            return blob_id in self._public
-        audience = self._shown[blob_id]
+        shown = self._shown if blob_id in self._shown else self._past
+        audience = shown.get(blob_id, frozenset())
         return audience is None or sender in audience
 
     def source(self, sender: MemberId | None, blob_id: Digest) -> Any | None:

@@ -15,6 +15,7 @@ from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.net.interface import Fetched
 from p2pfl.params import BLOB_BYTES_MAX, MODEL_BYTES_MAX, blob_id
+from p2pfl.rounds import shelf as shelf_module
 from p2pfl.rounds.pace import Pace
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.shelf import OTHERS_AFTER_S, Shelf
@@ -141,6 +142,23 @@ def test_showing_to_a_few_does_not_hide_what_everybody_may_have(store: BlobStore
     shelf.show(ID)
     shelf.show(ID, [A])
     assert shelf.may_have(B, ID)
+
+
+def test_what_is_pushed_out_by_newer_blobs_is_shown_to_the_same_as_before(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as it is kept: else only who started anew would serve what is older."""
+    monkeypatch.setattr(shelf_module, "SHOWN_MAX", 2)
+    shelf = Shelf(store, None)
+    blobs = [Digest(bytes([number]) * 32) for number in range(5)]
+    shelf.show(blobs[0], [A])
+    shelf.show(blobs[1])
+    for newer in blobs[2:]:
+        shelf.show(newer, [B])
+    assert shelf.may_have(A, blobs[0]) and not shelf.may_have(B, blobs[0])
+    assert not shelf.may_have(None, blobs[0]) and shelf.may_have(None, blobs[1])
+    shelf.show(blobs[0], [C])
+    assert shelf.may_have(A, blobs[0]) and shelf.may_have(C, blobs[0])
 
 
 async def test_a_pulse_wakes_who_waits(autojump_clock: trio.testing.MockClock) -> None:
