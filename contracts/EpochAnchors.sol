@@ -2,6 +2,7 @@
 pragma solidity 0.8.30;
 
 import {Equivocation} from "./Equivocation.sol";
+import {Headers} from "./Headers.sol";
 import {Quorum} from "./Quorum.sol";
 import {Signed} from "./Signed.sol";
 import {StakingRegistry} from "./StakingRegistry.sol";
@@ -11,31 +12,16 @@ import {StakingRegistry} from "./StakingRegistry.sol";
 /// of the next epoch is the last of its own, and its certificate shows that a quorum wanted these successors:
 /// so anybody may bring it, and nobody has to be trusted. From then on no history that leads elsewhere passes
 /// for this group's, whoever may hold the old keys.
-/// @dev The registrar of the registry: it seats a committee after the one that certified it. `consensus/types.py`
-/// has the same header, `consensus/votes.py` the same certificate, `consensus/committee.py` the same root.
+/// @dev The registrar of the registry: it seats a committee after the one that certified it. `consensus/votes.py`
+/// has the same certificate, `consensus/committee.py` the same root.
 contract EpochAnchors {
-    /// @dev All fields static: abi.encode(header) is eleven words, and the block's id is their hash.
-    struct Header {
-        uint32 version;
-        bytes32 networkId;
-        bytes32 groupId;
-        uint64 epoch;
-        uint64 height;
-        bytes32 parentId;
-        address proposer;
-        uint64 timeMs;
-        bytes32 appRoot;
-        bytes32 logRoot;
-        bytes32 nextCommitteeRoot;
-    }
-
     struct Anchor {
         bytes32 blockId; // Zero: this epoch is not anchored.
         uint64 height;
         uint64 anchoredAt; // Seconds, of this chain's clock.
     }
 
-    uint32 public constant HEADER_VERSION = 1;
+    uint32 public constant HEADER_VERSION = Headers.VERSION;
 
     StakingRegistry public immutable REGISTRY;
     /// @notice The `verifyingContract` of the members' signatures: the registry's slasher.
@@ -49,7 +35,6 @@ contract EpochAnchors {
 
     error ZeroAddress(string what);
     error NotSet(string what);
-    error UnknownVersion(uint256 version, uint256 known);
     error AlreadyAnchored(bytes32 group, uint64 epoch, bytes32 blockId);
     error NotTheLastBlock(bytes32 named, bytes32 required);
     error CommitteeExists(bytes32 group, uint64 epoch);
@@ -71,7 +56,7 @@ contract EpochAnchors {
     /// @param round the round in which the block was decided
     /// @param signatures the COMMITs of a quorum, in ascending order of their signers
     /// @param nextMembers the committee of the next epoch, ascending. They need no stake at this moment.
-    function anchor(Header calldata header, uint32 round, bytes[] calldata signatures, address[] calldata nextMembers)
+    function anchor(Headers.Header calldata header, uint32 round, bytes[] calldata signatures, address[] calldata nextMembers)
         external
     {
         Anchor storage entry = _anchors[header.groupId][header.epoch];
@@ -102,7 +87,7 @@ contract EpochAnchors {
     /// unless at least a quorum of distinct seats signed, ascending, and more than f of them can lose something.
     /// @dev Not every signer needs a stake: up to f may have been slashed in this very epoch, and the block that
     /// consensus decided with them is decided. But f seats alone, and seats that have withdrawn, fix nothing.
-    function requireCertificate(Header calldata header, uint32 round, bytes[] calldata signatures)
+    function requireCertificate(Headers.Header calldata header, uint32 round, bytes[] calldata signatures)
         public
         view
         returns (bytes32 blockId, address[] memory signers)
@@ -133,13 +118,8 @@ contract EpochAnchors {
     }
 
     /// @notice A block's id, and what its members sign to commit to it in a round.
-    function commitDigest(Header calldata header, uint32 round) public view returns (bytes32 blockId, bytes32 digest) {
-        if (header.version != HEADER_VERSION) revert UnknownVersion(header.version, HEADER_VERSION);
-        blockId = keccak256(abi.encode(header));
-        digest = Signed.digest(
-            Signed.separator(SIGNED_FOR, header.groupId),
-            keccak256(abi.encode(Equivocation.COMMIT, header.epoch, header.height, round, blockId))
-        );
+    function commitDigest(Headers.Header calldata header, uint32 round) public view returns (bytes32 blockId, bytes32 digest) {
+        return Headers.vote(header, Equivocation.COMMIT, round, SIGNED_FOR);
     }
 
     /// @notice What a header says of a committee: keccak256 over its epoch and its members, a word each.

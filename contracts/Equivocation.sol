@@ -32,7 +32,7 @@ library Equivocation {
     uint8 internal constant TWO_CLOSE = 8;
     uint8 private constant E6 = 6;
 
-    bytes32 private constant PROPOSE = keccak256("Propose(uint64 epoch,uint64 height,uint32 round,bytes32 blockId)");
+    bytes32 internal constant PROPOSE = keccak256("Propose(uint64 epoch,uint64 height,uint32 round,bytes32 blockId)");
     bytes32 private constant PREPARE = keccak256("Prepare(uint64 epoch,uint64 height,uint32 round,bytes32 blockId)");
     bytes32 internal constant COMMIT = keccak256("Commit(uint64 epoch,uint64 height,uint32 round,bytes32 blockId)");
     bytes32 private constant ROUND_CHANGE = keccak256(

@@ -3,13 +3,16 @@ pragma solidity 0.8.30;
 
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {Equivocation} from "./Equivocation.sol";
+import {Headers} from "./Headers.sol";
 import {Quorum} from "./Quorum.sol";
+import {RowProof} from "./RowProof.sol";
 import {Signed} from "./Signed.sol";
 import {StakingRegistry} from "./StakingRegistry.sol";
 
 /// @title What makes a member lose its stake
-/// @notice Two ways. Equivocation: two signed structs that contradict each other; anybody brings them, the
-/// contract decides alone and at once, the whole stake is lost and the key never returns. Verdict: a
+/// @notice Three ways. Equivocation: two signed structs that contradict each other; anybody brings them, the
+/// contract decides alone and at once, the whole stake is lost and the key never returns. Aggregate fraud: a
+/// signed proposal of a block with one wrong number in its aggregate; the same consequence. Verdict: a
 /// certificate of the council's quorum; the accused's withdrawal is frozen, a veto body may cancel it during
 /// the challenge window, afterwards anybody executes it, and it is void when nobody did in time.
 /// @dev Every offence counts once, by (group, epoch, height, accused, offence), however it was signed.
@@ -51,6 +54,7 @@ contract SlashingManager {
     uint256 public constant NO_OPENING_BPS = 200;
 
     // Offence codes; `p2pfl/records.py` has the same.
+    uint8 private constant AGGREGATE_FRAUD = 7;
     uint8 private constant REPLAY_MISMATCH = 16;
     uint8 private constant WRONG_FILTER = 17;
     uint8 private constant WRONG_AGGREGATE = 20;
@@ -97,6 +101,16 @@ contract SlashingManager {
         uint256 amount
     );
 
+    event AggregateFraudProven(
+        bytes32 indexed key,
+        bytes32 indexed group,
+        address indexed accused,
+        uint64 epoch,
+        uint64 height,
+        address reporter,
+        uint256 amount
+    );
+
     error ZeroAddress(string what);
     error VetoNotSeparate(address veto);
     error NotTheVeto(address caller);
@@ -111,6 +125,7 @@ contract SlashingManager {
     error TooLate(bytes32 key, uint64 until, uint256 now_);
     error TooManySignatures(uint256 count, uint256 most);
     error SignersDiffer(address first, address second);
+    error NotTheProposer(address signer, address proposer);
 
     constructor(StakingRegistry registry, address veto) {
         if (address(registry) == address(0)) revert ZeroAddress("registry");
@@ -218,7 +233,32 @@ contract SlashingManager {
         bytes calldata signatureB
     ) external returns (bytes32 key) {
         Equivocation.Pair memory pair = Equivocation.check(kind, wordsA, wordsB);
-        return _prove(group, pair, _signerOfBoth(group, pair, signatureA, signatureB));
+        address accused = _signerOfBoth(group, pair, signatureA, signatureB);
+        uint256 amount;
+        (key, amount) = _prove(group, pair.epoch, pair.height, accused, pair.offence);
+        emit EquivocationProven(
+            key, group, accused, pair.epoch, pair.height, pair.offence, msg.sender, amount
+        );
+    }
+
+    // ------------------------------------------------------------------ aggregate fraud
+
+    /// @notice Show that a block that its proposer signed has a wrong number in its aggregate.
+    /// @param round in which it was proposed
+    /// @param proposal the signature over Propose(epoch, height, round, blockId) of the header's proposer
+    function submitAggregateFraud(
+        Headers.Header calldata header,
+        uint32 round,
+        bytes calldata proposal,
+        RowProof.Rows calldata rows
+    ) external returns (bytes32 key) {
+        (, bytes32 digest) = Headers.vote(header, Equivocation.PROPOSE, round, address(this));
+        address signer = Signed.signer(digest, proposal, 0);
+        if (signer != header.proposer) revert NotTheProposer(signer, header.proposer);
+        RowProof.requireWrong(header.appRoot, rows);
+        uint256 amount;
+        (key, amount) = _prove(header.groupId, header.epoch, header.height, signer, AGGREGATE_FRAUD);
+        emit AggregateFraudProven(key, header.groupId, signer, header.epoch, header.height, msg.sender, amount);
     }
 
     // ------------------------------------------------------------------ questions
@@ -313,15 +353,15 @@ contract SlashingManager {
         if (signer != other) revert SignersDiffer(signer, other);
     }
 
-    function _prove(bytes32 group, Equivocation.Pair memory pair, address accused) private returns (bytes32 key) {
-        REGISTRY.requireSeat(group, pair.epoch, accused);
-        key = keyOf(group, pair.epoch, pair.height, accused, pair.offence);
+    function _prove(bytes32 group, uint64 epoch, uint64 height, address accused, uint8 offence)
+        private
+        returns (bytes32 key, uint256 amount)
+    {
+        REGISTRY.requireSeat(group, epoch, accused);
+        key = keyOf(group, epoch, height, accused, offence);
         _requireNew(key);
-        _judge(key, accused, pair.epoch, pair.offence, State.Executed);
-        uint256 amount = REGISTRY.tombstone(accused, key, REPORTER_BPS, msg.sender);
-        emit EquivocationProven(
-            key, group, accused, pair.epoch, pair.height, pair.offence, msg.sender, amount
-        );
+        _judge(key, accused, epoch, offence, State.Executed);
+        amount = REGISTRY.tombstone(accused, key, REPORTER_BPS, msg.sender);
     }
 
     function _requireNew(bytes32 key) private view {

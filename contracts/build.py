@@ -53,7 +53,9 @@ JOBS = (
         sources=(
             "contracts/EpochAnchors.sol",
             "contracts/Equivocation.sol",
+            "contracts/Headers.sol",
             "contracts/Quorum.sol",
+            "contracts/RowProof.sol",
             "contracts/Signed.sol",
             "contracts/SlashingManager.sol",
             "contracts/StakingRegistry.sol",

@@ -1,4 +1,4 @@
-"""What somebody can lose stake for, by number: 1 to 6 are proved by signatures, the others by a verdict."""
+"""What somebody can lose stake for, by number: 1 to 7 are proved to the contract, the others by a verdict."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ OFFENCES = {
     4: "two ROUND-CHANGE of one round",
     5: "ROUND-CHANGE that denies an own COMMIT",
     6: "two ParamTx, ShareRequest or Close of one slot",
+    7: "wrong number in a proposed aggregate",
     16: "replay mismatch",
     17: "wrong filter",
     18: "wrong Gram matrix",
@@ -17,5 +18,6 @@ OFFENCES = {
     20: "wrong aggregate",
     32: "no opening",
 }
+AGGREGATE_FRAUD = 7
 REPLAY_MISMATCH = 16
 NO_OPENING = 32

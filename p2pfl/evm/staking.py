@@ -251,6 +251,16 @@ class Staking:
             {"key": key},
         )
 
+    def bring_fraud(self, arguments: tuple[Any, ...], key: Digest) -> Done:
+        """Bring a proof of aggregate fraud (`fraud.AggregateFraud.arguments`); key: of the offence."""
+        return self._do(
+            self._manager.functions.submitAggregateFraud(*arguments),
+            "take the proof",
+            lambda: self._state(key) is not State.NONE,
+            self._manager.events.AggregateFraudProven,
+            {"key": key},
+        )
+
     def execute_verdict(self, key: Digest) -> Done:
         """Carry out a verdict after its window. Raises Reverted (TooEarly, TooLate, NotPending)."""
         return self._finish("executeVerdict", key, State.EXECUTED, "VerdictExecuted", "carry out the verdict")

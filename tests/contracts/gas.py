@@ -9,18 +9,20 @@ verdicts are new each time; the treasury has credit already, as it has after the
 from __future__ import annotations
 
 import argparse
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from hashlib import sha256
 from typing import Any
 
 from coincurve import PrivateKey
 
 from consensus.committee import Committee
-from consensus.signing import address
+from consensus.signing import address, block_id
+from consensus.types import Propose
 from contracts import artifact
 from p2pfl.evm import verdict_key
 from p2pfl.evm.client import checksum
 from testnet import devchain
+from tests.contracts.test_aggregate_fraud import block, submission
 from tests.contracts.test_anchors import anchor, commits, last_block
 from tests.contracts.test_equivocation import GUILTY, evidence
 from tests.contracts.test_registry import possession
@@ -42,6 +44,8 @@ from tests.contracts.world import (
     verdict_words,
 )
 
+FRAUD_COORDINATES = 1_204_170  # The mlp.
+
 
 class Meter:
     """Gas by what was done, in the order of the doing."""
@@ -62,6 +66,7 @@ def measure(world: World) -> dict[str, int]:
     anchors(meter, large)
     rewards(meter)
     evidences(meter)
+    frauds(meter, large[1])
     verdicts(meter, large)
     leaving(meter)
     return meter.gas
@@ -116,6 +121,17 @@ def evidences(meter: Meter) -> None:
     ):
         call = evidence(world, *GUILTY[name][:2], world.members[index])
         meter.note(f"submitEquivocation, {label}", call, by=55 + index)
+
+
+def frauds(meter: Meter, accused: PrivateKey) -> None:
+    """One wrong number of an aggregate of sixteen members and 1.2 million coordinates."""
+    world = meter.world
+    fraud = block(members=16, size=FRAUD_COORDINATES, at=FRAUD_COORDINATES - 1).signed(world, accused)
+    assert fraud is not None
+    header = replace(fraud.header, group_id=COUNCIL, epoch=1)  # Where the accused has a seat.
+    signature = world.sign(accused, COUNCIL, Propose(1, header.height, 2, block_id(header)))
+    call = submission(world, replace(fraud, header=header, signature=signature))
+    meter.note("submitAggregateFraud, 16 of 1.2M", call, by=60)
 
 
 def verdicts(meter: Meter, large: list[PrivateKey]) -> None:

@@ -30,14 +30,16 @@ SOURCES = {
     "Equivocation": "equivocation",
     "Signed": "digests",
     "EpochAnchors": "anchors",
+    "Headers": "aggregate_fraud",
     "Quorum": "verdict",
+    "RowProof": "aggregate_fraud",
     "RewardManager": "rewards",
     "RewardTreasury": "treasuries",
     "SlashTreasury": "treasuries",
 }
 TESTS = (
     "digests", "registry", "verdict", "verdict_window", "equivocation", "faults_of_others", "boundaries",
-    "conservation", "anchors", "rewards", "treasuries",
+    "conservation", "anchors", "rewards", "treasuries", "aggregate_fraud",
 )  # fmt: skip
 OPERATORS = (
     (" <= ", " < "), (" >= ", " > "), (" < ", " <= "), (" && ", " || "), (" || ", " && "),
