@@ -22,7 +22,7 @@ from testnet.attacks.cabal import Knowledge, revealed
 from testnet.attacks.lying import Delta, Liar, Training, jittered, noise
 from testnet.attacks.table import attack
 
-KINDS = ("base", "noise", "stale")
+KINDS = ("base", "noise", "stale", "aggregate")
 # A claimed loss goes down a little, as that of most honest trainings does. Nobody believes it.
 CLAIMED_LOSS_MICRO = (1_000_000, 800_000)
 
@@ -32,8 +32,9 @@ def free_rider(parts: Any, *, kind: str = "noise", scale: float = 1.0, honest_ro
     """Sends what cost nothing (Lin et al. 2019; Fraboni et al., AISTATS 2021).
 
     kind: "base", the base returned, a delta of zero; "noise", Gaussian noise `scale` times as long as its own
-    last honest update (the disguised free rider); "stale", that update again. honest_rounds: so many it
-    trains for before it stops; with none it has nothing to be stale, and noise is as long as it guesses.
+    last honest update (the disguised free rider); "stale", that update again; "aggregate", how the base has
+    changed since the last round (Lin et al.'s delta weights). honest_rounds: so many it trains for before it
+    stops; with none it has nothing to be stale, and noise is as long as it guesses.
     """
     if kind not in KINDS:
         raise UserError(
@@ -57,22 +58,26 @@ class _Rider:
         self._scale = scale
         self._honest_left = honest_rounds
         self._last: Delta | None = None
+        self._base: Delta | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._honest, name)
 
     async def train(self, base: Any, seed: bytes, member: MemberId, **_: Any) -> TrainResult:
         """What an honest training would give in shape, without one."""
+        before, self._base = self._base, np.asarray(base, dtype=np.float64)
         if self._honest_left > 0:
             self._honest_left -= 1
             result = await self._honest.train(base, seed, member, keep_states=True)
-            self._last = np.asarray(result.parameters, dtype=np.float64) - np.asarray(base, dtype=np.float64)
+            self._last = np.asarray(result.parameters, dtype=np.float64) - self._base
             return result
-        return made_up(self._honest, self._task, base, seed, member, self._delta(base, seed, member))
+        delta = self._base - before if self._kind == "aggregate" and before is not None else None
+        delta = self._delta(base, seed, member) if delta is None else delta
+        return made_up(self._honest, self._task, base, seed, member, delta)
 
     def _delta(self, base: Any, seed: bytes, member: MemberId) -> Delta:
         nothing = np.zeros(len(base))
-        if self._kind == "base":
+        if self._kind in ("base", "aggregate"):
             return nothing
         if self._kind == "stale":
             return nothing if self._last is None else self._last

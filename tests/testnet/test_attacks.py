@@ -176,16 +176,19 @@ async def test_a_free_rider_makes_up_a_trace_of_the_right_shape(kind: str) -> No
     parts = parts_with_data()
     parts.desk = SimpleNamespace()
     attacks.put_on(parts, [{"name": "free_rider", "options": {"kind": kind, "honest_rounds": 1}}])
-    first, claimed = [await parts.trainer.train(BASE, bytes([n]) * 32, ME) for n in range(2)]
+    first = await parts.trainer.train(BASE + 0.25, bytes(32), ME)
+    claimed = await parts.trainer.train(BASE, b"\x01" * 32, ME)
     job = job_of(TASK, BASE, parts.trainer.x, parts.trainer.y, seed=bytes(32), member=ME)
     assert len(claimed.trace) == len(claimed.states) == job.segments + 1
     assert claimed.states[0] == start_state(BASE, job.moments)
     assert [decode_state(each, 650).step for each in claimed.states] == [0, 4, 6]
     assert merkle.root(trace_leaves(claimed.states)) == claimed.trace_root
     np.testing.assert_array_equal(decode_state(claimed.states[-1], 650).parameters, claimed.parameters)
-    honest, lie = first.parameters - BASE, claimed.parameters - BASE
+    honest, lie = first.parameters - (BASE + 0.25), claimed.parameters - BASE
     if kind == "base":
         assert not lie.any()
+    elif kind == "aggregate":
+        np.testing.assert_allclose(lie, -0.25, atol=1e-6)
     elif kind == "stale":
         np.testing.assert_allclose(lie, honest, atol=1e-6)
     else:

@@ -85,6 +85,16 @@ def test_a_file_of_ones_own_is_read_strictly(tmp_path: Path, text: str, because:
     assert because in caught.value.because
 
 
+def test_an_attack_of_ones_own_is_named_by_its_address(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    own = "tests.testnet.test_attacks:sulk"
+    path.write_text(f'{MINIMAL}[[attacks]]\nmember = "g0m0"\nname = "{own}"\noptions = {{ how = "loudly" }}')
+    assert load(str(path)).attacks[0].options == {"how": "loudly"}
+    path.write_text(f'{MINIMAL}[[attacks]]\nmember = "g0m0"\nname = "{own}"')
+    with pytest.raises(UserError, match="its options are: how"):
+        load(str(path))
+
+
 def test_a_file_of_ones_own_can_be_run(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text((FOLDER / "sign_flip.toml").read_text())
