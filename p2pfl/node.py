@@ -15,11 +15,10 @@ import trio
 
 from consensus.types import Digest, Fault, MemberId
 from p2pfl.contradiction import Contradiction
-from p2pfl.errors import PeerFault, UserError
+from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL
 from p2pfl.net.interface import PeerAddress
-from p2pfl.params import blob_id
-from p2pfl.parts import NodeSettings, Parts, assemble, initial_base
+from p2pfl.parts import NodeSettings, Parts, assemble, first_base, initial_base
 from p2pfl.records import CouncilBody
 from p2pfl.rounds.archive import keep_house
 from p2pfl.rounds.chain import Chain, Checked
@@ -317,18 +316,10 @@ class Node:
         counters.count("blocks_decided", blocks)
 
     async def _keep_initial_base(self) -> None:
-        """The genesis base is drawn from the model's name and the seed: the same bits on every machine."""
+        """The base that learning starts from is everybody's from the beginning: nobody has to serve it."""
         genesis, shelf = self.parts.genesis, self.context.shelf
         if not await shelf.has(genesis.initial_base_id):
-            base = await self.context.aside(initial_base, genesis)
-            data = await self.context.aside(base.to_bytes)
-            drawn_id = await self.context.aside(blob_id, data)
-            if drawn_id != genesis.initial_base_id:
-                raise UserError(
-                    "the genesis names another initial base than its model and seed give",
-                    because=f"{genesis.task.model} drawn here has the id 0x{drawn_id.hex()}",
-                    fix="use the release of p2pfl-mps that made the genesis, or a genesis made by this one",
-                )
+            data = await self.context.aside(first_base, genesis, self.parts.settings.genesis)
             await shelf.put(genesis.initial_base_id, data)
         shelf.show(genesis.initial_base_id)
 

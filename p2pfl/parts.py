@@ -16,12 +16,13 @@ from p2pfl import genesis as genesis_file
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, Genesis, MemberEntry
 from p2pfl.keys import Guard, SigningKey, load_peer_key, load_signing_key
+from p2pfl.learn.model_files import INITIAL_BASE, read_model
 from p2pfl.learn.models import initial_parameters
 from p2pfl.learn.own_data import read_own_data
 from p2pfl.learn.sample_tables import LABEL
 from p2pfl.net.interface import Handlers, NetworkLike, PeerAddress
 from p2pfl.net.options import DEFAULTS, NetOptions
-from p2pfl.params import Base
+from p2pfl.params import Base, blob_id
 from p2pfl.rounds.context import Observe, wall_clock_ms
 from p2pfl.rounds.desk import Desk
 from p2pfl.rounds.trainer import Trainer
@@ -147,6 +148,29 @@ def initial_base(genesis: Genesis) -> Base:
     task = genesis.task
     seed = int.from_bytes(genesis.seed[:7], "big")
     return Base(task.layout, initial_parameters(task.model, task.input_shape, task.classes, seed))
+
+
+def first_base(genesis: Genesis, beside: Path) -> bytes:
+    """The canonical bytes of the genesis' initial base: of the file beside the genesis file, or drawn.
+
+    Raises UserError when neither has the id that the genesis names.
+    """
+    path = beside.with_name(INITIAL_BASE)
+    named = path.is_file()
+    base = read_model(path, genesis.task.layout) if named else initial_base(genesis)
+    data = base.to_bytes()
+    found = blob_id(data)
+    if found != genesis.initial_base_id:
+        source = (
+            f"the file {path}" if named else f"{genesis.task.model} drawn here, since there is no {path},"
+        )
+        raise UserError(
+            "the initial base is not the one that the genesis names",
+            because=f"{source} has the id 0x{found.hex()}; named is 0x{genesis.initial_base_id.hex()}",
+            fix=f"put the network's {INITIAL_BASE} beside the genesis file if it began with a model of its "
+            "own, or use the release of p2pfl-mps that made the genesis",
+        )
+    return data
 
 
 def _nobody_watches(kind: str, fields: dict[str, Any]) -> None:

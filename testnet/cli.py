@@ -30,8 +30,13 @@ def add_parser(commands: Any) -> None:
     up.add_argument("--seats", type=int, metavar="N", help="seats of the council, 1 or 4 to 16 (4)")
     up.add_argument("--rounds", type=int, metavar="N", help="rounds of learning (10)")
     up.add_argument("--seed", type=int, metavar="N", help="chance of the data's split and of learning (1)")
-    up.add_argument("--model", metavar="NAME", help="what is learnt: cnn, mlp, logistic (cnn)")
-    up.add_argument("--dataset", metavar="NAME", help="what is learnt from (digits)")
+    up.add_argument("--model", metavar="NAME", help="what is learnt: cnn, mlp, logistic, resnet (cnn)")
+    up.add_argument(
+        "--dataset", metavar="NAME", help="what is learnt from: digits, mnist, cifar10, flowers.csv (digits)"
+    )
+    up.add_argument("--data-dir", metavar="DIR", help="where it lies, unless it comes with the package")
+    up.add_argument("--partition", metavar="NAME", help="how it is shared out: Iid, Shard (Dirichlet)")
+    up.add_argument("--initial-model", metavar="FILE", help="safetensors file to start from")
     up.add_argument("--dir", type=Path, metavar="DIR", help="the run's folder (./runs/<scenario>-<time>)")
     up.add_argument("--no-chain", action="store_true", help="no EVM chain: nobody can be slashed")
     up.add_argument("--stay", action="store_true", help="keep the network and its explorer up until Ctrl-C")
@@ -58,6 +63,9 @@ def _up(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         model=arguments.model,
         dataset=arguments.dataset,
+        data_dir=None if arguments.data_dir is None else str(Path(arguments.data_dir).resolve()),
+        partition=arguments.partition,
+        initial_model=arguments.initial_model,
         chain=False if arguments.no_chain else None,
     )
     from testnet.up import Options, up  # Only for a scenario that can be run: it brings half of the node.

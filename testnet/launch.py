@@ -181,6 +181,7 @@ class Run:
             "rpc": self._stakes.url if self._stakes else None,
             "account_key": self._stakes.account_key(seat.name).hex() if self._stakes else None,
             "new_keys": life == 0,
+            "data_dir": self.scenario.network.data_dir or None,
             "log_level": self.options.log_level,
             "attacks": [
                 {"name": attack.name, "options": attack.options}

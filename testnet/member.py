@@ -99,6 +99,7 @@ def live(spec: dict[str, Any], events: socket.socket, put_on: Callable[[node.Par
             explorer=tuple(spec["explorer"]) if spec["explorer"] else None,
             rpc=spec["rpc"],
             account_key=bytes.fromhex(spec["account_key"]) if spec["account_key"] else None,
+            data_dir=Path(spec["data_dir"]) if spec.get("data_dir") else None,
             new_keys=spec["new_keys"],
             guard_lost=spec.get("guard_lost", False),
         )

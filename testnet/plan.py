@@ -1,6 +1,6 @@
 """One run on paper, before any process of it: folders, throw-away keys, ports, everybody's data, the genesis.
 
-    DIR/genesis.json              what all share
+    DIR/genesis.json              what all share (and initial.base, if they start from a model of the user's)
     DIR/scenario.json             what was asked for
     DIR/nodes/<name>/             one node's own folder (p2pfl.store), with data.npz, its own samples
 
@@ -30,11 +30,14 @@ from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, ChainEntry, Epochs, Genesis, GroupEntry, MemberEntry, Rules, Task, Times
 from p2pfl.learn import models
 from p2pfl.learn.datasets import Dataset, load_dataset, root_set
+from p2pfl.learn.model_files import INITIAL_BASE, read_model, write_base
+from p2pfl.learn.optimizers import optimizer
 from p2pfl.learn.partitions import partition
 from p2pfl.net.identity import peer_id_of
 from p2pfl.node import initial_base
 from p2pfl.params import blob_id
 from p2pfl.rules.defaults import DEFAULT_RULES
+from p2pfl.rules.limits import check_genesis
 from p2pfl.store import Folder
 from testnet.scenarios import Scenario
 
@@ -42,13 +45,19 @@ HOST = "127.0.0.1"
 # Ports below the range from which the system takes the near ends of outgoing connections: a port that was
 # free a moment ago must not be somebody's near end when its node comes to listen.
 PORTS = range(20_000, 32_000)
-# The public samples on which the council trains its root update: ten of each digit.
+# The public samples on which the council trains its root update: ten of each digit, a tenth of a small table.
 ROOT_SIZE = 100
 # First updates of these models are below 1 in each coordinate; the council fits the exponents after that.
 INITIAL_EXPONENT = -15
 
 # What p2pfl.learn measured as good for digits shared out to twelve: 0.96 right after ten rounds.
-TASK = {"local_epochs": 2, "batch_size": 16, "learning_rate_micro": 50_000, "momentum_micro": 900_000}
+TASK = {
+    "local_epochs": 2,
+    "batch_size": 16,
+    "learning_rate_micro": 50_000,
+    "momentum_micro": 900_000,
+    "trace_every": 16,
+}
 # Two processors for sixteen nodes: a part of a round takes longer than on sixteen machines. What overruns
 # its part costs a round change, so the parts are several times what they take on a busy machine.
 TIMES = Times(
@@ -127,14 +136,20 @@ def break_ground(scenario: Scenario, directory: Path) -> Ground:
 def draw_plan(ground: Ground, chain: ChainEntry) -> Plan:
     """The genesis, and everybody's data, written. Raises UserError: an unknown model, too few samples."""
     scenario, shape = ground.scenario, ground.scenario.network
-    whole = load_dataset(shape.dataset)
+    whole = load_dataset(shape.dataset, Path(shape.data_dir) if shape.data_dir else None)
     task = task_of(scenario, whole)
+    optimizer.find(task.optimizer)
     _share_out(ground, task, whole)
     genesis = genesis_of(ground, task, chain)
+    check_genesis(genesis)
     path = ground.directory / "genesis.json"
     genesis_file.save(genesis, path)
     for seat in ground.seats:
         seat.folder.genesis.write_bytes(path.read_bytes())
+    if shape.initial_model:
+        base = read_model(Path(shape.initial_model), task.layout)
+        for beside in (path, *(seat.folder.genesis for seat in ground.seats)):
+            write_base(beside.with_name(INITIAL_BASE), base)
     asked = dataclasses.asdict(scenario)
     (ground.directory / "scenario.json").write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
     return Plan(ground, genesis, path)
@@ -149,9 +164,9 @@ def task_of(scenario: Scenario, whole: Dataset) -> Task:
         dataset=shape.dataset,
         input_shape=whole.input_shape,
         classes=whole.classes,
+        class_names=whole.class_names,
         tensors=tensors,
-        trace_every=16,
-        root_size=ROOT_SIZE,
+        root_size=min(ROOT_SIZE, len(whole.train_y) // 10),
         root_seed=shape.seed,
         **{**TASK, **scenario.task},
     )
@@ -193,7 +208,9 @@ def genesis_of(ground: Ground, task: Task, chain: ChainEntry) -> Genesis:
         start_time_ms=time.time_ns() // 1_000_000,
         epochs=Epochs(**scenario.epochs),
     )
-    return dataclasses.replace(made, initial_base_id=blob_id(initial_base(made).to_bytes()))
+    given = shape.initial_model
+    base = read_model(Path(given), task.layout) if given else initial_base(made)
+    return dataclasses.replace(made, initial_base_id=blob_id(base.to_bytes()))
 
 
 def _entries(ground: Ground, group: str) -> tuple[MemberEntry, ...]:
@@ -205,7 +222,16 @@ def _share_out(ground: Ground, task: Task, whole: Dataset) -> None:
     shape = ground.scenario.network
     _, _, rest = root_set(whole, task.root_size, task.root_seed)
     members = [seat for seat in ground.seats if seat.group != COUNCIL]
-    shares = partition(rest.train_y, shape.partition, len(members), alpha=shape.alpha, seed=shape.seed)
+    shares = partition(
+        rest.train_y,
+        shape.partition,
+        len(members),
+        seed=shape.seed,
+        alpha=shape.alpha,
+        classes_each=shape.classes_each,
+        shards_each=shape.shards_each,
+        sizes=shape.sizes,
+    )
     for seat, share in zip(members, shares, strict=True):
         np.savez(seat.folder.path / "data.npz", x=rest.train_x[share], y=rest.train_y[share])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from p2pfl.errors import UserError
-from p2pfl.genesis import Epochs, Rules, Times
+from p2pfl.genesis import Epochs, Rules, Task, Times
 from testnet import attacks, judge
 
 FOLDER = Path(__file__).with_name("scenarios")
@@ -23,12 +23,21 @@ GROUPS_MAX = 64
 # The steps of a round in which a kill may be placed: those that "step" events name.
 STEPS = ("wait", "train", "reveal", "propose", "prepare", "commit")
 # What a scenario may say of the training; the model and the data set are in [network].
-TRAINING = {"local_epochs", "batch_size", "learning_rate_micro", "momentum_micro", "gradient_norm_max_micro"}
+TRAINING = {
+    each.name: type(each.default) if each.default is not dataclasses.MISSING else int
+    for each in dataclasses.fields(Task)
+    if each.name
+    not in ("model", "dataset", "input_shape", "classes", "class_names", "tensors", "root_size", "root_seed")
+}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How large the network is and what it learns. chain: whether there is an EVM chain with stakes."""
+    """How large the network is and what it learns. chain: whether there is an EVM chain with stakes.
+
+    dataset, data_dir: see `p2pfl.learn.datasets`. partition and what follows it: `p2pfl.learn.partitions`.
+    initial_model: a safetensors file to start from; empty: parameters drawn from the seed.
+    """
 
     groups: int = 3
     groups_min: int = 1
@@ -39,6 +48,11 @@ class Shape:
     dataset: str = "digits"
     partition: str = "Dirichlet"
     alpha: float = 0.5
+    classes_each: int = 2
+    shards_each: int = 2
+    sizes: tuple[int, ...] = ()
+    data_dir: str = ""
+    initial_model: str = ""
     seed: int = 1
     chain: bool = True
 
@@ -91,7 +105,7 @@ class Scenario:
     attacks: tuple[Attack, ...] = ()
     kills: tuple[Kill, ...] = ()
     limits: Limits = field(default_factory=Limits)
-    task: dict[str, int] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
     times: dict[str, int] = field(default_factory=dict)
     rules: dict[str, Any] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
@@ -193,7 +207,12 @@ def _check_holds(scenario: Scenario) -> None:
             because=f"there is no condition {', '.join(unknown)}" if unknown else "it names no condition",
             fix=f"the conditions are {', '.join(sorted(judge.CONDITIONS))}",
         )
-    tables = {"task": TRAINING, "times": _fields(Times), "rules": _fields(Rules), "epochs": _fields(Epochs)}
+    tables = {
+        "task": set(TRAINING),
+        "times": _fields(Times),
+        "rules": _fields(Rules),
+        "epochs": _fields(Epochs),
+    }
     for name, fields in tables.items():
         wrong = sorted(set(getattr(scenario, name)) - fields)
         if wrong:
@@ -201,6 +220,14 @@ def _check_holds(scenario: Scenario) -> None:
                 f"the scenario {scenario.name!r} is not valid",
                 because=f"[{name}] has no {', '.join(wrong)}",
                 fix=f"they are {', '.join(sorted(fields))}",
+            )
+
+    for name, value in scenario.task.items():
+        if type(value) is not TRAINING[name]:
+            raise UserError(
+                f"the scenario {scenario.name!r} is not valid",
+                because=f"task.{name} is {value!r}, and must be of type {TRAINING[name].__name__}",
+                fix="rates are whole numbers: a millionth is 1",
             )
 
 

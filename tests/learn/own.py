@@ -31,6 +31,14 @@ def own_dataset(directory: Path | None) -> Dataset:
     return Dataset(x, y, x, y, classes=2)
 
 
+@dataset("tests_larger")
+def own_larger(directory: Path | None) -> Dataset:
+    """Two hundred points of two classes, right and left."""
+    x = np.random.RandomState(0).uniform(-1, 1, (200, 2)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int64)
+    return Dataset(x[40:], y[40:], x[:40], y[:40], classes=2)
+
+
 @dataset("tests_broken")
 def own_broken(directory: Path | None) -> Dataset:
     """Labels that are more than there are classes."""

@@ -15,6 +15,9 @@ from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, ChainEntry
 from p2pfl.keys import load_signing_key
 from p2pfl.learn.datasets import load_dataset, root_set
+from p2pfl.learn.model_files import Named, write_safetensors
+from p2pfl.params import Base, blob_id, parse_base
+from p2pfl.parts import first_base
 from testnet import plan
 from testnet.scenarios import load
 
@@ -110,3 +113,76 @@ def test_ports_that_are_taken_are_not_given_out() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match="free ports"):
             plan.free_ports(1, among=range(port, port + 1))
+
+
+def drawn_from(tmp_path: Path, text: str, **overrides: object) -> plan.Plan:
+    (tmp_path / "own.toml").write_text(text, encoding="utf-8")
+    scenario = load(str(tmp_path / "own.toml"), **overrides)
+    return plan.draw_plan(
+        plan.break_ground(scenario, plan.new_directory(tmp_path / "run", scenario)), NO_CHAIN
+    )
+
+
+OWN = """title = "own"
+claim = "own"
+culprits = []
+[holds]
+all_rounds = true
+[network]
+groups = 1
+seats = 1
+rounds = 1
+model = "logistic"
+"""
+
+
+def test_a_table_an_optimizer_and_a_partitioner_are_named_in_the_scenario(tmp_path: Path) -> None:
+    kinds = ("oak", "rose", "tulip")
+    lines = "".join(f"{i / 200},{i % 7 / 7},{kinds[i % 3]}\n" for i in range(200))
+    (tmp_path / "flowers.csv").write_text("a,b,kind\n" + lines, encoding="utf-8")
+    more = 'dataset = "flowers.csv#kind"\npartition = "Pathological"\nclasses_each = 2\n'
+    task = '[task]\noptimizer = "adam"\nlocal_steps = 5\nproximal_micro = 10\nheld_out_percent = 20\n'
+    made = drawn_from(tmp_path, OWN + more + task, data_dir=str(tmp_path)).genesis.task
+    assert (made.classes, made.class_names, made.input_shape) == (3, kinds, (2,))
+    assert (made.optimizer, made.local_steps, made.root_size) == ("adam", 5, 16)
+    for number in range(4):
+        with np.load(tmp_path / "run" / "nodes" / f"g0m{number}" / "data.npz") as file:
+            assert len(np.unique(file["y"])) == 2
+
+
+def test_a_users_own_data_set_and_model_work_by_module_and_function(tmp_path: Path) -> None:
+    made = drawn_from(
+        tmp_path, OWN + 'dataset = "tests.learn.own:own_larger"\n', model="tests.learn.own:own_model"
+    )
+    assert made.genesis.task.input_shape == (2,)
+    assert genesis_file.load(made.genesis_path) == made.genesis
+
+
+@pytest.mark.parametrize(
+    ("task", "why"),
+    [
+        ("optimizer = 3", "must be of type str"),
+        ('optimizer = "rmsprop"', "there is no optimizer 'rmsprop'"),
+        ("momentum_micro = 1000000", "momentum_micro"),
+        ("momentum_micro = 0.9", "must be of type int"),
+        ("classes = 3", "has no classes"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused(task: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        drawn_from(tmp_path, OWN + "[task]\n" + task + "\n")
+    assert why in str(refused.value)
+
+
+def test_learning_starts_from_a_model_of_the_users(tmp_path: Path) -> None:
+    task = plan.task_of(load("honest", model="logistic"), load_dataset("digits"))
+    values = np.linspace(-1, 1, task.layout.size, dtype=np.float32)
+    write_safetensors(tmp_path / "m.safetensors", Base(task.layout, values), Named("logistic", (1, 8, 8), 10))
+    made = drawn_from(tmp_path, OWN, initial_model=str(tmp_path / "m.safetensors"))
+    for beside in (made.genesis_path, made.ground.seats[0].folder.genesis):
+        data = first_base(made.genesis, beside)
+        assert blob_id(data) == made.genesis.initial_base_id
+        assert np.array_equal(parse_base(data, task.layout).values, values)
+        beside.with_name("initial.base").unlink()
+        with pytest.raises(UserError, match="not the one that the genesis names"):
+            first_base(made.genesis, beside)
