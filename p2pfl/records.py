@@ -67,7 +67,7 @@ class TriageRow:
 
 @dataclass(frozen=True, slots=True)
 class PoolRow:
-    """A member's round as the pool for p-values keeps it: its `triage.features_of`, and whether it alarmed."""
+    """A member's round as the pool for p-values keeps it: `triage.features_of` it, and whether it alarmed."""
 
     member: MemberId
     features: tuple[int, ...]
@@ -100,7 +100,7 @@ class Standing:
 
     member: MemberId
     case_id: Digest
-    outcome: str  # "open", "guilty", "cleared", "harmful", "no_opening"
+    outcome: str  # "open", "asked", "guilty", "cleared", "harmful", "returned", "no_opening"
 
 
 @dataclass(frozen=True, slots=True)

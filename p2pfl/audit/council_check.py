@@ -23,12 +23,14 @@ from p2pfl.params import Base
 from p2pfl.records import Case, CouncilBody, CountedBlock, GroupBody, GroupRow
 from p2pfl.rules import cases
 from p2pfl.rules.aggregate import zero_update
+from p2pfl.rules.audits import audit_cases, cases_without_updates
 from p2pfl.rules.cases import GroupBlock, Suspicion
 from p2pfl.rules.compare import length_factors, standing_apart
 from p2pfl.rules.council import Comparison, CouncilInputs, check_council_body, scores_of
 from p2pfl.rules.counting import check_counted
 from p2pfl.rules.gram import Gram, view
-from p2pfl.rules.state import CouncilState
+from p2pfl.rules.state import UNSUSPECTED, CouncilState
+from p2pfl.rules.verdicts import admissible_cases
 from p2pfl.rules.weighted import FACTOR_BITS
 
 # What a body of a hostile quorum can make the rules raise. Anything else is a bug of ours.
@@ -54,17 +56,18 @@ class CouncilBlock:
         """Of a chain's filters in an epoch; a useless one where that chain is not here."""
         return self.salts.get(name, {}).get(epoch, b"")
 
-    def counted_body(self, counted: CountedBlock) -> GroupBody | None:
+    def counted_body(self, header: Header) -> GroupBody | None:
         """The body of a counted block, if its group's chain is here and holds this very block."""
-        name = self.genesis.group_names.get(counted.header.group_id, "")
-        chain, height = self.groups.get(name), counted.header.height
+        name = self.genesis.group_names.get(header.group_id, "")
+        chain, height = self.groups.get(name), header.height
         if chain is None or not 0 <= height <= chain.height:
             return None
-        return chain.bodies[height] if chain.ids[height] == block_id(counted.header) else None
+        return chain.bodies[height] if chain.ids[height] == block_id(header) else None
 
     def bodies(self) -> dict[Digest, GroupBody] | None:
-        """The bodies of all counted blocks by block id; None when one is not here."""
-        found = {block_id(each.header): self.counted_body(each) for each in self.body.counted}
+        """The bodies of all blocks counted here and in the block before, by id; None when one is not here."""
+        headers = (*(each.header for each in self.body.counted), *self.state.latest)
+        found = {block_id(header): self.counted_body(header) for header in headers}
         whole = {each: body for each, body in found.items() if body is not None}
         return whole if len(whole) == len(found) else None
 
@@ -125,6 +128,7 @@ def check(block: CouncilBlock) -> Iterator[Problem]:
     """Everything that is wrong with the block as far as bodies tell."""
     parts: list[Iterator[Problem]] = [_counted(block), _rows(block)]
     parts += [_case(block, case) for case in block.body.cases]
+    parts.append(_all_cases(block))
     for part in parts:
         yield from guarded(part, "bad_council")
     body, genesis = block.body, block.genesis
@@ -263,25 +267,44 @@ def _row(whole: Gram, rows: tuple[GroupRow, ...], index: int, flagged: int, leng
 
 def _case(block: CouncilBlock, case: Case) -> Iterator[Problem]:
     """What a case says about its group's block, from that block's body."""
-    counted = next((each for each in block.body.counted if block_id(each.header) == case.block_id), None)
-    if counted is None:
-        yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: about a block that is not counted here"
+    drawn = case.cause in UNSUSPECTED
+    headers = block.state.latest if drawn else tuple(each.header for each in block.body.counted)
+    header = next((each for each in headers if block_id(each) == case.block_id), None)
+    if header is None:
+        where = "in the block before" if drawn else "here"
+        yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: about a block that is not counted {where}"
         return
-    header = counted.header
     if (case.group_id, case.epoch, case.height) != (header.group_id, header.epoch, header.height):
         yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: about another place than its block's"
-    body = block.counted_body(counted)
+    body = block.counted_body(header)
     if body is None:
         return
-    if case.cause == cases.HARD_RULE:
-        if case not in cases.hard_rule_cases(GroupBlock(header, body), case.deadline_height):
-            yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: no hard rule was broken so"
+    if drawn:
+        if case not in audit_cases(block.state, GroupBlock(header, body), case.deadline_height):
+            yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: nobody was drawn so, and none has returned"
+    elif case.cause in (cases.HARD_RULE, cases.TRIAGE_ALARM):
+        rule = cases.hard_rule_cases if case.cause == cases.HARD_RULE else cases.alarm_cases
+        if case not in rule(GroupBlock(header, body), case.deadline_height):
+            yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: no rule was broken so"
     elif case.cause in (cases.GROUP_APART, cases.MEMBER_APART):
         why = _apart(block, case, GroupBlock(header, body))
         if why is not None:
             yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: {why}"
     else:
         yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: cause {case.cause!r}"
+
+
+def _all_cases(block: CouncilBlock) -> Iterator[Problem]:
+    """Whether those that bodies alone lead to are all there: a council must not spare whom it draws."""
+    bodies = block.bodies()
+    if bodies is None:
+        return
+    body, height = block.body, block.header.height
+    found = [case for case in body.cases if case.cause in (cases.GROUP_APART, cases.MEMBER_APART)]
+    deadline_height = height + block.genesis.rules.case_blocks
+    found += cases_without_updates(block.state, body.counted, bodies, deadline_height)
+    if body.cases != admissible_cases(block.state, found, height):
+        yield "bad_case", "cases: not all that follow from the blocks, or more"
 
 
 def _apart(block: CouncilBlock, case: Case, about: GroupBlock) -> str | None:

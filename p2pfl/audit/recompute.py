@@ -151,7 +151,7 @@ def council(block: CouncilBlock, blobs: Blobs) -> Recomputed:
 
 def _cases_hold(block: CouncilBlock, inputs: CouncilInputs, comparison: Comparison, blobs: Blobs) -> bool:
     """Whether every case with a reasoning is the one that follows from the updates."""
-    reasoned = [case for case in block.body.cases if case.cause != cases.HARD_RULE]
+    reasoned = [case for case in block.body.cases if case.cause in (cases.GROUP_APART, cases.MEMBER_APART)]
     if not reasoned:
         return True
     derived = list(_derived_cases(inputs, comparison, blobs))

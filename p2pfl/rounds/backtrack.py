@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from consensus.signing import block_id
 from consensus.types import Digest, Header, MemberId
 from p2pfl.errors import PeerFault
 from p2pfl.params import Update, parse_update
 from p2pfl.records import Case, GroupBody
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.driver import UNFORESEEN
-from p2pfl.rules.cases import GroupBlock, Suspicion, derive_case, hard_rule_cases
+from p2pfl.rules.audits import cases_without_updates
+from p2pfl.rules.cases import Suspicion, derive_case
 from p2pfl.rules.council import Comparison, CouncilInputs, suspicions
 from p2pfl.telemetry import logger
 
@@ -40,17 +40,15 @@ class Backtrack:
         self.fetched: dict[Digest, int] = {}
 
     async def cases(self, inputs: CouncilInputs, comparison: Comparison) -> tuple[Case, ...]:
-        """The cases that follow, in a fixed order: what comparing the groups leads to, then hard rules."""
+        """The cases that follow, in a fixed order: what comparing the groups leads to, then all others."""
         found: list[Case] = []
         for suspicion in await self._context.aside(suspicions, inputs, comparison):
             case = await self._case(suspicion)
             if case is not None:
                 found.append(case)
         deadline_height = inputs.height + inputs.state.network.rules.case_blocks
-        for counted in inputs.counted:
-            body = inputs.bodies[block_id(counted.header)]
-            found.extend(hard_rule_cases(GroupBlock(counted.header, body), deadline_height))
-        return tuple(found)
+        rest = cases_without_updates(inputs.state, inputs.counted, inputs.bodies, deadline_height)
+        return (*found, *rest)
 
     async def _case(self, suspicion: Suspicion) -> Case | None:
         context, body = self._context, suspicion.block.body

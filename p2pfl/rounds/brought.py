@@ -139,10 +139,10 @@ class Brought:
             found += count_blocks((each.block.header, each.certificate, _body_of(each)) for each in blocks)
         return tuple(found)
 
-    def reaches(self, counted: CountedBlock) -> bool:
-        """Whether the copy of this group's chain has got so far (or the group is unknown)."""
-        chain = self._groups.get(counted.header.group_id)
-        return chain is None or chain.height >= counted.header.height
+    def reaches(self, headers: Iterable[ct.Header]) -> bool:
+        """Whether the copies of these groups' chains have got so far (or the group is unknown)."""
+        chains = ((self._groups.get(header.group_id), header.height) for header in headers)
+        return all(chain is None or chain.height >= height for chain, height in chains)
 
     def check_copy(self, counted: CountedBlock) -> None:
         """Raises PeerFault unless this very block lies here."""
@@ -176,7 +176,8 @@ class Brought:
         """What these blocks bring, fetched where it is not here. Raises PeerFault when it cannot be had."""
         context, genesis = self._context, self._context.genesis
         layout, epoch = genesis.task.layout, self._context.committee.epoch
-        bodies = {block_id(each.header): self._body(each) for each in counted}
+        bodies = {block_id(each.header): self._body(each.header) for each in counted}
+        bodies |= {block_id(header): self._body(header) for header in state.latest}
         aggregates: dict[ct.Digest, Update] = {}
         for each in counted:
             try:
@@ -235,9 +236,10 @@ class Brought:
         before = self._groups[header.group_id].before(header.epoch)
         return epoch_salt(self._context.genesis.network_id, header.epoch, before)
 
-    def _body(self, counted: CountedBlock) -> GroupBody:
-        decided = self._groups[counted.header.group_id].get(counted.header.height)
-        assert decided is not None, "the copy was checked"
+    def _body(self, header: ct.Header) -> GroupBody:
+        decided = self._groups[header.group_id].get(header.height)
+        if decided is None or block_id(decided.block.header) != block_id(header):
+            raise PeerFault("bad_counted", f"block {header.height} of a group is not to be had")
         return _body_of(decided)
 
     async def _aggregate(self, header: ct.Header, body: GroupBody) -> Update:

@@ -243,6 +243,7 @@ class CouncilApp:
 
     async def _block(self, effect: ct.Build) -> ct.Block:
         context, state = self.context, self.context.council.tip
+        await self._pulse.until(lambda: self.brought.reaches(state.latest), timeout_s=COPY_WAIT_S)
         counted = self.brought.counted(state)
         time_ms = self._time_ms()
         groups = frozenset(each.header.group_id for each in counted)
@@ -286,11 +287,9 @@ class CouncilApp:
 
     async def _check(self, header: ct.Header, body: CouncilBody, *, fresh: bool) -> None:
         context, state = self.context, self.context.council.tip
-        wanted = body.counted
-        await self._pulse.until(
-            lambda: all(self.brought.reaches(each) for each in wanted), timeout_s=COPY_WAIT_S
-        )
-        for each in wanted:
+        wanted = [*(each.header for each in body.counted), *state.latest]
+        await self._pulse.until(lambda: self.brought.reaches(wanted), timeout_s=COPY_WAIT_S)
+        for each in body.counted:
             self.brought.check_copy(each)
         inputs = await self.brought.inputs(state, header.height, body.counted)
         comparison = await context.aside(compare, inputs)

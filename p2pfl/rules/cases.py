@@ -21,7 +21,7 @@ from consensus.signing import block_id
 from consensus.types import ZERO_DIGEST, ZERO_MEMBER, Digest, Header, MemberId
 from p2pfl import codec
 from p2pfl.params import Update
-from p2pfl.records import MICRO, BloomFilter, Candidate, Case, GroupBody
+from p2pfl.records import MICRO, BloomFilter, Candidate, Case, GroupBody, TriageRow
 from p2pfl.rules import filters
 from p2pfl.rules.aggregate import factors_of
 from p2pfl.rules.chunks import ChunkId
@@ -33,6 +33,7 @@ from p2pfl.signed import SignedParamTx
 GROUP_APART = "group_apart"
 MEMBER_APART = "member_apart"
 HARD_RULE = "hard_rule"
+TRIAGE_ALARM = "triage_alarm"
 # Chunks that are asked about, and members whose updates are fetched at most for one case.
 CASE_CHUNKS = 16
 CANDIDATES_MAX = 4
@@ -195,19 +196,32 @@ def hard_rule_cases(block: GroupBlock, deadline_height: int) -> tuple[Case, ...]
     Who is too short is left out like them, but not asked: late in training the update of an honest member
     whose data are learnt may be next to nothing, and it harms nobody.
     """
-    blobs = {signed.tx.member: signed.tx.blob_id for signed in block.body.txs}
     return tuple(
-        _case(
-            block.header,
-            HARD_RULE,
-            (),
-            (Candidate(row.member, 0, blobs[row.member], 0, 0, 0),),
-            row.member,
-            deadline_height,
-        )
+        case_about(block, HARD_RULE, row.member, deadline_height)
         for row in block.body.triage
-        if row.duplicate or (row.out_of_bounds and row.norm_ratio_micro > MICRO)
+        if _breaks_a_hard_rule(row)
     )
+
+
+def alarm_cases(block: GroupBlock, deadline_height: int) -> tuple[Case, ...]:
+    """A case for each member whose scores are too rare to be honest, unless a hard rule names it already."""
+    return tuple(
+        case_about(block, TRIAGE_ALARM, row.member, deadline_height)
+        for row in block.body.triage
+        if row.alarm and not _breaks_a_hard_rule(row)
+    )
+
+
+def _breaks_a_hard_rule(row: TriageRow) -> bool:
+    too_long = row.out_of_bounds and row.norm_ratio_micro > MICRO
+    return bool(row.duplicate or row.repeated or too_long)
+
+
+def case_about(block: GroupBlock, cause: str, member: MemberId, deadline_height: int) -> Case:
+    """A case against a member of this block that no comparison of groups led to."""
+    blob_id = next(signed.tx.blob_id for signed in block.body.txs if signed.tx.member == member)
+    found = (Candidate(member, 0, blob_id, 0, 0, 0),)
+    return _case(block.header, cause, (), found, member, deadline_height)
 
 
 def case_id_of(case: Case) -> Digest:

@@ -59,10 +59,10 @@ class CouncilInputs:
     """What the groups bring to a council block.
 
     state: of the chain before this block. counted: by group in the genesis' order, then by height. bodies: of
-    the counted blocks, by block id. aggregates: by aggregate id, those of
-    `taking_back.rejected_before` too. base_values: the base that `state.base_id` names. root_update: the one
-    that `state.root_update_id` names, trained from that base (None: none).
-    salt: of the council's filters in this epoch. group_salts: of each group's, by group id.
+    the counted blocks and of those that the block before counted, by block id. aggregates: by aggregate id,
+    those of `taking_back.rejected_before` too. base_values: the base that `state.base_id` names. root_update:
+    the one that `state.root_update_id` names, trained from that base (None: none). salt: of the council's
+    filters in this epoch. group_salts: of each group's, by group id.
     """
 
     state: CouncilState
@@ -227,7 +227,8 @@ def derive_council(
 ) -> CouncilDerived:
     """The one body that follows. Raises PeerFault when a part cannot stand in it.
 
-    comparison: what `compare(inputs)` gave. cases: as `cases.derive_case` and `hard_rule_cases` gave them.
+    comparison: what `compare(inputs)` gave. cases: as `cases.derive_case` and
+    `audits.cases_without_updates` gave them.
     turnover: who came, left, was expelled or fell silent.
     """
     state = inputs.state

@@ -217,6 +217,7 @@ def derive_assignment(
     gone |= state.expelled.union(state.signer_of(each) for each in turnover.contradictions)
     latest = {each.case_id: each.outcome for each in outcomes}
     gone |= {member for member in after.entries if state.stands(member, latest) in (GUILTY, NO_OPENING)}
+    gone |= state.too_often_harmful(outcomes)
     seats = _seats(state, turnover, gone)
     wanted = state.wants_seats(turnover.joins)
     free = [member for member in after.entries if member not in gone | wanted.union(seats)]

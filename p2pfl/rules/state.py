@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from types import MappingProxyType
 
@@ -19,18 +20,27 @@ from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.membership import Closing, SignedJoin
 from p2pfl.offences import NO_OPENING as NO_OPENING_OFFENCE
 from p2pfl.offences import REPLAY_MISMATCH
-from p2pfl.records import Case, CouncilBody, Standing
+from p2pfl.records import Case, CaseOutcome, CouncilBody, Standing
 from p2pfl.roster import Roster
 from p2pfl.rules.pool import Pool
 from p2pfl.rules.taking_back import Added, added_by
 from p2pfl.signed import Measurement, SignedMeasurement, Verdict
 
 OPEN, GUILTY, CLEARED, NO_OPENING = "open", "guilty", "cleared", "no_opening"
+# It trained as it said, on labels that nobody else would give: left out for a time. After it: "returned".
+HARMFUL, RETURNED = "harmful", "returned"
 # Outcomes with which a member is left out: while a case is open, and when it was lost or not answered.
-LEFT_OUT = frozenset({OPEN, GUILTY, NO_OPENING})
+LEFT_OUT = frozenset({OPEN, GUILTY, NO_OPENING, HARMFUL})
+# Causes that are no suspicion. They neither wait for a pause nor begin one: else one audit in which a member
+# behaves would shield it for rounds, and a suspicion would shield it from audits. How often an honest member
+# is drawn is bounded by the share.
+AUDIT, REVIEW = "audit", "review"
+UNSUSPECTED = frozenset({AUDIT, REVIEW})
+# How a member stands that was drawn for audit. It counts on for so many blocks: most have answered by then.
+ASKED, PATIENCE_BLOCKS = "asked", 3
 OFFENCE_OF = {GUILTY: REPLAY_MISMATCH, NO_OPENING: NO_OPENING_OFFENCE}
-# Council blocks after "cleared" in which a member is not suspected again: one that is merely unusual must
-# not have to open every round.
+# Council blocks after a suspicion was cleared in which a member is not suspected again: one that is merely
+# unusual must not have to open every round.
 COOLDOWN_BLOCKS = 5
 REPLAYED, UNOPENED = 0, 1  # Measurement.status
 
@@ -50,6 +60,7 @@ class CaseState:
 
     opened_height, outcome_height: of the council's chain (-1: no outcome yet). opened_epoch: its seats finish
     it. measured: one of each seat and status. certified: offences for which a verdict was certified.
+    reference_id: the base that opened labels are compared with, minted by the block that opened the case.
     """
 
     case: Case
@@ -59,6 +70,7 @@ class CaseState:
     outcome_height: int = -1
     measured: tuple[Measured, ...] = ()
     certified: tuple[int, ...] = ()
+    reference_id: Digest = ZERO_DIGEST
 
     @property
     def awaits_measurements(self) -> bool:
@@ -80,14 +92,15 @@ class CouncilState:
 
     network: the genesis. height: -1 before the first block. base_id, exponents, root_update_id: in force for
     the groups that build on this block (root_update_id zero: none). counted: height and id of each group's
-    last counted block. cases: by id, in the order in which they were opened.
+    last counted block. cases: by id, in the order in which they were opened. latest: headers of the groups'
+    blocks that the last block counted.
 
     roster: the epochs so far. epoch_height: first height of the newest one. open_epochs: of each group, the
     epoch of the block that comes next. moved_ms: header time at which a group was last counted or closed.
-    leaving: who gave notice in this epoch, or is expelled with it. departed: who left or fell silent.
-    seats_wanted: admitted for the council. expelled: who signed a contradiction; for good. pool: of honest
-    rounds, for the groups that build on this block. added: what the base holds of each group's last counted
-    block.
+    leaving: who gave notice in this epoch, is expelled with it, or brought harmful data once too often.
+    departed: who left or fell silent. seats_wanted: admitted for the council. expelled: who signed a
+    contradiction; for good. pool: of honest rounds, for the groups that build on this block. added: what the
+    base holds of each group's last counted block.
     """
 
     network: Genesis
@@ -108,6 +121,7 @@ class CouncilState:
     seats_wanted: frozenset[MemberId] = frozenset()
     expelled: frozenset[MemberId] = frozenset()
     added: Mapping[Digest, Added] = field(default_factory=lambda: MappingProxyType({}))
+    latest: tuple[Header, ...] = ()
 
     @classmethod
     def genesis(cls, genesis: Genesis) -> CouncilState:
@@ -148,7 +162,9 @@ class CouncilState:
         for case in body.cases:
             # A case without an accused asks nobody anything: it is a record, and closed at once.
             outcome = OPEN if case.accused != ZERO_MEMBER else CLEARED
-            cases[case.case_id] = CaseState(case, header.epoch, header.height, outcome)
+            cases[case.case_id] = CaseState(
+                case, header.epoch, header.height, outcome, reference_id=body.base_id
+            )
         return replace(
             self._turned_over(header, body),
             height=header.height,
@@ -164,6 +180,7 @@ class CouncilState:
                 opened=[case.accused for case in body.cases],
                 ended={cases[each.case_id].case.accused: each.outcome == CLEARED for each in body.outcomes},
             ),
+            latest=tuple(block.header for block in body.counted),
         )
 
     def _turned_over(self, header: Header, body: CouncilBody) -> CouncilState:
@@ -188,6 +205,7 @@ class CouncilState:
         seated = {member for group in named for member in group.members}
         expelled = frozenset(self.signer_of(each) for each in body.contradictions)
         leaving = self.leaving | expelled | {each.leave.member for each in body.leaves}
+        leaving |= self.too_often_harmful(body.outcomes)
         departed = self.departed - {each.entry.member_id for each in body.joins}
         departed = departed.union(*(self.silent(closing) for closing in body.closings))
         return replace(
@@ -254,9 +272,16 @@ class CouncilState:
         seat = recover(digest, signed.signature)
         return Measured(seat, signed.measurement, Digest(sha256(codec.encode(signed)).digest()))
 
-    def cases_of(self, member: MemberId) -> list[CaseState]:
+    @cached_property
+    def _cases_by_member(self) -> Mapping[MemberId, list[CaseState]]:
+        found: dict[MemberId, list[CaseState]] = {}
+        for entry in self.cases.values():
+            found.setdefault(entry.case.accused, []).append(entry)
+        return found
+
+    def cases_of(self, member: MemberId) -> Sequence[CaseState]:
         """The cases against this member, in the order in which they were opened."""
-        return [entry for entry in self.cases.values() if entry.case.accused == member]
+        return self._cases_by_member.get(member, ())
 
     def standings(self, group_id: Digest, epoch: int) -> tuple[Standing, ...]:
         """One for each member of the group in this epoch that was ever accused, in committee order.
@@ -268,24 +293,53 @@ class CouncilState:
             cases = self.cases_of(member)
             if cases:
                 said = next((case for case in cases if case.outcome == GUILTY), cases[-1])
-                found.append(Standing(member, said.case.case_id, said.outcome))
+                found.append(Standing(member, said.case.case_id, self._standing(said)))
         return tuple(found)
+
+    def _standing(self, entry: CaseState) -> str:
+        """How the case leaves its accused: its outcome, where time has not changed it."""
+        if self._is_served(entry):
+            return RETURNED
+        drawn = entry.outcome == OPEN and entry.case.cause == AUDIT
+        return ASKED if drawn and self.height - entry.opened_height < PATIENCE_BLOCKS else entry.outcome
+
+    def _is_served(self, entry: CaseState) -> bool:
+        """Whether it ended in an exclusion for harmful data that is over."""
+        rules = self.network.rules
+        return entry.outcome == HARMFUL and self.height - entry.outcome_height > rules.harmful_blocks
+
+    def returned(self, member: MemberId) -> bool:
+        """Whether the member's exclusion for harmful data is over and nothing was looked into since."""
+        cases = self.cases_of(member)
+        return bool(cases) and self._is_served(cases[-1])
+
+    def too_often_harmful(self, outcomes: Iterable[CaseOutcome]) -> frozenset[MemberId]:
+        """Whose membership ends with these outcomes of the next block: so often is harmful data too often."""
+        found: set[MemberId] = set()
+        for outcome in outcomes:
+            if outcome.outcome == HARMFUL:
+                accused = self.cases[outcome.case_id].case.accused
+                before = sum(entry.outcome == HARMFUL for entry in self.cases_of(accused))
+                if before + 1 >= self.network.rules.harmful_times:
+                    found.add(accused)
+        return frozenset(found)
 
     def stands(self, member: MemberId, newer: Mapping[Digest, str] = MappingProxyType({})) -> str | None:
         """How the member's cases ended, as in `standings`. newer: outcomes not in a block yet, by case."""
         said = [newer.get(entry.case.case_id, entry.outcome) for entry in self.cases_of(member)]
         return GUILTY if GUILTY in said else said[-1] if said else None
 
-    def may_accuse(self, member: MemberId, height: int) -> bool:
+    def may_accuse(self, member: MemberId, height: int, cause: str = "") -> bool:
         """Whether a case against this member may be opened at this height of the council's chain.
 
-        One open case at a time, none against who is guilty or has not answered yet, and a pause after
-        "cleared".
+        One open case at a time, none against who is guilty, excluded, or has not answered yet, and a pause
+        between a suspicion that was cleared and the next one.
         """
         for entry in self.cases_of(member):
-            if entry.outcome in LEFT_OUT:
+            if entry.outcome in LEFT_OUT and not self._is_served(entry):
                 return False
-            if height - entry.outcome_height <= COOLDOWN_BLOCKS:
+            suspected = cause not in UNSUSPECTED and entry.case.cause not in UNSUSPECTED
+            if suspected and height - entry.outcome_height <= COOLDOWN_BLOCKS:
                 return False
         return True
 

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from consensus.signing import BadSignature, recover, signing_digest
 from consensus.types import ZERO_MEMBER, Digest, MemberId
 from p2pfl.errors import PeerFault
-from p2pfl.genesis import COUNCIL
+from p2pfl.genesis import COUNCIL, Rules
 from p2pfl.records import Case, CaseOutcome, VerdictCertificate
 from p2pfl.rules.cases import case_id_of
 from p2pfl.rules.state import (
     CLEARED,
     GUILTY,
+    HARMFUL,
     NO_OPENING,
     OPEN,
     REPLAYED,
@@ -25,7 +26,7 @@ from p2pfl.rules.state import (
     CaseState,
     CouncilState,
 )
-from p2pfl.signed import SignedMeasurement
+from p2pfl.signed import Measurement, SignedMeasurement
 
 
 def admissible_cases(state: CouncilState, cases: Sequence[Case], height: int) -> tuple[Case, ...]:
@@ -45,7 +46,7 @@ def admissible_cases(state: CouncilState, cases: Sequence[Case], height: int) ->
         if key in known or case.accused in accused:
             continue
         if case.accused != ZERO_MEMBER:
-            if not state.may_accuse(case.accused, height):
+            if not state.may_accuse(case.accused, height, case.cause):
                 continue
             accused.add(case.accused)
         known.add(key)
@@ -99,30 +100,42 @@ def derive_outcomes(
     for entry in state.with_measurements(measurements).values():
         if entry.awaits_measurements:
             quorum = state.roster.committee(COUNCIL, entry.opened_epoch).quorum
-            outcome = _outcome(entry, rules.replay_max_ppm, rules.case_blocks, height, quorum)
+            outcome = _outcome(entry, rules, height, quorum)
             if outcome is not None and outcome.outcome != entry.outcome:
                 found.append(outcome)
     return tuple(found)
 
 
-def _outcome(
-    entry: CaseState, replay_max_ppm: int, case_blocks: int, height: int, quorum: int
-) -> CaseOutcome | None:
+def _outcome(entry: CaseState, rules: Rules, height: int, quorum: int) -> CaseOutcome | None:
     """Guilty only if a quorum measured above the threshold; cleared if a quorum measured below.
 
-    A seat that found no opening and later measured one counts for both: what was measured says more.
+    Of those below, a quorum must have found the labels wrong, or not: neither one liar's word excludes a
+    member, nor does it clear one. A seat that found no opening and later measured one counts for both: what
+    was measured says more.
     """
     replayed = [m for m in entry.measured if m.measurement.status == REPLAYED]
-    above = [m for m in replayed if m.measurement.worst_ppm > replay_max_ppm]
-    below = [m for m in replayed if m.measurement.worst_ppm <= replay_max_ppm]
+    above = [m for m in replayed if m.measurement.worst_ppm > rules.replay_max_ppm]
+    below = [m for m in replayed if m.measurement.worst_ppm <= rules.replay_max_ppm]
+    harmful = [m for m in below if is_harmful(m.measurement, rules)]
+    clean = [m for m in below if not is_harmful(m.measurement, rules)]
     unopened = [m for m in entry.measured if m.measurement.status == UNOPENED]
-    for outcome, witnesses in ((GUILTY, above), (CLEARED, below), (NO_OPENING, unopened)):
+    found = ((GUILTY, above), (HARMFUL, harmful), (CLEARED, clean), (NO_OPENING, unopened))
+    for outcome, witnesses in found:
         if len(witnesses) >= quorum:
             return CaseOutcome(entry.case.case_id, outcome, tuple(sorted(m.id for m in witnesses)))
-    if entry.outcome == OPEN and height > entry.case.deadline_height + case_blocks:
+    if entry.outcome == OPEN and height > entry.case.deadline_height + rules.case_blocks:
         # The seats came to no quorum: a suspicion must not outlive them, and it never slashes.
         return CaseOutcome(entry.case.case_id, CLEARED, tuple(sorted(m.id for m in entry.measured)))
     return None
+
+
+def is_harmful(measurement: Measurement, rules: Rules) -> bool:
+    """Whether the reference model disagrees with far more of the opened labels than it errs by itself.
+
+    A model that is not good yet judges nobody.
+    """
+    good = measurement.expected_ppm <= rules.harmful_error_max_ppm
+    return good and measurement.disagree_ppm > measurement.expected_ppm + rules.harmful_max_ppm
 
 
 def check_verdict_certificate(certificate: VerdictCertificate, state: CouncilState) -> tuple[MemberId, ...]:

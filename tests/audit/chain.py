@@ -45,7 +45,8 @@ from p2pfl.records import (
     body_root,
     decode_body,
 )
-from p2pfl.rules.cases import GroupBlock, derive_case, hard_rule_cases
+from p2pfl.rules.audits import cases_without_updates
+from p2pfl.rules.cases import derive_case
 from p2pfl.rules.council import CouncilInputs, compare, derive_council, suspicions
 from p2pfl.rules.counting import count_block
 from p2pfl.rules.defaults import DEFAULT_RULES
@@ -154,11 +155,13 @@ def _signed(genesis: Genesis, group: str, signer: str, struct: Any) -> bytes:
 
 
 @lru_cache(maxsize=2)
-def build(hostile: str = "") -> Built:
+def build(hostile: str = "", audit_share_ppm: int = 0) -> Built:
     """The history; the same object every time, so do not change it. hostile: names the first member."""
     chance = np.random.default_rng(7)
     initial = Base(LAYOUT, (chance.standard_normal(LAYOUT.size) * 0.1).astype(np.float32))
-    return _Builder(make_genesis(initial, hostile), initial, chance).run()
+    genesis = make_genesis(initial, hostile)
+    rules = dataclasses.replace(genesis.rules, audit_share_ppm=audit_share_ppm)
+    return _Builder(dataclasses.replace(genesis, rules=rules), initial, chance).run()
 
 
 class _Builder:
@@ -303,6 +306,8 @@ class _Builder:
                 body = self.built.body(name, header.height)
                 bodies[block_id(header)] = body
                 counted.append(count_block(header, decided.certificate, body))
+        for header in state.latest:
+            bodies[block_id(header)] = self.built.body(genesis.group_names[header.group_id], header.height)
         inputs = CouncilInputs(
             state=state,
             committee=committee,
@@ -339,9 +344,7 @@ class _Builder:
             blobs = {signed.tx.member: signed.tx.blob_id for signed in suspicion.block.body.txs}
             case = derive_case(suspicion, {m: self.updates[blobs[m]] for m, _ in suspicion.wanted()})
             found += [case] if case is not None else []
-        for counted in inputs.counted:
-            found += hard_rule_cases(GroupBlock(counted.header, bodies[block_id(counted.header)]), deadline)
-        return found
+        return [*found, *cases_without_updates(inputs.state, inputs.counted, bodies, deadline)]
 
     def measurements(self) -> list[SignedMeasurement]:
         found: list[SignedMeasurement] = []

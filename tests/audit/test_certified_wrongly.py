@@ -264,3 +264,19 @@ def test_one_block_can_be_recomputed(tmp_path: Path, built: Built) -> None:
         recompute_block(run_folder, "g1", 9)
     with pytest.raises(UserError, match="cannot be derived again"):
         recompute_block(run_folder / "nodes" / "council-m0", "g1", 1)
+
+
+def test_a_council_that_spares_whom_it_draws_is_found(tmp_path: Path) -> None:
+    built = build(audit_share_ppm=1_000_000)
+    body: CouncilBody = built.body(COUNCIL, 3)
+    drawn = [case for case in body.cases if case.cause == "audit"]
+    assert len(drawn) > 4
+    assert not found(verified(built, tmp_path / "true"))
+    spared = dataclasses.replace(body, cases=tuple(case for case in body.cases if case != drawn[0]))
+    told = verified(built.with_last(COUNCIL, spared), tmp_path / "false").findings
+    assert "cases: not all that follow from the blocks, or more" in {each.detail for each in told}
+    meant = dataclasses.replace(drawn[0], cause="review")
+    meant = dataclasses.replace(meant, case_id=case_id_of(meant))
+    other = dataclasses.replace(body, cases=tuple(meant if case == drawn[0] else case for case in body.cases))
+    told = verified(built.with_last(COUNCIL, other), tmp_path / "other").findings
+    assert any("nobody was drawn so" in each.detail for each in told)

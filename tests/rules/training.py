@@ -20,7 +20,8 @@ from p2pfl.learn.partitions import partition
 from p2pfl.learn.train import TrainJob, evaluate, train
 from p2pfl.params import Base, Update, blob_id, delta_of, quantize
 from p2pfl.records import BaseRef, Case
-from p2pfl.rules.cases import GroupBlock, derive_case, hard_rule_cases
+from p2pfl.rules.audits import cases_without_updates
+from p2pfl.rules.cases import derive_case
 from p2pfl.rules.council import Comparison, CouncilInputs, CouncilState, compare, derive_council, suspicions
 from p2pfl.rules.defaults import DEFAULT_RULES
 from p2pfl.rules.validate import Derived, derive_group_body
@@ -30,6 +31,8 @@ from .world import World, world
 GROUPS, MEMBERS = 3, 4
 ROOT_SAMPLES = 100
 HONEST_PPM, FAKED_PPM = 0, 900_000
+# Whom chance draws says nothing about whom the rules suspect.
+SUSPICIONS_ONLY = replace(DEFAULT_RULES, audit_share_ppm=0)
 
 
 @dataclass
@@ -92,7 +95,7 @@ class Learning:
             inputs,
             comparison,
             root_update_id=blob_id(root.to_bytes()),
-            cases=self._cases(inputs, comparison, rounds, updates),
+            cases=self._cases(inputs, comparison, updates),
             measurements=self._measurements(),
             certificates=[there.certified(verdict) for verdict in state.due_verdicts()],
         )
@@ -151,7 +154,6 @@ class Learning:
         self,
         inputs: CouncilInputs,
         comparison: Comparison,
-        rounds: Sequence[tuple[str, Derived]],
         updates: Mapping[str, Mapping[MemberId, Update]],
     ) -> list[Case]:
         found: list[Case] = []
@@ -162,9 +164,7 @@ class Learning:
             case = derive_case(suspicion, {member: updates[name][member] for member, _ in wanted})
             found += [case] if case is not None else []
         deadline_height = inputs.height + self.there.genesis.rules.case_blocks
-        for counted, (_, derived) in zip(inputs.counted, rounds, strict=True):
-            found += hard_rule_cases(GroupBlock(counted.header, derived.body), deadline_height)
-        return found
+        return [*found, *cases_without_updates(inputs.state, inputs.counted, inputs.bodies, deadline_height)]
 
     def _measurements(self):
         """Every seat replays at once: who flipped cannot show a training that leads to its update."""
@@ -185,7 +185,7 @@ def learn(
     flips: Mapping[int, float],
     *,
     rounds: int = 10,
-    rules: Rules = DEFAULT_RULES,
+    rules: Rules = SUSPICIONS_ONLY,
     alpha: float = 0.5,
     epochs: int = 2,
     model: str = "cnn",

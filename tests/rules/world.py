@@ -47,6 +47,7 @@ class World:
     base: Base
     tips: dict[str, Header] = field(default_factory=dict)
     logs: dict[str, Log] = field(default_factory=dict)
+    bodies: dict[Digest, GroupBody] = field(default_factory=dict)
 
     @property
     def salt(self) -> bytes:
@@ -196,7 +197,7 @@ class World:
         for name, derived in rounds:
             header, certificate = self.decide(name, derived.body)
             counted.append(count_block(header, certificate, derived.body))
-            bodies[block_id(header)] = derived.body
+            bodies[block_id(header)] = self.bodies[block_id(header)] = derived.body
             aggregates[derived.body.aggregate_id] = derived.aggregate
         return CouncilInputs(
             state=state,
@@ -204,7 +205,8 @@ class World:
             epoch=0,
             height=state.height + 1,
             counted=tuple(counted),
-            bodies=bodies,
+            bodies=bodies
+            | {each: self.bodies[each] for each in map(block_id, state.latest) if each in self.bodies},
             aggregates=aggregates,
             base_values=base_values or self.base,
             root_update=root_update,

@@ -1,0 +1,71 @@
+"""Cases that follow from bodies alone: hard rules, alarms, members drawn for audit, exclusions that ended.
+
+    council block c counts round h  ->  its id draws among the members of h  ->  block c + 1 opens the cases
+
+Nobody knows who will be drawn before block c is decided, and every commitment of round h is older than that.
+A draw is no suspicion: who is drawn counts on, unless it takes long to answer. The proposer of block c can
+try several blocks for a draw that it likes: one liar of four seats can spare its friends every fourth round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+
+from consensus.signing import block_id
+from consensus.types import Digest, Header, MemberId
+from p2pfl.records import Case, CountedBlock, GroupBody
+from p2pfl.rules.cases import GroupBlock, alarm_cases, case_about, hard_rule_cases
+from p2pfl.rules.state import AUDIT, LEFT_OUT, REVIEW, CouncilState
+from p2pfl.rules.triage import most_unusual
+
+PPM = 1_000_000
+
+
+def is_drawn(seed: Digest, share_ppm: int, header: Header, member: MemberId) -> bool:
+    """Whether this member of a group's block is drawn: each one by itself, share_ppm in a million.
+
+    seed: id of the council's block that counted the group's.
+    """
+    said = sha256(b"MPS audit" + seed + header.group_id + header.height.to_bytes(8, "big") + member).digest()
+    return int.from_bytes(said[:8], "big") * PPM < share_ppm << 64
+
+
+def audit_cases(state: CouncilState, block: GroupBlock, deadline_height: int) -> tuple[Case, ...]:
+    """A case for each member of a block counted last that is drawn, or whose exclusion has ended.
+
+    All who revealed may be drawn, but whom a case leaves out. While the pool is too small for an alarm, the
+    most unusual member of a block is drawn as often as all of its members together.
+    """
+    rules, body = state.network.rules, block.body
+    accused = {each.member for each in body.standings if each.outcome in LEFT_OUT}
+    first = most_unusual(body.triage)[:1] if (state.pool.size + 1) * rules.alarm_rate_ppm < PPM else ()
+    found: list[Case] = []
+    for row in body.triage:
+        share_ppm = rules.audit_share_ppm * (len(body.triage) if row.member in first else 1)
+        if row.member in accused:
+            continue
+        if state.returned(row.member):
+            found.append(case_about(block, REVIEW, row.member, deadline_height))
+        elif is_drawn(state.block_id, share_ppm, block.header, row.member):
+            found.append(case_about(block, AUDIT, row.member, deadline_height))
+    return tuple(found)
+
+
+def cases_without_updates(
+    state: CouncilState,
+    counted: Sequence[CountedBlock],
+    bodies: Mapping[Digest, GroupBody],
+    deadline_height: int,
+) -> tuple[Case, ...]:
+    """All cases of the next block that no update is needed for: of the rules, then reviews and draws.
+
+    bodies: of the blocks counted now and in the block before, by id.
+    """
+    found: list[Case] = []
+    for each in counted:
+        block = GroupBlock(each.header, bodies[block_id(each.header)])
+        found += (*hard_rule_cases(block, deadline_height), *alarm_cases(block, deadline_height))
+    for header in state.latest:
+        found += audit_cases(state, GroupBlock(header, bodies[block_id(header)]), deadline_height)
+    return tuple(found)
