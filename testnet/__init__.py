@@ -16,6 +16,7 @@
     result      the summary, and the JSON object
     picture     the terminal of a run that is over, as SVG
     judge       does the claim hold?
+    handbook    the tables of docs/testnet.md
 
 Nothing in `p2pfl/` imports this.
 """
