@@ -28,6 +28,7 @@ class Door:
 DOORS = (
     Door("testnet", "testnet.cli", "run a whole network on this machine and see whether its claim holds"),
     Door("node", "p2pfl.cli.node", "prepare and run one peer of a network"),
+    Door("model", "p2pfl.cli.model", "bring models out of a network and into one, and try them on data"),
     Door("audit", "p2pfl.cli.audit", "question and verify a history: offline, trusting nobody"),
     Door("explorer", "p2pfl.cli.explorer", "look at a history in a browser"),
     Door("keys", "p2pfl.cli.keys", "make keys, and move their guard"),

@@ -11,7 +11,7 @@ from typing import Any
 import p2pfl
 
 # Whatever decides bits or bytes, and what the extras bring.
-_TOLD = ("numpy", "cbor2", "coincurve", "mmh3", "trio", "torch", "libp2p", "web3", "py-evm")
+_TOLD = ("numpy", "cbor2", "coincurve", "mmh3", "trio", "torch", "safetensors", "libp2p", "web3", "py-evm")
 
 
 def add_parser(commands: Any) -> None:
