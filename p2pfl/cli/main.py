@@ -27,6 +27,7 @@ class Door:
 
 DOORS = (
     Door("testnet", "testnet.cli", "run a whole network on this machine and see whether its claim holds"),
+    Door("experiment", "testnet.experiments.cli", "run grids of attacks on networks in memory"),
     Door("node", "p2pfl.cli.node", "prepare and run one peer of a network"),
     Door("model", "p2pfl.cli.model", "bring models out of a network and into one, and try them on data"),
     Door("audit", "p2pfl.cli.audit", "question and verify a history: offline, trusting nobody"),
