@@ -148,7 +148,7 @@ class Rules:
     alarm_rate_ppm: int = 300
     leave_out_rate_ppm: int = 10_000
     look_back: int = 3
-    ballots: int = 0
+    ballots: int = 1
 
 
 @dataclass(frozen=True)

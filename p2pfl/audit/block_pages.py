@@ -11,6 +11,7 @@ from p2pfl.contradiction import proved
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.offences import OFFENCES
 from p2pfl.records import BloomFilter, CouncilBody, GroupBody
+from p2pfl.rules.ballots import is_abstention, rejects, signer_of
 
 # An attack on a whole model has hundreds of warnings; the JSON has them all.
 WARNINGS_SHOWN = 60
@@ -32,6 +33,7 @@ def group_sections(genesis: Genesis, chain: str, header: Header, body: GroupBody
     return [
         facts("Parameters", known),
         _updates(genesis, body),
+        *_ballots(genesis, chain, body),
         _warnings(genesis, body),
         table(
             "Standings of members that were accused",
@@ -42,7 +44,7 @@ def group_sections(genesis: Genesis, chain: str, header: Header, body: GroupBody
             ],
         ),
         _filters(body.filters),
-        _proofs(chain, header, ("txs", "weights", "gram", "triage", "filters")),
+        _proofs(chain, header, ("txs", "ballots", "weights", "gram", "triage", "filters")),
     ]
 
 
@@ -71,6 +73,27 @@ def _updates(genesis: Genesis, body: GroupBody) -> Section:
         "p: how rare such numbers are among honest rounds."
     )
     return table("Updates", (*columns, *more), rows, note)
+
+
+def _ballots(genesis: Genesis, chain: str, body: GroupBody) -> list[Section]:
+    """What members say of the block before, by their held-out data; nothing where nobody was asked."""
+    if not body.ballots:
+        return []
+    rows: list[list[CellLike]] = []
+    for signed in body.ballots:
+        said, member = signed.ballot, signer_of(genesis.domain(chain), signed)
+        who = member_of(genesis, member) if member is not None else "nobody"
+        losses: list[CellLike] = ["", ""]
+        word: CellLike = "could not measure"
+        if not is_abstention(said):
+            losses = [micro(said.loss_old_micro), micro(said.loss_new_micro)]
+            word = "approves" if said.approve else Cell("rejects", mark="bad")
+        rows.append([who, *losses, word])
+    height = body.ballots[0].ballot.height
+    note = f"About block {height}, on data that nobody trained on."
+    if rejects(body):
+        note += f" More than half reject: block {height} is taken back, and this one adds nothing."
+    return [table("Ballots", ("member", "loss before", "loss after", "says"), rows, note)]
 
 
 def _warnings(genesis: Genesis, body: GroupBody) -> Section:

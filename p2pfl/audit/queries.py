@@ -96,7 +96,10 @@ _QUESTIONS = (
                   case when not u.revealed then 'not revealed' when u.out_of_bounds then 'out of bounds'
                        when u.duplicate then 'duplicate' when u.repeated then 'repeated'
                        when s.outcome <> 'cleared' then 'case ' || s.outcome
-                       when u.alarm then 'alarm' when u.unusual then 'unusual' else '' end as why
+                       when u.alarm then 'alarm' when u.unusual then 'unusual'
+                       when (select sum(not o.approves) * 2 > count(*) from ballots o
+                             where o.chain = u.chain and o.counted_in = u.height)
+                       then 'trained on a block that was taken back' else '' end as why
            from updates u join members m using (member) left join standings s using (chain, height, member)
            where u.weight = 0 order by u.height, u.chain, m.turn""",
     ),
@@ -121,6 +124,21 @@ _QUESTIONS = (
         "How did the members' loss fall, by group?",
         """select chain, height, loss_before_micro / 1e6 as loss_before, loss_after_micro / 1e6 as loss_after,
                   weight as samples from rounds order by height, chain""",
+    ),
+    Question(
+        "ballots",
+        "Whom did a group's blocks serve, by the members' held-out data, and which were taken back?",
+        """select b.height, coalesce(m.name, b.member) as member,
+                  case when b.loss_old_micro = 0 and b.loss_new_micro = 0 then null
+                       else b.loss_old_micro / 1e6 end as loss_before,
+                  case when b.loss_old_micro = 0 and b.loss_new_micro = 0 then null
+                       else b.loss_new_micro / 1e6 end as loss_after,
+                  b.approves,
+                  (select sum(not o.approves) * 2 > count(*) from ballots o
+                   where o.chain = b.chain and o.height = b.height) as taken_back, b.counted_in
+           from ballots b left join members m using (member) where b.chain = :chain
+           order by b.height, m.turn""",
+        (CHAIN,),
     ),
     Question(
         "compared",

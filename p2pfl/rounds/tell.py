@@ -10,6 +10,7 @@ from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.records import MICRO, Case, CouncilBody, GroupBody
 from p2pfl.rounds.context import Context
 from p2pfl.rounds.pace import Pace
+from p2pfl.rules.ballots import is_abstention, rejects, signer_of
 from p2pfl.rules.validate import Derived
 from p2pfl.telemetry import logger
 
@@ -23,11 +24,31 @@ def tell_group_block(context: Context, pace: Pace, decided: ct.DecidedBlock, bod
         decided.block.header,
         decided.certificate.round,
         members=[context.name_of(signed.tx.member) for signed in body.txs],
-        left_out=[context.name_of(signed.tx.member) for signed, weight in weighted if not weight],
+        # Where the block before is taken back, nobody counts: that is nobody's own doing.
+        left_out=[context.name_of(s.tx.member) for s, weight in weighted if not weight and not rejects(body)],
         votes=len(decided.certificate.signatures),
         own_base=list(body.base.own_heights),
         council_height=body.base.council_height,
     )
+    if body.ballots:
+        _tell_ballots(context, body)
+
+
+def _tell_ballots(context: Context, body: GroupBody) -> None:
+    """What members said of the block before. Losses are None of who could not measure."""
+    told = [
+        {
+            "member": context.name_of(member),
+            "loss_old": None if is_abstention(signed.ballot) else signed.ballot.loss_old_micro / MICRO,
+            "loss_new": None if is_abstention(signed.ballot) else signed.ballot.loss_new_micro / MICRO,
+            "approves": bool(signed.ballot.approve),
+        }
+        for signed in body.ballots
+        if (member := signer_of(context.domain, signed)) is not None
+    ]
+    height = body.ballots[0].ballot.height
+    fields = {"group": context.name, "height": height, "taken_back": rejects(body), "ballots": told}
+    context.observe("ballots", fields)
 
 
 def tell_council_block(

@@ -96,7 +96,7 @@ def check_one(
     ballot = signed.ballot
     if (ballot.epoch, ballot.height, ballot.block_id) != (epoch, height, block_id):
         raise PeerFault("bad_ballot", f"about another block than {height}")
-    if not 0 <= min(ballot.loss_old_micro, ballot.loss_new_micro) <= LOSS_MAX_MICRO:
+    if not all(0 <= loss <= LOSS_MAX_MICRO for loss in (ballot.loss_old_micro, ballot.loss_new_micro)):
         raise PeerFault("bad_ballot", "a loss out of bounds")
     if ballot.approve != int(approves(ballot.loss_old_micro, ballot.loss_new_micro)):
         raise PeerFault("bad_ballot", "it does not say what follows from its losses")

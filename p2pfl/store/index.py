@@ -251,7 +251,15 @@ class Index:
             "standings",
             [(name, height, _hex(row.member), _hex(row.case_id), row.outcome) for row in body.standings],
         )
+        self._ballots(name, height, body)
         self._filters(name, height, body)
+
+    def _ballots(self, name: str, height: int, body: GroupBody) -> None:
+        """They are about the block before."""
+        for signed in body.ballots:
+            said = signed.ballot
+            told = (said.loss_old_micro, said.loss_new_micro, said.approve, height)
+            self._put("ballots", [(name, said.height, self._signer(said, signed.signature, name), *told)])
 
     def _take_council(self, height: int, body: CouncilBody) -> None:
         names = self._genesis.group_names
@@ -318,9 +326,9 @@ class Index:
             row = (_hex(verdict.case_id), verdict.offence, height, *where, len(certificate.signatures))
             self._put("verdicts", [row])
 
-    def _signer(self, struct: Any, signature: bytes) -> str:
+    def _signer(self, struct: Any, signature: bytes, group: str = COUNCIL) -> str:
         try:
-            digest = signing.signing_digest(self._genesis.domain(COUNCIL), struct)
+            digest = signing.signing_digest(self._genesis.domain(group), struct)
             return _hex(signing.recover(digest, signature))
         except BadSignature:
             return "nobody"

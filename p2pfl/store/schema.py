@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Counted up whenever a table changes: an index of another version is built again.
-VERSION = 2
+VERSION = 3
 
 TABLES = """
 create table meta (name text primary key, value text not null) without rowid;
@@ -38,6 +38,11 @@ create table warnings (
 create table standings (
     chain text not null, height integer not null, member text not null, case_id text not null,
     outcome text not null, primary key (chain, height, member)
+) without rowid;
+create table ballots (
+    chain text not null, height integer not null, member text not null, loss_old_micro integer not null,
+    loss_new_micro integer not null, approves integer not null, counted_in integer not null,
+    primary key (chain, height, member)
 ) without rowid;
 create table filters (
     chain text not null, height integer not null, name text not null, hashes integer not null,

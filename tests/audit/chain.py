@@ -46,18 +46,31 @@ from p2pfl.records import (
     decode_body,
 )
 from p2pfl.rules.audits import cases_without_updates
+from p2pfl.rules.ballots import make as make_ballot
 from p2pfl.rules.cases import derive_case
 from p2pfl.rules.council import CouncilInputs, compare, derive_council, suspicions
 from p2pfl.rules.counting import count_block
 from p2pfl.rules.defaults import DEFAULT_RULES
 from p2pfl.rules.filters import epoch_salt
 from p2pfl.rules.state import CouncilState
+from p2pfl.rules.taking_back import own_steps, take
 from p2pfl.rules.validate import GroupInputs, derive_group_body, list_root
-from p2pfl.signed import Close, Measurement, ParamTx, SignedClose, SignedMeasurement, SignedParamTx, Verdict
+from p2pfl.signed import (
+    Close,
+    Measurement,
+    ParamTx,
+    SignedBallot,
+    SignedClose,
+    SignedMeasurement,
+    SignedParamTx,
+    Verdict,
+)
 from p2pfl.store import Store
 from p2pfl.store.blocks import identity
 
 GROUPS = ("g1", "g2", "g3")
+# Whose members reject that block, with the next one.
+REJECTED = ("g1", 4)
 LIAR, COPIED, COPY = "g2-m1", "g3-m0", "g3-m2"
 LAYOUT = Layout((TensorSpec("weight", (100, 60)), TensorSpec("bias", (30,))))
 HEIGHTS = 6
@@ -261,11 +274,33 @@ class _Builder:
             base=BaseRef(base_id, state.height, state.block_id, own),
             base_values=base,
             salt=self.salt,
+            ballots=self.ballots(name, height - 1) if height else (),
+            parent=self.built.body(name, height - 1) if height else None,
+            parent_id=self.history[name].tip_id,
+            old_base=self.without_last(name, base) if (name, height - 1) == REJECTED else None,
         )
         derived = derive_group_body(inputs)
         self.keep_update(derived.aggregate)
         self.keep_base(derived.next_base)
         self.decided(name, committee.proposer(height, round_), derived.body, round_)
+
+    def ballots(self, name: str, height: int) -> tuple[SignedBallot, ...]:
+        """On the group's last block: one abstains, and all others reject it or none does."""
+        after = 9.0 if (name, height) == REJECTED else 1.5
+        found: list[SignedBallot] = []
+        for index, each in enumerate(self.genesis.entry(name).members):
+            ballot = make_ballot(0, height, self.history[name].tip_id, (2.0, after) if index else None)
+            found.append(SignedBallot(ballot, _signed(self.genesis, name, each.name, ballot)))
+        return tuple(found)
+
+    def without_last(self, name: str, base: Base) -> Base:
+        """The council's base without the group's last block, which it has counted."""
+        (step,) = own_steps(
+            self.state.added[self.genesis.group_id(name)], {}, REJECTED[1] + 1, without_last=True
+        )
+        old = take(base, step, self.updates[step.aggregate_id])
+        self.keep_base(old)
+        return old
 
     def train(self, name: str, height: int) -> Update:
         delta = self.direction(height) + self.chance.standard_normal(LAYOUT.size) * 0.03

@@ -41,6 +41,13 @@ def test_a_wrong_filter_bit_is_found(tmp_path: Path, built: Built, name: str, bi
     assert name in report.findings[0].detail
 
 
+def turned(body: GroupBody) -> GroupBody:
+    """Its first member is said to have seen its loss rise, and to have rejected the block."""
+    first, *others = body.ballots
+    ballot = dataclasses.replace(first.ballot, loss_old_micro=1, loss_new_micro=9_000_000, approve=0)
+    return dataclasses.replace(body, ballots=(dataclasses.replace(first, ballot=ballot), *others))
+
+
 def body_changes() -> list[tuple[str, str, Callable[[GroupBody], GroupBody]]]:
     replace = dataclasses.replace
 
@@ -86,6 +93,10 @@ def body_changes() -> list[tuple[str, str, Callable[[GroupBody], GroupBody]]]:
         ("no Close", "bad_signature", lambda body: replace(body, close=None)),
         ("an idle block too early", "wrong_field", idle),
         ("a stranger unrevealed", "bad_signature", lambda body: replace(body, unrevealed=(member_of("x"),))),
+        ("no ballots", "wrong_field", lambda body: replace(body, ballots=())),
+        ("two ballots", "bad_signature", lambda body: replace(body, ballots=body.ballots[:2])),
+        ("a ballot twice", "bad_signature", lambda body: replace(body, ballots=body.ballots[:1] * 4)),
+        ("a ballot turned round", "bad_signature", turned),
         ("rule", "wrong_field", lambda body: replace(body, rule="median")),
         ("weights", "wrong_field", lambda body: replace(body, weights=(100, 100, 100, 100))),
         ("factors", "wrong_field", lambda body: replace(body, factors=(*body.factors[:-1], 1))),

@@ -26,7 +26,7 @@ from p2pfl.genesis import COUNCIL
 from p2pfl.store import Notes, Store
 from p2pfl.telemetry import Counters
 
-from .chain import GROUPS, LIAR, Built, build, cases_of, member_of
+from .chain import GROUPS, LIAR, REJECTED, Built, build, cases_of, member_of
 
 HOSTILE = "<script>alert('x')</script>\"&"
 
@@ -159,6 +159,14 @@ async def test_a_case_tells_its_whole_reasoning(client: httpx.AsyncClient, built
     page = await client.get(f"/case/{case_id}")
     checked(page)
     assert "replay mismatch" in page.text
+
+
+async def test_a_block_that_is_taken_back_is_told_by_the_next_ones_page(client: httpx.AsyncClient) -> None:
+    group, height = REJECTED
+    told = (await client.get(f"/block/{group}/{height + 1}")).text
+    assert f"More than half reject: block {height} is taken back" in told
+    assert "rejects" in told and "could not measure" in told
+    assert "Ballots" not in (await client.get(f"/block/{group}/0")).text
 
 
 async def test_a_proof_from_a_page_can_be_checked_alone(client: httpx.AsyncClient, built: Built) -> None:

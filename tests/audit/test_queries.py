@@ -9,7 +9,7 @@ from p2pfl.audit.view import FolderView
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL
 
-from .chain import COPIED, COPY, GROUPS, LIAR, Built, build, cases_of
+from .chain import COPIED, COPY, GROUPS, HEIGHTS, LIAR, REJECTED, Built, build, cases_of
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,19 @@ def test_left_out_names_the_reason(view: FolderView) -> None:
     assert why[2, "g1-m3"] == "not revealed"
     assert why[2, LIAR] == "case open"
     assert why[5, LIAR] == "case guilty"
+
+
+def test_ballots_say_whom_a_block_served(view: FolderView) -> None:
+    group, height = REJECTED
+    rows = asked(view, "ballots", chain=group)
+    assert [row["height"] for row in rows] == [each for each in range(HEIGHTS - 1) for _ in range(4)]
+    assert {row["height"] for row in rows if row["taken_back"]} == {height}
+    about = [row for row in rows if row["height"] == height]
+    assert [row["approves"] for row in about] == [1, 0, 0, 0]
+    assert [row["loss_after"] for row in about] == [None, 9.0, 9.0, 9.0]
+    left_out = asked(view, "left_out")
+    why = {row["why"] for row in left_out if (row["chain"], row["height"]) == (group, height + 1)}
+    assert why == {"trained on a block that was taken back"}
 
 
 def test_members_and_what_they_did(view: FolderView, built: Built) -> None:
