@@ -67,7 +67,7 @@ class TriageRow:
 
 @dataclass(frozen=True, slots=True)
 class PoolRow:
-    """A member's round as the pool for p-values keeps it: `triage.features_of` it, and whether it alarmed."""
+    """A member's round as the pool of p-values keeps it: its `triage.features`, and if it alarmed."""
 
     member: MemberId
     features: tuple[int, ...]
@@ -111,7 +111,8 @@ class GroupBody:
     weights: one a tx, 0 for one left out or unrevealed. factors: by what each update with a weight above 0 is
     multiplied, then what their sum is divided by; empty if the rule is no weighted sum. row_root: of the tree
     of `rules.rows`; zero if the genesis asks for none. gram: a tensor each, upper triangle row by row over
-    the revealed updates, the previous aggregate, the root update (zero if none).
+    the revealed updates, the previous aggregate, the root update (zero if none). sketches: SimHash of each
+    revealed update, 32 bytes, empty for a zero one: what later rounds of the epoch look for copies in.
     """
 
     txs: tuple[SignedParamTx, ...]
@@ -125,6 +126,7 @@ class GroupBody:
     aggregate_id: Digest
     row_root: Digest
     gram: tuple[tuple[int, ...], ...]
+    sketches: tuple[bytes, ...]
     triage: tuple[TriageRow, ...]
     warnings: tuple[WarningRow, ...]
     standings: tuple[Standing, ...]

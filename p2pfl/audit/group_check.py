@@ -22,6 +22,7 @@ from p2pfl.rules import ballots, filters
 from p2pfl.rules.aggregate import recorded_factors
 from p2pfl.rules.gram import view
 from p2pfl.rules.pool import EMPTY
+from p2pfl.rules.repeats import Sent, counted_in, sent_in
 from p2pfl.rules.state import CouncilState
 from p2pfl.rules.triage import REASONS, triage, without_pool
 from p2pfl.rules.validate import check_txs, derive_weights, first_idle_round
@@ -36,7 +37,8 @@ class GroupBlock:
     """One block to judge, and what it stands on.
 
     states: the council's states by block id (the genesis' under the zero id). parent: the body before it.
-    begins: it is the first block of its epoch. round: in which it was decided.
+    begins: it is the first block of its epoch. round: in which it was decided. earlier: the last `look_back`
+    bodies before it that are of its epoch.
     """
 
     genesis: Genesis
@@ -49,11 +51,17 @@ class GroupBlock:
     committee: Committee
     begins: bool = False
     round: int = 0
+    earlier: tuple[GroupBody, ...] = ()
 
     @property
     def previous(self) -> GroupBody | None:
         """The body whose aggregate this block's updates are compared with: the parent's, in one epoch."""
         return None if self.begins else self.parent
+
+    @property
+    def sent_before(self) -> tuple[Sent, ...]:
+        """The counted updates of the bodies before."""
+        return counted_in(self.earlier)
 
     @property
     def revealed(self) -> tuple[MemberId, ...]:
@@ -169,7 +177,8 @@ def _judgement(block: GroupBlock) -> Iterator[Problem]:
     try:
         whole = view(body.gram, [*[body.exponents] * len(revealed), previous, body.exponents])
         state = block.state
-        rows = triage(revealed, whole, committee.faulty_max, genesis.rules, state.pool if state else EMPTY)
+        pool, f = state.pool if state else EMPTY, committee.faulty_max
+        rows = triage(revealed, whole, f, genesis.rules, pool, sent_in(body), block.sent_before)
         if state is not None and body.pool_digest != state.pool.digest:
             yield "wrong_field", "pool_digest: not that of the council block"
         # Without the council's chain the pool is unknown, and the rest can be judged all the same.
@@ -249,10 +258,13 @@ def from_body(block: GroupBlock) -> list[BloomFilter]:
 def check_from_blobs(block: GroupBlock, blobs: Blobs) -> Iterator[Problem]:
     """Chunks and bands: they follow from the revealed updates. Raises MissingBlob."""
     chunks: list[bytes] = []
-    bands: list[bytes] = []
-    for update in updates_of(block, blobs).values():
+    updates = updates_of(block, blobs).values()
+    for update in updates:
         chunks += filters.chunk_keys(update)
-        bands += filters.band_keys(update, block.salt)
+    sketches = tuple(filters.simhash(update, block.salt) for update in updates)
+    if sketches != block.body.sketches:
+        yield "wrong_field", "sketches: not what the blobs say"
+    bands = [key for sketch in sketches for key in filters.band_keys(sketch)]
     rate = block.genesis.rules.filter_rate_ppb
     for name, keys in ((filters.CHUNKS, chunks), (filters.BANDS, bands)):
         if filters.build(name, keys, block.salt, rate) not in block.body.filters:
@@ -277,7 +289,7 @@ def blocks_of(
 ) -> Iterator[tuple[int, GroupBlock]]:
     """The blocks of a group's chain that have a body, each with what it stands on."""
     salts, roster = epoch_salts(genesis, chain), chain.roster or Roster.of(genesis)
-    last = 0
+    last, earlier = 0, list[GroupBody]()
     for height, (decided, body) in enumerate(zip(chain.blocks, chain.bodies, strict=True)):
         if body is not None:
             header = decided.block.header
@@ -285,6 +297,7 @@ def blocks_of(
             salt = salts[header.epoch]
             committee = roster.committee(chain.name, header.epoch)
             begins, last = header.epoch != last, header.epoch
+            earlier = [] if begins else earlier[-genesis.rules.look_back :] if genesis.rules.look_back else []
             yield (
                 height,
                 GroupBlock(
@@ -298,8 +311,10 @@ def blocks_of(
                     committee,
                     begins,
                     decided.certificate.round,
+                    tuple(earlier),
                 ),
             )
+            earlier.append(body)
 
 
 def epoch_salts(genesis: Genesis, chain: Chain) -> dict[int, bytes]:

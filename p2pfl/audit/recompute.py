@@ -78,6 +78,7 @@ def group(block: GroupBlock, chain: Chain, blobs: Blobs) -> Recomputed:
             _own_base(body, state, chain, blobs, without_last=True) if rejected_by(body.ballots) else None
         ),
         pool=state.pool,
+        earlier=block.sent_before,
     )
     derived = derive_group_body(inputs).body
     return Recomputed(block.name, block.header.height, _same(body, derived))

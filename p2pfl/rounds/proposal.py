@@ -18,6 +18,7 @@ from p2pfl.rounds.bases import Bases, Resolved
 from p2pfl.rounds.collect import Collected
 from p2pfl.rounds.context import Context
 from p2pfl.rules.ballots import are_due, rejected_by
+from p2pfl.rules.repeats import Sent, counted_in
 from p2pfl.rules.validate import (
     Derived,
     GroupInputs,
@@ -209,6 +210,16 @@ class Proposals:
         """Of the block before, in this epoch: other members' directions say nothing about these."""
         return None if self._parent() is None else await self._bases.aggregate(height - 1)
 
+    def _earlier(self, heard: Collected) -> tuple[Sent, ...]:
+        """What counted in the last heights of this epoch: sent again, it is nothing new."""
+        context = self._context
+        first = max(0, heard.height - context.genesis.rules.look_back)
+        before = [context.chain.get(height) for height in range(first, heard.height)]
+        bodies = [
+            decode_body(d.block.body, GroupBody) for d in before if d and d.block.header.epoch == heard.epoch
+        ]
+        return counted_in(bodies)
+
     async def _base_of(self, heard: Collected, base_id: ct.Digest) -> Resolved:
         """The base that the commitments name: by a request for it, else by a council block that gives it."""
         named = [signed.request.council_block_id for _, signed in sorted(heard.requests.items())]
@@ -265,6 +276,7 @@ class Proposals:
             parent_id=context.chain.tip_id,
             old_base=await self._bases.without_last(resolved, heard.height) if rejected_by(ballots) else None,
             pool=resolved.state.pool,
+            earlier=self._earlier(heard),
         )
 
     async def _update(self, signed: SignedParamTx, resolved: Resolved) -> Update | None:

@@ -160,17 +160,19 @@ def _tensor_of_leaf(layout: Layout) -> list[int]:
     return np.searchsorted(ends, np.arange(0, layout.size, LEAF_COORDINATES), side="right").tolist()
 
 
-def band_keys(update: Update, salt: bytes) -> list[bytes]:
-    """The eight bands of the update's SimHash; none for a zero update, which resembles everything."""
-    if not update.values.any():
-        return []
-    bits = simhash(update, salt)
+def band_keys(sketch: bytes) -> list[bytes]:
+    """The eight bands of an update's SimHash; none for a zero update."""
     width = BAND_BITS // 8
-    return [band_key(band, bits[band * width : (band + 1) * width]) for band in range(len(bits) // width)]
+    return [band_key(band, sketch[band * width : (band + 1) * width]) for band in range(len(sketch) // width)]
 
 
 def simhash(update: Update, salt: bytes) -> bytes:
-    """The signs of a 256-bucket count sketch (Charikar et al. 2002), as 256 bits, little-endian."""
+    """The signs of a 256-bucket count sketch (Charikar et al. 2002), as 256 bits, little-endian.
+
+    Empty for a zero update, which resembles everything.
+    """
+    if not update.values.any():
+        return b""
     buckets = _buckets(salt, update.layout.size)
     unit = min(update.exponents)
     sketch = [0] * SKETCH_BUCKETS

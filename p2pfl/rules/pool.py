@@ -20,6 +20,7 @@ from consensus.types import Digest, MemberId
 from p2pfl import codec
 from p2pfl.params import Int64
 from p2pfl.records import PoolRow
+from p2pfl.rules.conformal import Calibration
 
 # Of a row: how many features, each a signed 32-bit integer.
 FEATURES = 5
@@ -70,6 +71,11 @@ class Pool:
             return self.founding
         newer = np.array([row.features for row in self.ring], dtype=np.int64)
         return np.concatenate([self.founding, newer])
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The pool as p-values need it: once for all members that are judged by it."""
+        return Calibration.of(self.features)
 
     def after(
         self, rows: Sequence[PoolRow], *, opened: Iterable[MemberId], ended: Mapping[MemberId, bool]

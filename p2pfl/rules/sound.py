@@ -51,6 +51,10 @@ def unsound(genesis: Genesis, name: str, committee: Committee, header: Header, b
     revealed = tuple(each.tx.member for each in body.txs if each.tx.member not in hidden)
     if body.rule != genesis.rules.aggregator or tuple(row.member for row in body.triage) != revealed:
         return "its rule or its triage is another"
+    if len(body.sketches) != len(revealed) or any(
+        len(each) not in (0, filters.SKETCH_BUCKETS // 8) for each in body.sketches
+    ):
+        return "its sketches are none"
     size = len(revealed) + 2
     if [len(each) for each in body.gram] != [size * (size + 1) // 2] * tensors:
         return "its Gram matrix has another shape"

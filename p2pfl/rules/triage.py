@@ -17,9 +17,9 @@ from p2pfl.genesis import Rules
 from p2pfl.params import Int64, Layout
 from p2pfl.records import MICRO, GroupBody, PoolRow, TriageRow, WarningRow
 from p2pfl.rules.chunks import ChunkId, chunk_ids
-from p2pfl.rules.conformal import p_values_ppm
 from p2pfl.rules.gram import RATIO_MAX_MICRO, Gram, lower_median, ratio_micro
 from p2pfl.rules.pool import EMPTY, FEATURE_MAX, FEATURES, Pool
+from p2pfl.rules.repeats import Sent, was_sent
 
 # Two updates are at most this far apart relative to the longer one; also what a member without others gets.
 NEAREST_MAX_MICRO = 2 * MICRO
@@ -35,12 +35,19 @@ SILENT_RATIO = 0.1
 
 
 def triage(
-    members: Sequence[MemberId], gram: Gram, f: int, rules: Rules, pool: Pool = EMPTY
+    members: Sequence[MemberId],
+    gram: Gram,
+    f: int,
+    rules: Rules,
+    pool: Pool = EMPTY,
+    sent: Sequence[Sent] = (),
+    earlier: Sequence[Sent] = (),
 ) -> tuple[TriageRow, ...]:
     """A row for each revealed member.
 
     gram: the revealed updates in the order of `members`, then the previous aggregate, then the root update.
-    pool: of the council block that the round's base names.
+    pool: of the council block that the round's base names. sent: the members' updates (none: they are not
+    compared with anything earlier); earlier: those that counted in the last rounds.
     """
     n = len(members)
     if gram.size != n + 2:
@@ -67,7 +74,7 @@ def triage(
                 p_ppm=MICRO,
                 out_of_bounds=int(_out_of_bounds(norm, rules)),
                 duplicate=int(nearest is not None and nearest < rules.duplicate_max_micro),
-                repeated=int(_repeats(gram, i, n, rules)),
+                repeated=int(_is_public(gram, i, n, rules) or (bool(sent) and was_sent(sent[i], earlier))),
                 unusual=0,
                 alarm=0,
             )
@@ -76,7 +83,6 @@ def triage(
 
 
 def _with_p_values(rows: Sequence[TriageRow], rules: Rules, pool: Pool) -> tuple[TriageRow, ...]:
-    own = np.array([features_of(row) for row in rows], dtype=np.int64).reshape(len(rows), FEATURES)
     return tuple(
         replace(
             row,
@@ -84,27 +90,45 @@ def _with_p_values(rows: Sequence[TriageRow], rules: Rules, pool: Pool) -> tuple
             unusual=int(p_ppm <= rules.leave_out_rate_ppm),
             alarm=int(p_ppm <= rules.alarm_rate_ppm),
         )
-        for row, p_ppm in zip(rows, p_values_ppm(own, pool.features), strict=True)
+        for row, p_ppm in zip(rows, pool.calibration.p_values_ppm(features(rows)), strict=True)
     )
+
+
+def features(rows: Sequence[TriageRow]) -> Int64:
+    """What is compared with the pool: larger is odder, and none depends on scale, model or group.
+
+    rows: of one round. Returns int64, shape (rows, FEATURES): the norm ratio or its inverse; cosines to the
+    previous aggregate, to the root update and to the others, reversed; how far the cosine to the root update
+    is below the group's median. Where there is no such update the whole column says nothing.
+    """
+    found = np.empty((len(rows), FEATURES), dtype=np.int64)
+    if not rows:
+        return found
+    roots = [row.root_cos_micro for row in rows]
+    median = lower_median(roots)
+    found[:, 0] = [_either(row.norm_ratio_micro) for row in rows]
+    found[:, 1] = [-row.previous_cos_micro for row in rows]
+    found[:, 2] = [-root for root in roots]
+    found[:, 3] = [-row.others_cos_micro for row in rows]
+    found[:, 4] = [median - root for root in roots]
+    # A cosine of exactly 0 is that of everybody to nothing, and of hardly anybody to something.
+    if not any(roots):
+        found[:, [2, 4]] = -FEATURE_MAX
+    if not any(row.previous_cos_micro for row in rows):
+        found[:, 1] = -FEATURE_MAX
+    return np.clip(found, -FEATURE_MAX, FEATURE_MAX)
+
+
+def _either(norm_ratio_micro: int) -> int:
+    """Too long is as odd as too short."""
+    if not norm_ratio_micro:
+        return FEATURE_MAX
+    return min(FEATURE_MAX, max(norm_ratio_micro, MICRO * MICRO // norm_ratio_micro))
 
 
 def without_pool(row: TriageRow) -> TriageRow:
     """The row as it is where there is no pool: all that needs none."""
     return replace(row, p_ppm=MICRO, unusual=0, alarm=0)
-
-
-def features_of(row: TriageRow) -> tuple[int, ...]:
-    """What is compared with the pool, FEATURES integers: larger is odder, none depends on scale or model."""
-    norm = row.norm_ratio_micro
-    either = max(norm, MICRO * MICRO // norm) if norm else RATIO_MAX_MICRO
-    found = (
-        either,
-        -row.previous_cos_micro,
-        -row.root_cos_micro,
-        -row.others_cos_micro,
-        -row.nearest_micro,
-    )
-    return tuple(max(-FEATURE_MAX, min(FEATURE_MAX, value)) for value in found)
 
 
 def is_left_out(row: TriageRow) -> bool:
@@ -117,9 +141,10 @@ def pool_rows(body: GroupBody, suspected: frozenset[MemberId]) -> tuple[PoolRow,
 
     The merely unusual are among them, or the pool would be narrower each time it is used.
     """
+    found = features(body.triage).tolist()
     return tuple(
-        PoolRow(row.member, features_of(row), row.alarm)
-        for row in body.triage
+        PoolRow(row.member, tuple(own), row.alarm)
+        for row, own in zip(body.triage, found, strict=True)
         if row.member not in suspected and not (row.out_of_bounds or row.duplicate or row.repeated)
     )
 
@@ -134,7 +159,7 @@ def _others_cos_micro(gram: Gram, i: int, factors: Sequence[int]) -> int:
     return gram.cos_of_sums_micro(gram.unit(i), others)
 
 
-def _repeats(gram: Gram, i: int, n: int, rules: Rules) -> bool:
+def _is_public(gram: Gram, i: int, n: int, rules: Rules) -> bool:
     """Whether it is the previous aggregate or the council's root update again: anybody has those."""
     return any(
         gram.norms_sq[public] > 0 and relative_distance_micro(gram, i, public) < rules.duplicate_max_micro

@@ -27,6 +27,7 @@ from p2pfl.rules.aggregate import aggregate, recorded_factors, zero_update
 from p2pfl.rules.chunks import chunk_grams
 from p2pfl.rules.gram import Gram, Triangle, add_up, view
 from p2pfl.rules.pool import EMPTY, Pool
+from p2pfl.rules.repeats import Sent, sent_now
 from p2pfl.rules.rows import row_root
 from p2pfl.rules.state import LEFT_OUT
 from p2pfl.rules.triage import is_left_out, triage, warnings
@@ -47,7 +48,8 @@ class GroupInputs:
     the council block that the base names; updates and root update share them. previous_aggregate: of this
     group's block before, with its own exponents. Both are None where there is none (a zero row). standings:
     of the group's members, as of that council block. base_values: the base that `base.base_id` names.
-    salt: of this epoch's filters. pool: of that council block. ballots: on the block before. parent and its
+    salt: of this epoch's filters. pool: of that council block. earlier: the counted updates of this group's
+    last `look_back` blocks, as far as they are of this epoch. ballots: on the block before. parent and its
     id: that block, if it is of this epoch. old_base: the own base without it (`taking_back.own_steps`), where
     the ballots reject it.
     """
@@ -73,6 +75,7 @@ class GroupInputs:
     parent_id: Digest = ZERO_DIGEST
     old_base: Base | None = None
     pool: Pool = EMPTY
+    earlier: tuple[Sent, ...] = ()
 
     @property
     def layout(self) -> Layout:
@@ -113,7 +116,8 @@ def derive_group_body(inputs: GroupInputs) -> Derived:
     rules, f = inputs.genesis.rules, inputs.committee.faulty_max
     updates = _revealed_updates(inputs)
     chunks, triangles, whole = _gram(inputs, updates)
-    rows = triage(inputs.revealed, whole, f, rules, inputs.pool)
+    sent = sent_now(inputs.txs, {each: inputs.updates[each] for each in inputs.revealed}, inputs.salt)
+    rows = triage(inputs.revealed, whole, f, rules, inputs.pool, sent, inputs.earlier)
     weights = derive_weights(
         inputs.txs, inputs.unrevealed, rows, inputs.standings, rules.weight_cap, rejected=rejected
     )
@@ -125,13 +129,8 @@ def derive_group_body(inputs: GroupInputs) -> Derived:
         total = Update(inputs.layout, inputs.exponents, values)
     next_base = _next_base(inputs, total, rejected)
     with_root = [*range(len(updates)), len(updates) + 1]
-    warned = warnings(
-        inputs.revealed,
-        chunks[:, with_root][:, :, with_root],
-        whole.pick(with_root),
-        inputs.layout,
-        inputs.exponents,
-    )
+    few, rooted = chunks[:, with_root][:, :, with_root], whole.pick(with_root)
+    warned = warnings(inputs.revealed, few, rooted, inputs.layout, inputs.exponents)
     body = GroupBody(
         txs=inputs.txs,
         close=inputs.close,
@@ -144,11 +143,12 @@ def derive_group_body(inputs: GroupInputs) -> Derived:
         aggregate_id=blob_id(total.to_bytes()),
         row_root=_row_root(inputs, vectors, shown, total),
         gram=triangles,
+        sketches=tuple(each.sketch for each in sent),
         triage=rows,
         warnings=warned,
         standings=inputs.standings,
         pool_digest=inputs.pool.digest,
-        filters=_filters(inputs, updates, weights, warned),
+        filters=_filters(inputs, updates, sent, weights, warned),
         base=inputs.base,
         next_base_id=blob_id(next_base.to_bytes()),
     )
@@ -363,6 +363,7 @@ def _gram(inputs: GroupInputs, updates: Sequence[Update]) -> tuple[Int64, tuple[
 def _filters(
     inputs: GroupInputs,
     updates: Sequence[Update],
+    sent: Sequence[Sent],
     weights: Sequence[int],
     warned: Sequence[WarningRow],
 ) -> tuple[BloomFilter, ...]:
@@ -379,7 +380,8 @@ def _filters(
             keys[filters.ACTORS].append(filters.actor_key(member, ROLE_LEFT_OUT))
     for update in updates:
         keys[filters.CHUNKS] += filters.chunk_keys(update)
-        keys[filters.BANDS] += filters.band_keys(update, inputs.salt)
+    for each in sent:
+        keys[filters.BANDS] += filters.band_keys(each.sketch)
     for row in warned:
         keys[filters.WARNINGS].append(filters.warning_key(row.tensor, row.chunk, row.reason))
         keys[filters.WARNINGS].append(

@@ -52,6 +52,7 @@ from p2pfl.rules.council import CouncilInputs, compare, derive_council, suspicio
 from p2pfl.rules.counting import count_block
 from p2pfl.rules.defaults import DEFAULT_RULES
 from p2pfl.rules.filters import epoch_salt
+from p2pfl.rules.repeats import counted_in
 from p2pfl.rules.state import CouncilState
 from p2pfl.rules.taking_back import own_steps, take
 from p2pfl.rules.validate import GroupInputs, derive_group_body, list_root
@@ -254,6 +255,7 @@ class _Builder:
         ci = genesis.member(committee.proposer(height, 0)).name
         previous = self.updates[self.built.body(name, height - 1).aggregate_id] if height else None
         hidden = (member_of(f"{name}-m3"),) if (name, height) == ("g1", 2) else ()
+        before = range(max(0, height - genesis.rules.look_back), height)
         inputs = GroupInputs(
             genesis=genesis,
             group=name,
@@ -271,6 +273,7 @@ class _Builder:
             root_update=self.updates.get(state.root_update_id),
             standings=state.standings(genesis.group_id(name), 0),
             pool=state.pool,
+            earlier=counted_in(self.built.body(name, each) for each in before),
             base=BaseRef(base_id, state.height, state.block_id, own),
             base_values=base,
             salt=self.salt,

@@ -195,14 +195,16 @@ def test_a_near_copy_shares_a_band_and_a_stranger_does_not() -> None:
         one = update(seed)
         noise = np.random.default_rng([seed, 1]).normal(0, 25, LAYOUT.size)  # A twentieth of its length.
         copy = Update(LAYOUT, one.exponents, (one.values + noise).astype(np.int16))
-        shared_with_copies += bool(set(band_keys(one, SALT)) & set(band_keys(copy, SALT)))
-        shared_with_strangers += bool(set(band_keys(one, SALT)) & set(band_keys(update(seed + 1000), SALT)))
+        shared_with_copies += bool(set(band_keys(simhash(one, SALT))) & set(band_keys(simhash(copy, SALT))))
+        stranger = simhash(update(seed + 1000), SALT)
+        shared_with_strangers += bool(set(band_keys(simhash(one, SALT))) & set(band_keys(stranger)))
     assert shared_with_copies >= 28
     assert shared_with_strangers == 0
 
 
 def test_a_zero_update_has_no_bands() -> None:
-    assert band_keys(Update(LAYOUT, (0, 0), np.zeros(LAYOUT.size, dtype=np.int16)), SALT) == []
+    nothing = Update(LAYOUT, (0, 0), np.zeros(LAYOUT.size, dtype=np.int16))
+    assert simhash(nothing, SALT) == b"" and band_keys(b"") == []
 
 
 def test_a_sketch_is_that_of_python_integers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,16 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus.types import MemberId
-from p2pfl.params import Layout, TensorSpec, Update
+from p2pfl.genesis import Rules
+from p2pfl.params import Layout, TensorSpec, Update, blob_id
 from p2pfl.records import MICRO
 from p2pfl.rules.chunks import CHUNK_COORDINATES, chunk_grams
 from p2pfl.rules.defaults import DEFAULT_RULES
+from p2pfl.rules.filters import simhash
 from p2pfl.rules.gram import view_of
+from p2pfl.rules.pool import FEATURE_MAX, FEATURES, Pool, pack
+from p2pfl.rules.repeats import Sent
 from p2pfl.rules.triage import (
     NEAREST_MAX_MICRO,
     WARNINGS_PER_REASON,
+    features,
+    is_left_out,
+    most_unusual,
     triage,
     warnings,
+    without_pool,
 )
 
 LAYOUT = Layout((TensorSpec("w", (3 * CHUNK_COORDINATES,)), TensorSpec("b", (64,))))
@@ -41,12 +50,18 @@ def group(seed: int, count: int, *, signal: float = 300, noise: float = 300) -> 
 
 
 def rows_of(
-    vectors: list[np.ndarray], f: int = 1, previous: np.ndarray | None = None, root: np.ndarray | None = None
+    vectors: list[np.ndarray],
+    f: int = 1,
+    previous: np.ndarray | None = None,
+    root: np.ndarray | None = None,
+    *,
+    rules: Rules = RULES,
+    **more: Any,
 ):
     nothing = np.zeros(LAYOUT.size)
     extra = [nothing if each is None else each for each in (previous, root)]
     updates = [update(vector) for vector in (*vectors, *extra)]
-    return triage(members(len(vectors)), view_of(updates), f, RULES)
+    return triage(members(len(vectors)), view_of(updates), f, rules, **more)
 
 
 def test_the_features_are_those_of_the_reals() -> None:
@@ -212,3 +227,84 @@ def test_the_order_of_members_does_not_change_who_is_warned_of(seed: int, order:
     for place, i in enumerate(order):
         for reason in ("opposed", "loud", "silent"):
             assert of(mixed, place, reason) == of(straight, i, reason)
+
+
+# ---------------------------------------------------------------------------
+# Against the pool, and against what was sent before.
+
+
+def test_whose_features_are_rarer_than_the_rate_is_left_out_and_below_the_alarm_rate_a_case() -> None:
+    previous, root = group(2, 2)
+    near_root = [np.rint(root + noise) for noise in group(3, 5, signal=0, noise=300)]
+    pool = Pool.founded(
+        pack(
+            np.concatenate(
+                [
+                    features(rows_of([np.rint(root + n) for n in group(s, 5, signal=0)], 1, previous, root))
+                    for s in range(10, 60)
+                ]
+            )
+        )
+    )
+    honest = rows_of(near_root, 1, previous, root, pool=pool)
+    assert not any(row.alarm for row in honest)
+    near_root[1] *= -1
+    rows = rows_of(near_root, 1, previous, root, pool=pool)
+    flipped = rows[1]
+    assert (flipped.p_ppm, flipped.unusual, flipped.alarm) == (
+        -(-MICRO // 251),
+        1,
+        0,
+    )  # 250 rows: 3e-4 is too rare.
+    assert is_left_out(flipped) and most_unusual(rows)[0] == flipped.member
+    rules = replace(RULES, alarm_rate_ppm=5_000)
+    assert rows_of(near_root, 1, previous, root, pool=pool, rules=rules)[1].alarm
+    assert without_pool(flipped) == rows_of(near_root, 1, previous, root)[1]
+
+
+def test_what_nobody_has_a_cosine_to_says_nothing() -> None:
+    rows = rows_of(group(4, 5))
+    found = features(rows)
+    assert (found[:, [1, 2, 4]] == -FEATURE_MAX).all() and (found[:, 0] >= MICRO).all()
+    (root,) = group(5, 1)
+    assert (features(rows_of(group(4, 5), root=root))[:, [2, 4]] > -FEATURE_MAX).all()
+    assert features(()).shape == (0, FEATURES)
+
+
+def test_too_short_is_as_odd_as_too_long() -> None:
+    vectors = [np.zeros(LAYOUT.size) for _ in range(5)]
+    for i, (vector, length) in enumerate(zip(vectors, (1000, 1000, 2000, 500, 1000), strict=True)):
+        vector[i] = length
+    assert features(rows_of(vectors))[:, 0].tolist() == [MICRO, MICRO, 2 * MICRO, 2 * MICRO, MICRO]
+
+
+@pytest.mark.parametrize("public", ["previous", "root"])
+def test_the_previous_aggregate_and_the_root_update_are_no_ones_own_work(public: str) -> None:
+    vectors, (shown,) = group(6, 4), group(7, 1)
+    vectors[2] = shown.copy()
+    vectors[2][:9] += 50
+    rows = rows_of(vectors, **{public: shown})
+    assert [row.repeated for row in rows] == [0, 0, 1, 0]
+    assert not any(row.repeated for row in rows_of(vectors))
+
+
+def sent(vectors: list[np.ndarray], first: int = 1) -> list[Sent]:
+    updates = [update(vector) for vector in vectors]
+    return [
+        Sent(MemberId(bytes([first + i]) * 20), blob_id(each.to_bytes()), simhash(each, b"s" * 32))
+        for i, each in enumerate(updates)
+    ]
+
+
+def test_an_earlier_update_of_somebody_else_is_found_under_noise_and_the_own_one_exactly() -> None:
+    before, now = group(8, 4, signal=0), group(9, 4, signal=0)
+    now[0] = before[1] + np.rint(np.random.default_rng(1).normal(0, 15, LAYOUT.size))  # A 20th of its length.
+    now[2] = before[2].copy()
+    now[3] = before[3] + np.rint(
+        np.random.default_rng(2).normal(0, 15, LAYOUT.size)
+    )  # Its own direction again.
+    rows = rows_of(now, sent=sent(now), earlier=sent(before))
+    assert [row.repeated for row in rows] == [1, 0, 1, 0]
+    now[1] = np.zeros(LAYOUT.size)
+    nothing = rows_of(now, sent=sent(now), earlier=sent([np.zeros(LAYOUT.size)]))
+    assert not any(row.repeated for row in nothing)
