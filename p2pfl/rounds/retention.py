@@ -166,7 +166,10 @@ def _with_what_it_was_made_from(
     found = _named(body)
     before = [(chain, height - 1)]
     if isinstance(body, GroupBody):
-        before += [(council, body.base.council_height), *((chain, own) for own in body.base.own_heights)]
+        # The first own block may take back the one before, which the council has counted.
+        own = body.base.own_heights
+        before += [(council, body.base.council_height), *((chain, each) for each in own)]
+        before += [(chain, own[0] - 1)] if own else []
     for other, at in before:
         decided = other.get(at) if at >= 0 else None
         if decided is not None:
