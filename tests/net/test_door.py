@@ -138,6 +138,20 @@ async def test_where_a_member_came_from_is_remembered_for_hours_whoever_comes(au
     assert watched.barred == ["10.0.0.1"]
 
 
+async def test_a_member_that_was_here_last_is_forgotten_last(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes from ever new addresses must not make us forget who comes again and again."""
+    monkeypatch.setattr(door, "HOMES_MAX", 3)
+    watched = Watched()
+    for address in ("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.1", "10.0.0.4"):
+        watched.door.welcome(address)
+    bad_handshakes(watched, "10.0.0.1")
+    assert watched.barred == []
+    bad_handshakes(watched, "10.0.0.2")
+    assert watched.barred == ["10.0.0.2"]
+
+
 @pytest.mark.parametrize(
     ("genesis", "record", "remote", "home"),
     [

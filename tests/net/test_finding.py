@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +191,10 @@ async def test_gossip_that_is_held_already_takes_nothing_from_the_rate() -> None
         assert a._finding.book.record(b.peer_id) == moved_to
 
 
+@pytest.mark.parametrize("places", [2, 150])
 @pytest.mark.parametrize("source", ["record", "lan"])
-async def test_nobody_makes_others_call_a_stranger_again_and_again(source: str) -> None:
-    """Two addresses said in turns were each a new one, and called at once."""
+async def test_nobody_makes_others_call_a_stranger_again_and_again(source: str, places: int) -> None:
+    """Addresses said in turns, or ever new ones, were each called at once."""
     town = Town(2)
     low, high = town.members
     came = 0
@@ -203,13 +205,13 @@ async def test_nobody_makes_others_call_a_stranger_again_and_again(source: str) 
         await stream.aclose()
 
     async with trio.open_nursery() as nursery:
-        listeners = [(await nursery.start(trio.serve_tcp, hang_up, 0))[0] for _ in range(2)]
-        places = [f"/ip4/127.0.0.1/tcp/{one.socket.getsockname()[1]}" for one in listeners]
+        (listener,) = await nursery.start(partial(trio.serve_tcp, hang_up, 0, host="0.0.0.0"))
+        port = listener.socket.getsockname()[1]
         a = network_at(town, low, town.addresses[low].address)
         await nursery.start(a.run)
         peer = a._peers[high]
         for number in range(150):
-            said = [places[number % 2]]
+            said = [f"/ip4/127.0.0.{1 + number % places}/tcp/{port}"]
             if source == "record":
                 record = sealed(town.keys[high], said, number + 1)
                 a._finding._take(peer, record.envelope)

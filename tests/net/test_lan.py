@@ -40,9 +40,21 @@ def test_rubbish_in_a_service_is_passed_over(text: bytes) -> None:
         assert len(addresses) <= STRINGS_MAX
 
 
-async def test_two_members_with_old_addresses_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+class WithoutHost(Lan):
+    """The specification wants the TXT record only; zeroconf's own question waits for an address in vain."""
+
+    def _service(self, addresses: Any) -> Any:
+        info = super()._service(addresses)
+        info.addresses = []
+        return info
+
+
+@pytest.mark.parametrize("kind", [Lan, WithoutHost])
+async def test_two_members_with_old_addresses_find_each_other(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Lan]
+) -> None:
     def on_loopback(*arguments: Any) -> Lan:
-        return Lan(*arguments, interfaces=["127.0.0.1"])
+        return kind(*arguments, interfaces=["127.0.0.1"])
 
     monkeypatch.setattr(finding, "Lan", on_loopback)
     town = Town(2)
@@ -113,3 +125,31 @@ async def test_what_zeroconf_raises_stops_no_node(
         await until(lambda: len(names) >= 3)
         nursery.cancel_scope.cancel()
     assert len(set(names)) == len(names)
+
+
+async def test_a_name_that_is_none_does_not_end_the_thread_that_hears_it() -> None:
+    one = Lan("A", list, lambda *_: None)
+    for name in ("", "x", "a.b.c", "\0" * 300):
+        one._heard(trio.lowlevel.current_trio_token(), zeroconf=None, name=name)
+
+
+def test_what_is_heard_after_the_node_has_ended_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The browser's thread outlives the event loop for as long as a question takes."""
+
+    class Info:
+        text = packed("dnsaddr=/ip4/10.0.0.5/tcp/1/p2p/B")
+
+        def __init__(self, *_: Any) -> None: ...
+
+        def request(self, *_: Any) -> bool:
+            return True
+
+    async def token() -> trio.lowlevel.TrioToken:
+        return trio.lowlevel.current_trio_token()
+
+    found: list[Any] = []
+    one = Lan("A", list, lambda *news: found.append(news))
+    monkeypatch.setattr(zeroconf, "ServiceInfo", Info)
+    assert list(spoken(Info.text)) == ["B"]
+    one._heard(trio.run(token), zeroconf=None, name=f"b.{lan.SERVICE}")
+    assert found == []
