@@ -84,7 +84,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from p2pfl.learn.model_files import Named, write_safetensors
+    from p2pfl.learn.model_files import write_safetensors
 
     given = None if arguments.genesis is None else genesis_file.load(arguments.genesis)
     genesis, chains, blobs = history.read(arguments.dir, Report(str(arguments.dir)), given)
@@ -94,7 +94,7 @@ def _export(arguments: argparse.Namespace) -> int:
     notes = {"base_id": "0x" + found.hex(), "network_id": "0x" + genesis.network_id.hex()}
     if block is not None:
         notes["council_block"] = str(block)
-    write_safetensors(arguments.out, base, Named(task.model, task.input_shape, task.classes), **notes)
+    write_safetensors(arguments.out, base, _named(task), **notes)
     told = {"file": str(arguments.out), "model": task.model, "parameters": len(base.values), **notes}
     where = "" if block is None else f" of the council's block {block}" if block >= 0 else " of the genesis"
     _tell(arguments, told, f"{arguments.out}: {task.model}, the base {notes['base_id']}{where}")
@@ -217,12 +217,18 @@ def _task(arguments: argparse.Namespace, *, wants_data: bool = False) -> tuple[T
         shape, classes, names = whole.input_shape, whole.classes, whole.class_names
     else:
         assert named is not None
-        shape, classes, names = named.input_shape, named.classes, ()
+        shape, classes, names = named.input_shape, named.classes, named.class_names
     tensors = layout(model, shape, classes).tensors
     task = Task(
         model, arguments.dataset or "", shape, classes, tensors, 1, 1, 1, 0, 1, 0, 0, class_names=names
     )
     return task, whole
+
+
+def _named(task: Task) -> Any:
+    from p2pfl.learn.model_files import Named
+
+    return Named(task.model, task.input_shape, task.classes, task.class_names)
 
 
 def _tell(arguments: argparse.Namespace, told: dict[str, Any], words: str) -> None:

@@ -26,11 +26,12 @@ _BLOB_MAGIC = b"MPSBLOB1"
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What a model is of: its name in the table, and the shape and classes that it was made for."""
+    """What a model is of: its name in the table, the shape and classes that it was made for, their names."""
 
     model: str
     input_shape: tuple[int, ...]
     classes: int
+    class_names: tuple[str, ...] = ()
 
 
 def write_safetensors(path: Path, base: Base, named: Named, **notes: str) -> None:
@@ -42,7 +43,8 @@ def write_safetensors(path: Path, base: Base, named: Named, **notes: str) -> Non
         for spec, part in zip(base.layout.tensors, base.layout.unflatten(base.values), strict=True)
     }
     shape = json.dumps(list(named.input_shape))
-    told = {"model": named.model, "input_shape": shape, "classes": str(named.classes), **notes}
+    told = {"model": named.model, "input_shape": shape, "classes": str(named.classes)}
+    told |= {"class_names": json.dumps(list(named.class_names))} | notes
     write_whole(path, save(tensors, metadata=told))
 
 
@@ -59,7 +61,8 @@ def read_named(path: Path) -> Named | None:
         with safe_open(path, framework="numpy") as file:
             told: dict[str, str] = file.metadata() or {}
         shape = tuple(int(each) for each in json.loads(told["input_shape"]))
-        return Named(told["model"], shape, int(told["classes"]))
+        names = tuple(str(each) for each in json.loads(told.get("class_names", "[]")))
+        return Named(told["model"], shape, int(told["classes"]), names)
     except SafetensorError:
         return None  # It may be a base; `read_model` says what is wrong with it.
     except (KeyError, ValueError, TypeError):

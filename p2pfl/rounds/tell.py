@@ -104,8 +104,9 @@ def _case(context: Context, case: Case, fetched: int) -> dict[str, object]:
 
 
 async def evaluate(context: Context, height: int, derived: Derived) -> None:
-    """How good the new base is on the own held-out data."""
+    """How good the new base is on the public test set."""
     try:
+        await context.aside(context.trainer.public)  # Once, it unpacks a whole data set.
         loss, accuracy = await context.trainer.evaluate(derived.next_base.values)
     except (UserError, WorkerDied, TaskFailed) as error:
         log.warning("the new base could not be evaluated", height=height, why=str(error))

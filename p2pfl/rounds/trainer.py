@@ -107,7 +107,13 @@ class Trainer:
         self._public: tuple[Float32, Int64, Dataset] | None = None
 
     async def warm(self) -> None:
-        """Have the process ready before the first round. Raises UserError when the device is not here."""
+        """Have the process ready before the first round. Raises UserError when the device is not here.
+
+        A seat, which learns from the public root set, reads that now, and says now if it is not there. A
+        member needs the public set only to say how good a base is, and may do without.
+        """
+        if self.x is None and self.genesis.task.root_size:
+            self.public()
         await self.worker.warm(self.device)
 
     async def train(

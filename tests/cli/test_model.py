@@ -129,6 +129,18 @@ def test_rubbish_is_no_model(data: bytes, tmp_path: Path, capsys: Output) -> Non
     assert "is not known" in refused(asked, capsys)
 
 
+def test_a_file_remembers_what_its_classes_are_called(tmp_path: Path, capsys: Output) -> None:
+    kinds = tuple("abcdefghij")
+    write_safetensors(tmp_path / "m.safetensors", base(), Named("logistic", SHAPE, 10, kinds))
+    columns = ",".join(f"p{i}" for i in range(64))
+    row = ",".join(["0.5"] * 64)
+    (tmp_path / "own.csv").write_text(f"{columns},label\n{row},j\n{row},b\n", encoding="utf-8")
+    asked = ["model", "evaluate", str(tmp_path / "m.safetensors"), "--data", str(tmp_path / "own.csv")]
+    assert told(asked, capsys)["samples"] == 2
+    (tmp_path / "own.csv").write_text(f"{columns},label\n{row},k\n", encoding="utf-8")
+    assert "the label 'k'" in refused(asked, capsys)
+
+
 def test_half_precision_is_read_too(tmp_path: Path) -> None:
     tensors = {"linear.weight": np.ones((10, 64), np.float16), "linear.bias": np.zeros(10, np.float64)}
     safetensors.save_file(tensors, tmp_path / "m.safetensors")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pfl.errors import UserError
 from p2pfl.learn.datasets import data_root, load_dataset
 from p2pfl.learn.held_out import HELD_OUT_MIN, SAMPLES_MIN, held_out_places, hold_out
 from p2pfl.rounds.trainer import Trainer
@@ -57,3 +59,12 @@ async def test_a_trainer_trains_on_the_rest_and_commits_to_it_only() -> None:
     seat = Trainer(genesis, None, None)
     assert seat.held_out is None
     assert await seat.evaluate_held_out(np.zeros(1, dtype=np.float32)) is None
+
+
+async def test_a_seat_says_at_its_start_that_the_public_set_is_not_there(tmp_path: Path) -> None:
+    genesis = world().genesis
+    task = dataclasses.replace(genesis.task, dataset="mnist", input_shape=(1, 28, 28))
+    seat = Trainer(dataclasses.replace(genesis, task=task), None, None, data_dir=tmp_path)
+    with pytest.raises(UserError, match="there is no train-images-idx3-ubyte"):
+        await seat.warm()
+    assert seat.worker.pid is None
