@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from bench import aggregators, blobs, connect, consensus, idle, messages, rounds, sync, verify, wire
+from bench import aggregators, blobs, check, connect, consensus, idle, messages, rounds, sync, verify, wire
 from p2pfl.cli import failures
 
 
@@ -26,6 +26,7 @@ def main() -> int:
         connect.add_parser,
         messages.add_parser,
         aggregators.add_parser,
+        check.add_parser,
     ):
         add(commands)
     for each in commands.choices.values():

@@ -29,8 +29,8 @@ Keys = Mapping[MemberId, PrivateKey]
 FIRST_MS, ROUND_MS = 1_700_000_000_000, 1500
 
 
-def body_of_a_round(genesis: Genesis, group: str, keys: Keys) -> GroupBody:
-    """What follows from a round at height 0 in which every member commits to a random update."""
+def inputs_of_a_round(genesis: Genesis, group: str, keys: Keys) -> GroupInputs:
+    """A round at height 0 in which every member commits to a random update; nothing came before it."""
     chance, layout, domain = np.random.default_rng(1), genesis.task.layout, genesis.domain(group)
     committee, base = genesis.committee(group), Base(layout, np.zeros(layout.size, dtype=np.float32))
     base_id = blob_id(base.to_bytes())
@@ -59,7 +59,7 @@ def body_of_a_round(genesis: Genesis, group: str, keys: Keys) -> GroupBody:
     ids = tuple(struct_hash(signed.tx) for signed in txs)
     close = Close(0, 0, 0, list_root(ids))
     ci = keys[committee.proposer(0, 0)]
-    inputs = GroupInputs(
+    return GroupInputs(
         genesis=genesis,
         group=group,
         committee=committee,
@@ -77,7 +77,6 @@ def body_of_a_round(genesis: Genesis, group: str, keys: Keys) -> GroupBody:
         base_values=base,
         salt=epoch_salt(genesis.network_id, 0, ZERO_DIGEST),
     )
-    return derive_group_body(inputs).body
 
 
 def decided_blocks(
@@ -111,6 +110,6 @@ def decided_blocks(
 
 def history(genesis: Genesis, group: str, keys: Keys, blocks: int) -> list[DecidedBlock]:
     """A chain of so many blocks."""
-    body = body_of_a_round(genesis, group, keys)
+    body = derive_group_body(inputs_of_a_round(genesis, group, keys)).body
     named = (Digest(sha256(height.to_bytes(8, "big")).digest()) for height in range(blocks))
     return decided_blocks(genesis, group, keys, (replace(body, next_base_id=each) for each in named))

@@ -33,6 +33,8 @@ MODEL_BYTES_MAX = 128 * 1024 * 1024
 BLOB_BYTES_MAX = 512 * 1024 * 1024
 INT16_MAX = 32767
 EXPONENT_MIN, EXPONENT_MAX = -40, 10
+# A block of float64 stays in a processor's own cache.
+_APPLIED_AT_ONCE = 1 << 14
 _MAGIC = b"MPSBLOB1"
 
 
@@ -210,8 +212,13 @@ def apply_update(base: Base, update: Update) -> Base:
     """float32(base + q * 2^e), one rounding to float64 and one to float32, the same on every machine."""
     values = np.empty_like(base.values)
     for part, exponent in zip(base.layout.slices(), update.exponents, strict=True):
-        step = np.ldexp(update.values[part].astype(np.float64), exponent)
-        values[part] = (base.values[part].astype(np.float64) + step).astype(np.float32)
+        unit = (
+            2.0**exponent
+        )  # Exact, and so is every product: no exponent of an update leaves float64's range.
+        for start in range(part.start, part.stop, _APPLIED_AT_ONCE):
+            here = slice(start, min(start + _APPLIED_AT_ONCE, part.stop))
+            step = np.multiply(update.values[here], unit, dtype=np.float64)
+            values[here] = np.add(step, base.values[here], out=step)
     return Base(base.layout, values)
 
 

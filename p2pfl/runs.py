@@ -13,7 +13,9 @@ for 64 KiB: no piece is shorter. Knows neither who has a blob nor where it lies.
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from consensus import merkle
@@ -29,6 +31,9 @@ RUN_BYTES = RUN_LEAVES * LEAF_BYTES
 PIECE_LEAVES_MAX = 1024
 PIECE_BYTES_MAX = PIECE_LEAVES_MAX * LEAF_BYTES
 _HASH_BYTES = 32
+# Hashes of the leaves of so many runs are kept: of 64 MiB of blobs, in 2.3 MB. Whoever checks a proposal
+# needs those of all its updates, which it has made when the blobs came or were read.
+LEAVES_KNOWN_MAX = 1024
 
 
 def piece_leaves(length: int) -> int:
@@ -42,8 +47,38 @@ def run_hashes(data: Bytes) -> bytes:
     view = memoryview(data)
     nodes = bytearray()
     for start in range(0, len(view), RUN_BYTES):
-        nodes += merkle.root_of_hashes(leaf_hashes(view[start : start + RUN_BYTES]))
+        hashes = leaf_hashes(view[start : start + RUN_BYTES])
+        nodes += _leaves.keep(merkle.root_of_hashes(hashes), hashes)
     return bytes(nodes)
+
+
+def leaves_of(runs: Bytes) -> bytes:
+    """The hashes of all leaves under these runs, one after another, if they were made lately; or nothing."""
+    return _leaves.under(_split(runs))
+
+
+class _Leaves:
+    """What was under a run. Its node is a hash over it, so that nothing here can be wrong; for threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def keep(self, node: Digest, hashes: Sequence[bytes]) -> Digest:
+        with self._lock:
+            self._known[node] = b"".join(hashes)
+            self._known.move_to_end(node)
+            if len(self._known) > LEAVES_KNOWN_MAX:
+                self._known.popitem(last=False)
+        return node
+
+    def under(self, nodes: Sequence[bytes]) -> bytes:
+        with self._lock:
+            found = [self._known.get(node) for node in nodes]
+            return b"" if None in found else b"".join(each for each in found if each)
+
+
+_leaves = _Leaves()
 
 
 def root_of(runs: Bytes) -> Digest:

@@ -261,7 +261,7 @@ def check_from_blobs(block: GroupBlock, blobs: Blobs) -> Iterator[Problem]:
     updates = updates_of(block, blobs).values()
     for update in updates:
         chunks += filters.chunk_keys(update)
-    sketches = tuple(filters.simhash(update, block.salt) for update in updates)
+    sketches = tuple(filters.simhashes(list(updates), block.salt))
     if sketches != block.body.sketches:
         yield "wrong_field", "sketches: not what the blobs say"
     bands = [key for sketch in sketches for key in filters.band_keys(sketch)]

@@ -248,12 +248,14 @@ class Proposals:
     ) -> GroupInputs:
         context = self._context
         updates: dict[ct.MemberId, Update] = {}
+        leaves: dict[ct.MemberId, bytes] = {}
         for signed in txs:
             if signed.tx.member not in unrevealed:
                 update = await self._update(signed, resolved)
                 if update is None:
                     raise PeerFault("not_revealed", context.name_of(signed.tx.member))
                 updates[signed.tx.member] = update
+                leaves[signed.tx.member] = context.shelf.leaves(signed.tx.blob_id)
         return GroupInputs(
             genesis=context.genesis,
             group=context.name,
@@ -264,6 +266,7 @@ class Proposals:
             close=close,
             unrevealed=unrevealed,
             updates=updates,
+            leaves=leaves,
             exponents=resolved.exponents,
             previous_aggregate=await self._previous_aggregate(heard.height),
             root_update=resolved.root_update,

@@ -73,6 +73,10 @@ class Shelf:
         """Its bytes, if it is here."""
         return await trio.to_thread.run_sync(self._blobs.get, blob_id)
 
+    def leaves(self, blob_id: Digest) -> bytes:
+        """The hashes of its leaves, one after another, if somebody has just made them; or nothing."""
+        return self._blobs.leaves(blob_id)
+
     def hold(self, case_id: Digest, by: MemberId, opening_id: Digest) -> None:
         """While this case is open, what this member brought to it last is not old, however old it is.
 

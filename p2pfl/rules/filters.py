@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consensus.types import Digest, MemberId
-from p2pfl.params import LEAF_BYTES, Int16, Layout, Update, data_offset, leaf_hashes
+from p2pfl.params import LEAF_BYTES, Int16, Int64, Layout, Update, leaf_hashes
 from p2pfl.records import BloomFilter
+from p2pfl.rules import murmur
 from p2pfl.rules.chunks import exact_int64
 
 ACTORS, CHUNKS, BANDS, WARNINGS, ACCUSED = NAMES = ("actors", "chunks", "bands", "warnings", "accused")
@@ -32,10 +33,15 @@ BITS_MIN = 512
 # Bits a key and hash, 1 / ln 2: then a filter of k hashes is wrong for one absent key in 2^k.
 LOG2_E_PPB = 1_442_695_041
 HASHES_MAX = 32
+# Fewer keys are hashed sooner one by one.
+MANY_KEYS = 64
 # A leaf with fewer numbers than this says little: most of a sparse update's leaves look alike.
 LEAF_NONZEROS_MIN = 64
 LEAF_COORDINATES = LEAF_BYTES // 2
+HASH_BYTES = 32
 SKETCH_BUCKETS = 256
+# Places of so many numbers, half a MiB, stay in a processor's own cache while all rows are counted.
+SKETCH_COORDINATES = 1 << 16
 BAND_BITS = 32
 # The table of buckets of the largest model is 96 MB; one epoch's salt is in use at a time, two at its end.
 TABLES_MAX = 2
@@ -92,12 +98,22 @@ def _positions(keys: Sequence[bytes], name: str, salt: bytes, hashes: int, size:
     Enhanced double hashing (Dillinger and Manolios 2004): h1 + i h2 + (i^3 - i) / 6, all modulo 2^64 and
     then modulo the size. Plain double hashing is wrong more often in small filters.
     """
-    prefix = salt + name.encode()
-    raw = b"".join([mmh3.mmh3_x64_128_digest(prefix + key, 0) for key in keys])
-    halves = np.frombuffer(raw, dtype="<u8").reshape(-1, 2).astype(np.uint64)
+    halves = _digests(keys, salt + name.encode())
     i = np.arange(hashes, dtype=np.uint64)
     cubic = (i * i * i - i) // np.uint64(6)
     return (halves[:, :1] + i * halves[:, 1:] + cubic) % np.uint64(size)
+
+
+def _digests(keys: Sequence[bytes], prefix: bytes) -> NDArray[np.uint64]:
+    """128-bit MurmurHash3 of each key after the prefix. uint64, shape (keys, 2)."""
+    length = len(keys[0])
+    if len(keys) < MANY_KEYS or set(map(len, keys)) != {length}:
+        raw = b"".join([mmh3.mmh3_x64_128_digest(prefix + key, 0) for key in keys])
+        return np.frombuffer(raw, dtype="<u8").reshape(-1, 2).astype(np.uint64)
+    table = np.empty((len(keys), len(prefix) + length), dtype=np.uint8)
+    table[:, : len(prefix)] = np.frombuffer(prefix, dtype=np.uint8)
+    table[:, len(prefix) :] = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, length)
+    return murmur.digests(table)
 
 
 # ---------------------------------------------------------------------------
@@ -134,30 +150,37 @@ def case_key(member: MemberId, case_id: Digest) -> bytes:
 # Chunks and bands of one update.
 
 
-def chunk_keys(update: Update) -> list[bytes]:
-    """The keys of the update's leaves with at least 64 numbers that are not zero."""
-    blob = update.to_bytes()
-    skip = data_offset(blob) // LEAF_BYTES
-    hashes = leaf_hashes(blob)[skip:]
-    tensors = _tensor_of_leaf(update.layout)
-    counts = _nonzeros(update.values)
-    return [
-        chunk_key(tensors[leaf], leaf, found)
-        for leaf, found in enumerate(hashes)
-        if counts[leaf] >= LEAF_NONZEROS_MIN
-    ]
+def chunk_keys(update: Update, hashes: bytes = b"") -> list[bytes]:
+    """The keys of the update's leaves with at least 64 numbers that are not zero.
 
-
-def _nonzeros(values: Int16) -> list[int]:
-    starts = np.arange(0, len(values), LEAF_COORDINATES)
-    return np.add.reduceat(values != 0, starts, dtype=np.int64).tolist() if len(values) else []
+    hashes: those of the leaves of its bytes, one after another, if somebody has made them already.
+    """
+    table = _chunk_table(update.layout).copy()
+    found = np.frombuffer(hashes or b"".join(leaf_hashes(update.to_bytes())), dtype=np.uint8)
+    # The header's leaves come before those of the data.
+    table[:, -HASH_BYTES:] = found.reshape(-1, HASH_BYTES)[-len(table) :]
+    kept = table[_nonzeros(update.values) >= LEAF_NONZEROS_MIN]
+    return kept.view(f"V{table.shape[1]}").reshape(-1).tolist()
 
 
 @lru_cache(maxsize=TABLES_MAX)
-def _tensor_of_leaf(layout: Layout) -> list[int]:
-    """The tensor in which each leaf begins."""
+def _chunk_table(layout: Layout) -> NDArray[np.uint8]:
+    """The keys of all leaves, with zeros for their hashes. uint8, shape (leaves, bytes of a key)."""
     ends = np.array([part.stop for part in layout.slices()])
-    return np.searchsorted(ends, np.arange(0, layout.size, LEAF_COORDINATES), side="right").tolist()
+    tensors = np.searchsorted(ends, np.arange(0, layout.size, LEAF_COORDINATES), side="right").tolist()
+    raw = b"".join(chunk_key(tensor, leaf, bytes(HASH_BYTES)) for leaf, tensor in enumerate(tensors))
+    return np.frombuffer(raw, dtype=np.uint8).reshape(len(tensors), -1)
+
+
+def _nonzeros(values: Int16) -> Int64:
+    """How many numbers of each leaf are not zero. int64, shape (leaves,)."""
+    whole = len(values) // LEAF_COORDINATES
+    here = values != 0
+    # Eight flags at a time: a leaf's 64 words add up to at most 64 in each of their bytes.
+    words = here[: whole * LEAF_COORDINATES].view(np.uint64).reshape(whole, LEAF_COORDINATES // 8)
+    counts = words.sum(axis=1, dtype=np.uint64).view(np.uint8).reshape(whole, 8).sum(axis=1, dtype=np.int64)
+    rest = here[whole * LEAF_COORDINATES :]
+    return np.append(counts, np.count_nonzero(rest)) if len(rest) else counts
 
 
 def band_keys(sketch: bytes) -> list[bytes]:
@@ -171,18 +194,36 @@ def simhash(update: Update, salt: bytes) -> bytes:
 
     Empty for a zero update, which resembles everything.
     """
-    if not update.values.any():
-        return b""
-    buckets = _buckets(salt, update.layout.size)
-    unit = min(update.exponents)
-    sketch = [0] * SKETCH_BUCKETS
-    for part, exponent in zip(update.layout.slices(), update.exponents, strict=True):
-        values = update.values[part].astype(np.float64)
-        counted = np.bincount(buckets[part], weights=values, minlength=2 * SKETCH_BUCKETS)
-        sums = exact_int64(np.asarray(counted, dtype=np.float64))
-        signed = (sums[:SKETCH_BUCKETS] - sums[SKETCH_BUCKETS:]).tolist()
-        sketch = [old + (new << (exponent - unit)) for old, new in zip(sketch, signed, strict=True)]
-    return np.packbits(np.array([value > 0 for value in sketch]), bitorder="little").tobytes()
+    return simhashes([update], salt)[0]
+
+
+def simhashes(updates: Sequence[Update], salt: bytes) -> list[bytes]:
+    """The same of several updates of one layout: where whose bucket is, is looked up once for all."""
+    if not updates:
+        return []
+    layout = updates[0].layout
+    buckets = _buckets(salt, layout.size)
+    sketches = [[0] * SKETCH_BUCKETS for _ in updates]
+    units = [min(update.exponents) for update in updates]
+    for tensor, part in enumerate(layout.slices()):
+        sums = np.zeros((len(updates), 2 * SKETCH_BUCKETS), dtype=np.float64)
+        for start in range(part.start, part.stop, SKETCH_COORDINATES):
+            here = slice(start, min(start + SKETCH_COORDINATES, part.stop))
+            places = buckets[here].astype(np.intp)
+            for row, update in zip(sums, updates, strict=True):
+                row += np.bincount(places, weights=update.values[here], minlength=2 * SKETCH_BUCKETS)
+        whole = exact_int64(sums)
+        signed = (whole[:, :SKETCH_BUCKETS] - whole[:, SKETCH_BUCKETS:]).tolist()
+        for index, update in enumerate(updates):
+            shift = update.exponents[tensor] - units[index]
+            old = sketches[index]
+            sketches[index] = [a + (b << shift) for a, b in zip(old, signed[index], strict=True)]
+    return [
+        np.packbits(np.array([value > 0 for value in sketch]), bitorder="little").tobytes()
+        if update.values.any()
+        else b""
+        for update, sketch in zip(updates, sketches, strict=True)
+    ]
 
 
 @lru_cache(maxsize=TABLES_MAX)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from consensus.types import Digest, MemberId
 from p2pfl.params import Update
 from p2pfl.records import GroupBody
-from p2pfl.rules.filters import simhash
+from p2pfl.rules.filters import simhashes
 from p2pfl.signed import SignedParamTx
 
 # Of the 256 bits of two SimHashes, so many may differ where one update is a copy of the other: what is a
@@ -64,7 +64,8 @@ def was_sent(own: Sent, earlier: Sequence[Sent]) -> bool:
 def sent_now(txs: Sequence[SignedParamTx], updates: Mapping[MemberId, Update], salt: bytes) -> list[Sent]:
     """The revealed updates of a round, in the order of its commitments."""
     shown = [each.tx for each in txs if each.tx.member in updates]
-    return [Sent(tx.member, tx.blob_id, simhash(updates[tx.member], salt)) for tx in shown]
+    sketches = simhashes([updates[tx.member] for tx in shown], salt)
+    return [Sent(tx.member, tx.blob_id, sketch) for tx, sketch in zip(shown, sketches, strict=True)]
 
 
 def counted_in(bodies: Iterable[GroupBody]) -> tuple[Sent, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -49,7 +49,8 @@ class GroupInputs:
     group's block before, with its own exponents. Both are None where there is none (a zero row). standings:
     of the group's members, as of that council block. base_values: the base that `base.base_id` names.
     salt: of this epoch's filters. pool: of that council block. earlier: the counted updates of this group's
-    last `look_back` blocks, as far as they are of this epoch. ballots: on the block before. parent and its
+    last `look_back` blocks, as far as they are of this epoch. leaves: hashes of the leaves of updates' bytes,
+    one after another, as far as somebody has made them. ballots: on the block before. parent and its
     id: that block, if it is of this epoch. old_base: the own base without it (`taking_back.own_steps`), where
     the ballots reject it.
     """
@@ -76,6 +77,7 @@ class GroupInputs:
     old_base: Base | None = None
     pool: Pool = EMPTY
     earlier: tuple[Sent, ...] = ()
+    leaves: Mapping[MemberId, bytes] = field(default_factory=dict[MemberId, bytes])
 
     @property
     def layout(self) -> Layout:
@@ -180,9 +182,9 @@ def _next_base(inputs: GroupInputs, total: Update, rejected: bool) -> Base:
 def check_group_body(body: GroupBody, inputs: GroupInputs) -> Derived:
     """Derive the body again; PeerFault "wrong_<field>" names the first field that differs."""
     derived = derive_group_body(inputs)
-    for field in dataclasses.fields(GroupBody):
-        if getattr(body, field.name) != getattr(derived.body, field.name):
-            raise PeerFault(f"wrong_{field.name}", f"of the body of height {inputs.height}")
+    for each in dataclasses.fields(GroupBody):
+        if getattr(body, each.name) != getattr(derived.body, each.name):
+            raise PeerFault(f"wrong_{each.name}", f"of the body of height {inputs.height}")
     return derived
 
 
@@ -378,8 +380,8 @@ def _filters(
             keys[filters.ACTORS].append(filters.actor_key(member, ROLE_UNREVEALED))
         elif weight == 0 and not ballots.rejected_by(inputs.ballots):  # Then it is nobody's own doing.
             keys[filters.ACTORS].append(filters.actor_key(member, ROLE_LEFT_OUT))
-    for update in updates:
-        keys[filters.CHUNKS] += filters.chunk_keys(update)
+    for member, update in zip(inputs.revealed, updates, strict=True):
+        keys[filters.CHUNKS] += filters.chunk_keys(update, inputs.leaves.get(member, b""))
     for each in sent:
         keys[filters.BANDS] += filters.band_keys(each.sketch)
     for row in warned:

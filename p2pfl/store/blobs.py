@@ -21,7 +21,7 @@ from p2pfl import telemetry
 from p2pfl.durable import TEMPORARY, disk_error, fsync_folder, write_whole
 from p2pfl.errors import PeerFault, UserError
 from p2pfl.params import BLOB_BYTES_MAX
-from p2pfl.runs import root_of, runs_of
+from p2pfl.runs import leaves_of, root_of, runs_of
 from p2pfl.store.coming import Arriving, Coming
 
 log = telemetry.logger("blobs")
@@ -265,6 +265,13 @@ class BlobStore:
         with self._lock:
             when_ns, runs = self._runs.get(blob_id, (0, b""))
             return runs if when_ns == changed_ns else None
+
+    def leaves(self, blob_id: Digest) -> bytes:
+        """The hashes of a blob's leaves, one after another, if they are still known; or nothing."""
+        with self._lock:
+            stored = self._cache.get(blob_id)
+            runs = stored.runs if stored is not None else self._runs.get(blob_id, (0, b""))[1]
+        return leaves_of(runs) if runs else b""
 
     def know_runs(self, blob_id: Digest, runs: bytes) -> None:
         """Remember what was checked just now."""

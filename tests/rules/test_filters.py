@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from consensus.types import ZERO_DIGEST, Digest, MemberId
 from p2pfl.params import Layout, TensorSpec, Update, data_offset, leaf_hashes
 from p2pfl.records import BloomFilter
-from p2pfl.rules import filters
+from p2pfl.rules import filters, murmur
 from p2pfl.rules.filters import (
     band_keys,
     build,
@@ -223,3 +223,27 @@ def test_buckets_and_signs_are_spread_evenly() -> None:
     assert 0.49 < (table >= 256).mean() < 0.51
     counts = np.bincount(table % 256, minlength=256)
     assert counts.min() > 600 and counts.max() < 1000
+
+
+def test_many_keys_are_hashed_as_one_is() -> None:
+    rng = np.random.default_rng(4)
+    for length in [*range(1, 50), 77, 96]:
+        table = rng.integers(0, 256, (5, length)).astype(np.uint8)
+        for row, halves in zip(table, murmur.digests(table), strict=True):
+            assert halves.astype("<u8").tobytes() == mmh3.mmh3_x64_128_digest(row.tobytes(), 0)
+
+
+def test_leaves_that_were_hashed_already_give_the_same_keys() -> None:
+    one = update(5)
+    blob = one.to_bytes()
+    known, skip = b"".join(leaf_hashes(blob)), 32 * data_offset(blob) // 1024
+    assert chunk_keys(one, known) == chunk_keys(one)
+    other = known[:skip] + bytes([known[skip] ^ 1]) + known[skip + 1 :]
+    assert chunk_keys(one, other)[0] != chunk_keys(one)[0]
+
+
+def test_several_updates_are_sketched_as_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = [update(seed) for seed in range(4)]
+    alone = [simhash(each, SALT) for each in some]
+    monkeypatch.setattr(filters, "SKETCH_COORDINATES", 700)
+    assert filters.simhashes(some, SALT) == alone
