@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from hashlib import sha256
 from types import MappingProxyType
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class Pool:
         """How many rows."""
         return len(self.founding) + len(self.ring)
 
-    @cached_property
+    @property
     def features(self) -> Int64:
         """All rows: int64, shape (size, FEATURES)."""
         if not self.ring:
@@ -72,10 +73,10 @@ class Pool:
         newer = np.array([row.features for row in self.ring], dtype=np.int64)
         return np.concatenate([self.founding, newer])
 
-    @cached_property
+    @property
     def calibration(self) -> Calibration:
         """The pool as p-values need it: once for all members that are judged by it."""
-        return Calibration.of(self.features)
+        return _calibrated(self)
 
     def after(
         self, rows: Sequence[PoolRow], *, opened: Iterable[MemberId], ended: Mapping[MemberId, bool]
@@ -99,7 +100,21 @@ class Pool:
             return self
         told = codec.encode((tuple(added), tuple(withheld.values())), _ADDED)
         digest = Digest(sha256(b"MPS pool" + self.digest + told).digest())
-        return Pool(digest, self.founding, _newest((*self.ring, *added)), MappingProxyType(withheld))
+        if (known := _KNOWN.get(digest)) is not None:
+            return known
+        ring = _newest((*self.ring, *added))
+        found = _KNOWN[digest] = Pool(digest, self.founding, ring, MappingProxyType(withheld))
+        return found
+
+
+# Many nodes in one process, and a node that folds a chain again, share what they come to.
+_KNOWN: WeakValueDictionary[Digest, Pool] = WeakValueDictionary()
+
+
+# A node's rounds stand on one council block or on the next; a ranked pool of 8,192 rows has a megabyte.
+@lru_cache(maxsize=4)
+def _calibrated(pool: Pool) -> Calibration:
+    return Calibration.of(pool.features)
 
 
 def _newest(rows: tuple[PoolRow, ...]) -> tuple[PoolRow, ...]:

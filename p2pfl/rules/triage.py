@@ -101,29 +101,28 @@ def features(rows: Sequence[TriageRow]) -> Int64:
     previous aggregate, to the root update and to the others, reversed; how far the cosine to the root update
     is below the group's median. Where there is no such update the whole column says nothing.
     """
-    found = np.empty((len(rows), FEATURES), dtype=np.int64)
-    if not rows:
-        return found
     roots = [row.root_cos_micro for row in rows]
-    median = lower_median(roots)
-    found[:, 0] = [_either(row.norm_ratio_micro) for row in rows]
-    found[:, 1] = [-row.previous_cos_micro for row in rows]
-    found[:, 2] = [-root for root in roots]
-    found[:, 3] = [-row.others_cos_micro for row in rows]
-    found[:, 4] = [median - root for root in roots]
+    median = lower_median(roots) if roots else 0
     # A cosine of exactly 0 is that of everybody to nothing, and of hardly anybody to something.
-    if not any(roots):
-        found[:, [2, 4]] = -FEATURE_MAX
-    if not any(row.previous_cos_micro for row in rows):
-        found[:, 1] = -FEATURE_MAX
-    return np.clip(found, -FEATURE_MAX, FEATURE_MAX)
+    rooted, followed = any(roots), any(row.previous_cos_micro for row in rows)
+    found = [
+        (
+            _either(row.norm_ratio_micro),
+            -row.previous_cos_micro if followed else -FEATURE_MAX,
+            -row.root_cos_micro if rooted else -FEATURE_MAX,
+            -row.others_cos_micro,
+            median - row.root_cos_micro if rooted else -FEATURE_MAX,
+        )
+        for row in rows
+    ]
+    # A quorum of liars may have written anything into its rows; the council reads them all the same.
+    kept = [[max(-FEATURE_MAX, min(FEATURE_MAX, value)) for value in own] for own in found]
+    return np.array(kept, dtype=np.int64).reshape(len(rows), FEATURES)
 
 
 def _either(norm_ratio_micro: int) -> int:
     """Too long is as odd as too short."""
-    if not norm_ratio_micro:
-        return FEATURE_MAX
-    return min(FEATURE_MAX, max(norm_ratio_micro, MICRO * MICRO // norm_ratio_micro))
+    return max(norm_ratio_micro, MICRO * MICRO // norm_ratio_micro) if norm_ratio_micro else FEATURE_MAX
 
 
 def without_pool(row: TriageRow) -> TriageRow:

@@ -26,6 +26,7 @@ from p2pfl.genesis import Genesis
 from p2pfl.learn.task import task
 from p2pfl.params import apply_update
 from p2pfl.rules.council import check_council_body, compare, derive_council, suspicions
+from p2pfl.rules.pool import Pool
 from p2pfl.rules.state import CouncilState
 from p2pfl.rules.validate import check_group_body, derive_group_body
 
@@ -75,7 +76,8 @@ class Memory:
 def fingerprint(content: Any) -> bytes:
     """SHA-256 over the whole content: data classes, mappings, sequences, arrays, bytes and numbers.
 
-    A genesis stands for itself by its network id, and a council's state by the id of the block that made it.
+    A genesis stands for itself by its network id, a council's state by the id of the block that made it, a
+    pool of honest rounds by its digest.
     """
     digest = sha256()
     _feed(digest.update, content)
@@ -98,6 +100,9 @@ def _feed(put: Callable[[Any], None], content: Any) -> None:
     elif isinstance(content, CouncilState):
         put(b"state")
         put(content.network.network_id + content.block_id)
+    elif isinstance(content, Pool):
+        put(b"pool")
+        put(content.digest)
     elif isinstance(content, Mapping):
         put(b"{%d" % len(content))
         for key, value in content.items():

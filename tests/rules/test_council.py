@@ -127,6 +127,9 @@ def test_a_later_round_counts_onto_the_new_base(there: World) -> None:
         assert state.base_id == blob_id(base.to_bytes()) and state.root_update_id == ROOT_ID
         assert all(abs(new - old) <= 1 for new, old in zip(state.exponents, before.exponents))
         assert {h for h, _ in state.counted.values()} == {height}
+        # Twelve honest rounds more for the pool by which the next ones are judged.
+        assert [len(derived.body.scores), state.pool.size] == [12, 12 * (height + 1)]
+        assert state.pool.digest != before.pool.digest
 
 
 def test_several_own_blocks_of_a_group_add_up(there: World) -> None:

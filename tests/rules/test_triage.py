@@ -271,6 +271,14 @@ def test_what_nobody_has_a_cosine_to_says_nothing() -> None:
     assert features(()).shape == (0, FEATURES)
 
 
+def test_rows_that_a_quorum_of_liars_wrote_stop_nobody() -> None:
+    (row, *_) = rows_of(group(4, 5))
+    worst = (1 << 63) - 1
+    wild = replace(row, norm_ratio_micro=-1, previous_cos_micro=-worst - 1, root_cos_micro=worst)
+    found = features([wild, replace(wild, others_cos_micro=-worst - 1, norm_ratio_micro=worst)])
+    assert (np.abs(found) <= FEATURE_MAX).all()
+
+
 def test_too_short_is_as_odd_as_too_long() -> None:
     vectors = [np.zeros(LAYOUT.size) for _ in range(5)]
     for i, (vector, length) in enumerate(zip(vectors, (1000, 1000, 2000, 500, 1000), strict=True)):

@@ -20,6 +20,9 @@ from p2pfl.records import BaseRef, BloomFilter, GroupBody, Standing, body_root
 from p2pfl.rules import filters
 from p2pfl.rules.cases import block_gram
 from p2pfl.rules.gram import view_of
+from p2pfl.rules.pool import Pool, pack
+from p2pfl.rules.repeats import counted_in, sent_in
+from p2pfl.rules.triage import features
 from p2pfl.rules.validate import (
     GroupInputs,
     check_group_body,
@@ -148,6 +151,41 @@ def test_a_suspect_is_left_out_until_it_is_cleared(there: World, outcome: str, l
     assert filters.might_contain(derived.body.filters[0], there.salt, role) is left_out
     # Still in the Gram matrix and in the triage rows: the flagged ones too are on the record.
     assert len(derived.body.triage) == 4
+
+
+def test_who_is_rarer_than_honest_rounds_are_is_left_out_and_on_the_record(there: World) -> None:
+    """The default aggregate is that of those whom triage leaves in; the body names the pool it judged by."""
+    root = honest_updates(there, "g1", 1)[there.members("g1")[0]]
+    rows: list[np.ndarray] = []
+    for seed in range(2, 32):  # From members who hardly agree to members who do.
+        own, others = (honest_updates(there, name, seed, signal=15 * seed) for name in ("g0", "g1"))
+        shown = others[there.members("g1")[0]]
+        rows.append(features(derive_group_body(there.inputs("g0", own, root_update=shown)).body.triage))
+    pool = Pool.founded(pack(np.concatenate(rows)))
+    updates = honest_updates(there, "g0", 1)
+    calm = derive_group_body(there.inputs("g0", updates, root_update=root, pool=pool)).body
+    assert calm.weights == (100, 101, 102, 103) and calm.pool_digest == pool.digest
+    flipper = there.members("g0")[2]
+    updates[flipper] = Update(LAYOUT, EXPONENTS, -updates[flipper].values)
+    judged = derive_group_body(there.inputs("g0", updates, root_update=root, pool=pool))
+    assert judged.body.weights == (100, 101, 0, 103)
+    assert judged.body.triage[2].unusual and not judged.body.triage[2].alarm  # 120 rows: too few for 3e-4.
+    del updates[flipper]
+    without = derive_group_body(there.inputs("g0", updates, root_update=root)).aggregate
+    assert np.array_equal(judged.aggregate.values, without.values)
+
+
+def test_an_update_of_the_rounds_before_is_found_in_their_bodies(there: World) -> None:
+    before = derive_group_body(there.inputs("g0", honest_updates(there, "g0", 1)))
+    updates = honest_updates(there, "g0", 1, height=1)
+    thief, victim = there.members("g0")[0], there.members("g0")[3]
+    updates[thief] = honest_updates(there, "g0", 1)[victim]
+    earlier = counted_in([before.body])
+    body = derive_group_body(there.inputs("g0", updates, height=1, earlier=earlier)).body
+    assert [row.repeated for row in body.triage] == [1, 0, 0, 0] and body.weights[0] == 0
+    # What was left out then is no measure now: or a thief could make its victim look like one.
+    assert thief not in [each.member for each in counted_in([body])]
+    assert len(sent_in(body)) == 4
 
 
 def test_duplicates_and_lengths_out_of_bounds_are_left_out(there: World) -> None:
