@@ -10,7 +10,7 @@ from hashlib import sha256
 from math import isqrt
 
 from p2pfl.rules.gram import Gram, lower_median
-from p2pfl.rules.table import Accepted, Factors, weighted_sum
+from p2pfl.rules.table import Accepted, Factors, Root, weighted_sum
 
 # Factors are whole numbers of this part of one: they are integers before they touch parameters.
 FACTOR_BITS = 20
@@ -157,12 +157,32 @@ def fltrust(accepted: Accepted) -> Factors:
     root = accepted.root
     if root is None or root.norm_sq <= 0:
         return clipped_mean(accepted)
-    trust, factors = 0, list[int]()
-    for dot, norm_sq in zip(root.dots, accepted.gram.norms_sq, strict=True):
-        own = 0
-        if dot > 0:
-            own = isqrt((dot * dot << 2 * TRUST_BITS) // (norm_sq * root.norm_sq))
-            trust += own
+    trust, factors = _trust(root, accepted.gram.norms_sq), list[int]()
+    for own, norm_sq in zip(trust, accepted.gram.norms_sq, strict=True):
         longer = isqrt((root.norm_sq << 2 * FACTOR_BITS) // norm_sq) if own else 0
         factors.append(own * min(longer, LENGTHENED_MAX))
-    return tuple(factors), max(trust, 1) << FACTOR_BITS
+    return tuple(factors), max(sum(trust), 1) << FACTOR_BITS
+
+
+@weighted_sum("clipped_mean_fltrust", tolerates="f < n / 2, any f as far as the root update can be trusted")
+def clipped_mean_fltrust(accepted: Accepted) -> Factors:
+    """`clipped_mean` with weights times FLTrust's trust: the cosine to the root update, if positive.
+
+    Nobody is lengthened; where nobody is trusted, nothing moves. Without a root update: `clipped_mean`.
+    """
+    root, norms_sq = accepted.root, accepted.gram.norms_sq
+    if root is None or root.norm_sq <= 0:
+        return clipped_mean(accepted)
+    bound = lower_median(norms_sq)
+    weights = [w * own for w, own in zip(accepted.weights, _trust(root, norms_sq), strict=True)]
+    # Back to factors of 2^-20 a sample: a sum has no more bits than that of `clipped_mean`.
+    factors = tuple(w * _shortening(bound, n) >> TRUST_BITS for w, n in zip(weights, norms_sq, strict=True))
+    return factors, max(sum(weights), 1) << FACTOR_BITS - TRUST_BITS
+
+
+def _trust(root: Root, norms_sq: tuple[int, ...]) -> list[int]:
+    """The cosine of each to the root update in units of 2^-12, rounded down; 0 for who points away."""
+    return [
+        isqrt((dot * dot << 2 * TRUST_BITS) // (norm_sq * root.norm_sq)) if dot > 0 else 0
+        for dot, norm_sq in zip(root.dots, norms_sq, strict=True)
+    ]
