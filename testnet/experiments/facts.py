@@ -37,9 +37,11 @@ class Row:
     *_client_rounds: commitments in decided blocks. alarms, left_out: of those, p-value at most the alarm
     rate; weight zero. excluded, named, slashed_rounds: of each attacker, when it was first left out, accused,
     slashed (a verdict for a replay that does not match, certified by the council's quorum, or a proved
-    contradiction); -1 if never. blobs: fetched by the proposer's seat for each case that names somebody.
+    contradiction); -1 if never. audits: members that were drawn, which accuses nobody. blobs: fetched by
+    a seat for each case that names somebody whose group stood apart.
+
     curve: accuracy after each council block. p_honest, p_attackers: client-rounds by p-value. story: what
-    happened when: (round, kind, member, word).
+    happened when: (height, kind, member, word).
     """
 
     key: str
@@ -57,6 +59,7 @@ class Row:
     honest_slashed: int = 0
     attackers_slashed: int = 0
     cases_against_honest: int = 0
+    audits: int = 0
     cases: dict[str, int] = field(default_factory=dict)
     excluded: list[int] = field(default_factory=list)
     named: list[int] = field(default_factory=list)
@@ -167,7 +170,9 @@ class _Reading:
                 continue
             height = counted.get(self._group_of(case.accused), 0)
             self._tell(height, "case", case.accused, case.cause)
-            if case.accused not in self.villains:
+            if case.cause == "audit":
+                found.audits += 1
+            elif case.accused not in self.villains:
                 found.cases_against_honest += 1
             self.named.setdefault(case.accused, self._round(height))
         for outcome in body.outcomes:

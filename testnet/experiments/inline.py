@@ -7,28 +7,26 @@ same bytes, that is done once: the key of what is remembered holds everything th
 
 from __future__ import annotations
 
-import dataclasses
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from hashlib import sha256
 from typing import Any
 
-import numpy as np
 import trio
 from coincurve import PublicKey
 from trio._core import _run as trio_run
 
 from consensus import signing
-from consensus.types import ZERO_MEMBER
-from p2pfl.genesis import Genesis
+from consensus.types import ZERO_MEMBER, Header
 from p2pfl.learn.task import task
-from p2pfl.params import apply_update
+from p2pfl.params import apply_update, blob_id, parse_base, parse_update
+from p2pfl.records import CouncilBody, body_root, decode_body
 from p2pfl.rules.council import check_council_body, compare, derive_council, suspicions
-from p2pfl.rules.pool import Pool
 from p2pfl.rules.state import CouncilState
 from p2pfl.rules.validate import check_group_body, derive_group_body
+from testnet.experiments.fingerprint import fingerprint
 
 # What is remembered of each kind of work: a round of fifty groups.
 REMEMBERED_MAX = 256
@@ -45,8 +43,9 @@ PURE: frozenset[Callable[..., Any]] = frozenset(
     }
 )
 
-# What one look tells apart from everything else.
-PLAIN = frozenset({int, bool, float, str, type(None)})
+# Pure functions of bytes and records, called by name all over the node: each result is one object for all.
+OF_BYTES = (blob_id, body_root, decode_body, parse_base, parse_update)
+PARSED_MAX = 2048
 # Signatures whose signer is remembered: a height's votes are met again in its certificate, by everybody.
 RECOVERED_MAX = 1 << 15
 
@@ -71,67 +70,6 @@ class Memory:
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return found
-
-
-def fingerprint(content: Any) -> bytes:
-    """SHA-256 over the whole content: data classes, mappings, sequences, arrays, bytes and numbers.
-
-    A genesis stands for itself by its network id, a council's state by the id of the block that made it, a
-    pool of honest rounds by its digest.
-    """
-    digest = sha256()
-    _feed(digest.update, content)
-    return digest.digest()
-
-
-def _feed(put: Callable[[Any], None], content: Any) -> None:
-    kind = type(content)
-    if kind is bytes or isinstance(content, bytes):
-        put(b"b%d:" % len(content))
-        put(content)
-    elif kind in PLAIN:
-        put(repr(content).encode() + b";")
-    elif isinstance(content, np.ndarray):
-        put(f"a{content.dtype.str}{content.shape}".encode())
-        put(np.ascontiguousarray(content).data)
-    elif isinstance(content, Genesis):
-        put(b"genesis")
-        put(content.network_id)
-    elif isinstance(content, CouncilState):
-        put(b"state")
-        put(content.network.network_id + content.block_id)
-    elif isinstance(content, Pool):
-        put(b"pool")
-        put(content.digest)
-    elif isinstance(content, Mapping):
-        put(b"{%d" % len(content))
-        for key, value in content.items():
-            _feed(put, key)
-            _feed(put, value)
-    elif isinstance(content, (tuple, list)):
-        if set(map(type, content)) <= PLAIN:
-            put(repr(tuple(content)).encode())
-            return
-        put(b"(%d" % len(content))
-        for each in content:
-            _feed(put, each)
-    elif isinstance(content, (frozenset, set)):
-        _feed(put, sorted(content))
-    elif dataclasses.is_dataclass(content):
-        put(kind.__qualname__.encode())
-        for name in _fields(kind):
-            _feed(put, getattr(content, name))
-    else:
-        raise TypeError(f"a {kind.__name__} has no fingerprint: what depends on it must not be remembered")
-
-
-_FIELDS: dict[type, tuple[str, ...]] = {}
-
-
-def _fields(kind: Any) -> tuple[str, ...]:
-    if kind not in _FIELDS:
-        _FIELDS[kind] = tuple(each.name for each in dataclasses.fields(kind))
-    return _FIELDS[kind]
 
 
 class InlineWorker:
@@ -174,17 +112,35 @@ def inline(memory: Memory, seed: int) -> Iterator[None]:
             return memory.call(work.func, *work.args, **work.keywords)
         return work(*args)
 
-    before = trio.to_thread.run_sync, signing.PublicKey
+    def applied(state: CouncilState, header: Header, body: CouncilBody) -> CouncilState:
+        return memory.call(apply, state, header, body)
+
+    apply, threads, keys = CouncilState.apply, trio.to_thread.run_sync, signing.PublicKey
+    parsed = Memory(PARSED_MAX)
+    once = {work: partial(parsed.call, work) for work in OF_BYTES}
+    CouncilState.apply = applied  # type: ignore[method-assign]
+    trio.to_thread.run_sync = run_sync  # type: ignore[assignment]
+    signing.PublicKey = _Recovered  # type: ignore[assignment,misc]
+    _put_in_place(once)
     # What trio's own tests and Hypothesis use: without it the order is drawn anew each time.
     trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True
     trio_run._r.seed(seed)
-    trio.to_thread.run_sync = run_sync  # type: ignore[assignment]
-    signing.PublicKey = _Recovered  # type: ignore[assignment,misc]
     try:
         yield
     finally:
-        trio.to_thread.run_sync, signing.PublicKey = before  # type: ignore[misc]
         trio_run._ALLOW_DETERMINISTIC_SCHEDULING = False
+        _put_in_place({made: work for work, made in once.items()})
+        CouncilState.apply = apply  # type: ignore[method-assign]
+        trio.to_thread.run_sync, signing.PublicKey = threads, keys  # type: ignore[misc]
+
+
+def _put_in_place(of: Mapping[Any, Any]) -> None:
+    """Wherever the node's modules know one of these functions by name, they know the other from now on."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("p2pfl.", "testnet.")) and name != __name__:
+            for known, function in list(vars(module).items()):
+                if callable(function) and (other := of.get(function)) is not None:
+                    setattr(module, known, other)
 
 
 class _Recovered:

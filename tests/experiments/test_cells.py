@@ -12,6 +12,7 @@ import pytest
 from p2pfl.params import Layout, TensorSpec, Update
 from testnet.experiments import facts, flat, inline, world
 from testnet.experiments.cells import Cell
+from testnet.experiments.fingerprint import fingerprint
 
 SMALL = Cell(groups=2, rounds=4, model="logistic", seed=3)
 ATTACKED = dataclasses.replace(SMALL, attack="sign_flip", share=0.125)
@@ -84,13 +85,13 @@ def test_what_is_remembered_depends_on_the_whole_content() -> None:
         Update(layout, (0,), np.array([1, 3], dtype=np.int16)),
         Update(layout, (0,), np.array([1, 2], dtype=np.int32)),
     ]
-    prints = [inline.fingerprint(each) for each in (*same, *others)]
+    prints = [fingerprint(each) for each in (*same, *others)]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 4
-    assert inline.fingerprint(((1, 2), 3)) != inline.fingerprint(((1,), 2, 3))
-    assert inline.fingerprint(("a", b"a")) != inline.fingerprint((b"a", "a"))
+    assert fingerprint(((1, 2), 3)) != fingerprint(((1,), 2, 3))
+    assert fingerprint(("a", b"a")) != fingerprint((b"a", "a"))
     with pytest.raises(TypeError, match="no fingerprint"):
-        inline.fingerprint(object())
+        fingerprint(object())
 
 
 def test_memory_calls_once_and_remembers_no_exception() -> None:
