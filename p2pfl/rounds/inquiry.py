@@ -18,6 +18,8 @@ import trio
 
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault, UserError
+from p2pfl.learn.labels import NOTHING_SAID, LabelsJudged
+from p2pfl.learn.train import TrainJob
 from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.net import wire
 from p2pfl.net.stream import one_error
@@ -156,7 +158,7 @@ class Inquiry:
             await trio.sleep(TRY_AGAIN_S)
             return
         if not self._brought:
-            self._sign(UNOPENED, Digest(bytes(32)), 0)
+            self._sign(UNOPENED, Digest(bytes(32)), 0, LabelsJudged(0, 0))
 
     async def _try(self, offer: Offer, scope: trio.CancelScope) -> None:
         """Take one offer as far as it goes. What failed here, or was not served, is tried again later."""
@@ -207,9 +209,9 @@ class Inquiry:
         context.network.broadcast(context.others, wire.OpeningOffer(self._case.case_id, opening_id, length))
         async with self._replaying:
             if REPLAYED not in self._own:
-                self._sign(REPLAYED, opening_id, await self._measured(opening, opening_id))
+                self._sign(REPLAYED, opening_id, *await self._measured(opening, opening_id))
 
-    async def _measured(self, opening: Opening, opening_id: Digest) -> int:
+    async def _measured(self, opening: Opening, opening_id: Digest) -> tuple[int, LabelsJudged]:
         context, case, tx = self._context, self._case, self._commitment()
         base = await self._own_base()
         job = await context.aside(job_of_opening, opening, tx, base, context.genesis, case.group_id)
@@ -219,7 +221,21 @@ class Inquiry:
             self._brought.discard(opening_id)  # It is the accused's own update: without it nothing is opened.
             raise
         update = parse_update(blob, context.genesis.task.layout, self._body().exponents)
-        return await measure(opening, job, base, update, context.trainer.replay_segment)
+        most_ppm = context.genesis.rules.replay_max_ppm
+        replay = context.trainer.replay_segment
+        worst_ppm = await measure(opening, job, base, update, replay, enough_ppm=most_ppm)
+        if worst_ppm > most_ppm:
+            return worst_ppm, NOTHING_SAID  # Who did not train on them needs no labels.
+        return worst_ppm, await self._labels(job)
+
+    async def _labels(self, job: TrainJob) -> LabelsJudged:
+        """What the reference model says of them; nothing where this seat cannot ask it."""
+        try:
+            return await self._context.trainer.judge_labels(job.x, job.y)
+        except (PeerFault, UserError, WorkerDied, TaskFailed) as failure:
+            accused = self._context.name_of(self._case.accused)
+            log.warning("opened labels could not be judged", accused=accused, why=str(failure))
+            return NOTHING_SAID
 
     async def _own_base(self) -> Base:
         """The base that the member signed. Raises Falsified when the block's words lead to another one."""
@@ -234,16 +250,20 @@ class Inquiry:
             self._base = base
         return self._base
 
-    def _sign(self, status: int, opening_id: Digest, worst_ppm: int) -> None:
+    def _sign(self, status: int, opening_id: Digest, worst_ppm: int, labels: LabelsJudged) -> None:
         """The own measurement, signed, kept for the next block and told to the other seats."""
         context, case = self._context, self._case
         epoch = self._state().cases[case.case_id].opened_epoch  # Its seats finish it, signing in that epoch.
-        measurement = Measurement(epoch, case.case_id, case.accused, status, opening_id, worst_ppm, 0, 0)
+        measurement = Measurement(
+            epoch, case.case_id, case.accused, status, opening_id, worst_ppm,
+            labels.disagree_ppm, labels.expected_ppm,
+        )  # fmt: skip
         signed = SignedMeasurement(measurement, context.guard.sign_plain(context.domain, measurement))
         self._own[status] = signed
         self._keep(signed)
         context.network.broadcast(context.others, wire.MeasurementMessage(signed))
         fields = {"case_id": "0x" + case.case_id.hex(), "seat": context.name_of(context.me)}
+        fields |= {"disagree_ppm": labels.disagree_ppm, "expected_ppm": labels.expected_ppm}
         context.observe("measured", {**fields, "worst_ppm": worst_ppm, "status": status})
 
     def _body(self) -> GroupBody:

@@ -97,17 +97,28 @@ def job_of_opening(opening: Opening, tx: ParamTx, base: Base, genesis: Genesis, 
     return job
 
 
-async def measure(opening: Opening, job: TrainJob, base: Base, update: Update, replay: ReplaySegment) -> int:
+async def measure(
+    opening: Opening,
+    job: TrainJob,
+    base: Base,
+    update: Update,
+    replay: ReplaySegment,
+    *,
+    enough_ppm: int = WORST_PPM_MAX,
+) -> int:
     """The largest relative distance of any step of the story, in millionths (0 on the same kind of machine).
 
     Steps: the first state is the base; each segment leads from its state to the next; the last state is
-    the base plus the update, within rounding.
+    the base plus the update, within rounding. enough_ppm: above it, what was measured so far is told: a
+    liar's long training must not keep a seat busy until the case is over.
     """
     states = [_state(data, job) for data in opening.states]
     if opening.states[0] != start_state(base.values, job.moments) or any(state is None for state in states):
         return WORST_PPM_MAX
     worst = _update_distance_ppm(states[-1], base, update)
     for segment in range(job.segments):
+        if worst > enough_ppm:
+            break
         start, claimed = states[segment], states[segment + 1]
         assert start is not None and claimed is not None
         if start.step != segment * job.trace_every:

@@ -17,8 +17,11 @@ from consensus.types import Digest, MemberId
 from p2pfl.genesis import Genesis, Task
 from p2pfl.learn.datasets import Dataset, data_root, load_dataset, root_set
 from p2pfl.learn.held_out import Samples, hold_out
+from p2pfl.learn.labels import LabelsJudged, judge_labels
+from p2pfl.learn.models import initial_parameters
 from p2pfl.learn.optimizers import Rates, optimizer
 from p2pfl.learn.states import state_bytes
+from p2pfl.learn.tables import address
 from p2pfl.learn.train import TrainJob, TrainResult
 from p2pfl.learn.worker import Worker
 from p2pfl.params import Float32
@@ -30,6 +33,11 @@ NANO = 1_000_000_000
 # More than that a round is not worth sending between processes and to the disk for the one round in many
 # that is asked for.
 STATES_KEPT_BYTES_MAX = 4 * 1024 * 1024
+
+# A hundred digits are learnt by heart in half as many; a second's work for the small models, once a process.
+REFERENCE_STEPS = 200
+# Public samples by which that model's errors are known: of each of ten classes to three in a hundred.
+PUBLIC_MAX = 2_000
 
 
 def job_of(
@@ -65,6 +73,13 @@ def job_of(
         trace_every=task.trace_every,
         keep_states=keep_states,
     )
+
+
+def reference_job(task: Task, x: Float32, y: Int64) -> TrainJob:
+    """The training of the model that judges labels: from the public root set alone."""
+    start = initial_parameters(task.model, task.input_shape, task.classes, task.root_seed)
+    job = job_of(task, start, x, y, seed=bytes(32), member=MemberId(bytes(20)), keep_states=False)
+    return replace(job, steps=REFERENCE_STEPS, proximal=0.0)
 
 
 def moments_of(task: Task) -> int:
@@ -105,6 +120,7 @@ class Trainer:
         self.device = device
         self._data_dir = data_dir
         self._public: tuple[Float32, Int64, Dataset] | None = None
+        self._reference: Float32 | None = None
 
     async def warm(self) -> None:
         """Have the process ready before the first round. Raises UserError when the device is not here.
@@ -157,6 +173,19 @@ class Trainer:
 
     async def _train(self, job: TrainJob) -> TrainResult:
         return await self.worker.run("train", replace(job, device=self.device))
+
+    async def judge_labels(self, x: Float32, y: Int64) -> LabelsJudged:
+        """How far the reference model disagrees with these labels, and with those of the public test set.
+
+        It learns from the public root set and nothing else, so nobody's update can make it agree.
+        """
+        task = self.genesis.task
+        root_x, root_y, rest = self.public()
+        if self._reference is None:
+            self._reference = (await self._train(reference_job(task, root_x, root_y))).parameters
+        public = rest.test_x[:PUBLIC_MAX], rest.test_y[:PUBLIC_MAX]
+        place = (task.model, task.input_shape, task.classes, self._reference)
+        return await self.worker.run(address(judge_labels), *place, (x, y), public)
 
     def public(self) -> tuple[Float32, Int64, Dataset]:
         """The root set's x and y, and the data set of which the test part only is kept. Reads it once."""

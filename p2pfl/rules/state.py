@@ -60,7 +60,6 @@ class CaseState:
 
     opened_height, outcome_height: of the council's chain (-1: no outcome yet). opened_epoch: its seats finish
     it. measured: one of each seat and status. certified: offences for which a verdict was certified.
-    reference_id: the base that opened labels are compared with, minted by the block that opened the case.
     """
 
     case: Case
@@ -70,7 +69,6 @@ class CaseState:
     outcome_height: int = -1
     measured: tuple[Measured, ...] = ()
     certified: tuple[int, ...] = ()
-    reference_id: Digest = ZERO_DIGEST
 
     @property
     def awaits_measurements(self) -> bool:
@@ -162,9 +160,7 @@ class CouncilState:
         for case in body.cases:
             # A case without an accused asks nobody anything: it is a record, and closed at once.
             outcome = OPEN if case.accused != ZERO_MEMBER else CLEARED
-            cases[case.case_id] = CaseState(
-                case, header.epoch, header.height, outcome, reference_id=body.base_id
-            )
+            cases[case.case_id] = CaseState(case, header.epoch, header.height, outcome)
         return replace(
             self._turned_over(header, body),
             height=header.height,

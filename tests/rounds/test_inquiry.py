@@ -11,11 +11,13 @@ import trio
 
 from consensus.types import Digest, MemberId
 from p2pfl.errors import PeerFault, UserError
+from p2pfl.learn.labels import LabelsJudged
 from p2pfl.learn.worker import TaskFailed, WorkerDied
 from p2pfl.rounds import inquiry
 from p2pfl.rounds.inquiry import FAILURES_MAX, Inquiry, Offer
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rules.state import REPLAYED, UNOPENED
+from p2pfl.signed import SignedMeasurement
 
 ACCUSED, SEAT = MemberId(b"a" * 20), MemberId(b"s" * 20)
 GOOD, JUNK, BENT = Digest(b"g" * 32), Digest(b"j" * 32), Digest(b"b" * 32)
@@ -29,6 +31,8 @@ class Bench:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.served: dict[Digest, bytes] = {GOOD: b"opening", BENT: b"bent", UPDATE_ID: b"update"}
+        self.labels: list[tuple[int, int]] = []
+        self.judges = True
         self.offers: list[Offer] = []
         self.signed: list[int] = []
         self.height = 0
@@ -62,13 +66,13 @@ class Bench:
             guard=SimpleNamespace(sign_plain=lambda domain, struct: bytes(65)),
             network=SimpleNamespace(send=lambda *_: None, broadcast=lambda *_: None),
             shelf=SimpleNamespace(need=self._need, show=lambda *_: None),
-            trainer=SimpleNamespace(replay_segment=None),
+            trainer=SimpleNamespace(replay_segment=None, judge_labels=self._judge),
             genesis=SimpleNamespace(
                 task=SimpleNamespace(layout=None),
                 group_names={b"": "g0"},
-                rules=SimpleNamespace(case_blocks=8),
+                rules=SimpleNamespace(case_blocks=8, replay_max_ppm=100),
             ),
-            roster=SimpleNamespace(committee=lambda *_: SimpleNamespace(members=(ACCUSED,))),
+            roster=SimpleNamespace(committee=lambda *_: SimpleNamespace(members=(ACCUSED,)), entries={}),
         )
         case: Any = SimpleNamespace(
             case_id=Digest(b"c" * 32),
@@ -80,12 +84,13 @@ class Bench:
         )
         monkeypatch.setattr(inquiry, "decode_body", lambda body, kind: body)
         monkeypatch.setattr(inquiry, "read_opening", self._read)
-        monkeypatch.setattr(inquiry, "job_of_opening", lambda *_: None)
+        job = SimpleNamespace(x=None, y=None)
+        monkeypatch.setattr(inquiry, "job_of_opening", lambda *_: job)
         monkeypatch.setattr(inquiry, "opening_bytes_max", lambda *_: LONGEST)
         monkeypatch.setattr(inquiry, "parse_update", lambda *_: None)
         monkeypatch.setattr(inquiry, "base_of_block", self._base)
         monkeypatch.setattr(inquiry, "blob_id", lambda _: self.base_id)
-        monkeypatch.setattr(inquiry, "measure", lambda *_: self.replay())
+        monkeypatch.setattr(inquiry, "measure", lambda *_, **__: self.replay())
         state = SimpleNamespace(cases={case.case_id: SimpleNamespace(opened_epoch=0)})
         self._make = lambda: Inquiry(
             context,
@@ -94,7 +99,7 @@ class Bench:
             pulse=Pulse(),
             offers=lambda: self.offers,
             state=lambda: cast(Any, SimpleNamespace(height=self.height, **vars(state))),
-            keep=lambda signed: self.signed.append(signed.measurement.status),
+            keep=self._keep,
         )
         self.inquiry = self._make()
 
@@ -110,6 +115,16 @@ class Bench:
 
     async def _base(self, *_: Any) -> Any:
         return SimpleNamespace(to_bytes=lambda: b"")
+
+    def _keep(self, signed: SignedMeasurement) -> None:
+        measured = signed.measurement
+        self.signed.append(measured.status)
+        self.labels.append((measured.disagree_ppm, measured.expected_ppm))
+
+    async def _judge(self, *_: Any) -> LabelsJudged:
+        if not self.judges:
+            raise TaskFailed("no test set")
+        return LabelsJudged(700_000, 20_000)
 
     async def _replayed(self) -> int:
         return 0
@@ -135,6 +150,22 @@ async def test_what_was_brought_in_time_is_measured_and_nothing_else_is_said(
     bench.offers, bench.height = [(ACCUSED, GOOD, 7)], DEADLINE + 1
     await bench.run(100)
     assert bench.signed == [REPLAYED]
+
+
+async def test_what_matches_its_replay_is_judged_by_its_labels_too(
+    autojump_clock: object, bench: Bench
+) -> None:
+    bench.offers = [(ACCUSED, GOOD, 7)]
+    await bench.run(30)
+    assert (bench.signed, bench.labels) == ([REPLAYED], [(700_000, 20_000)])
+
+
+async def test_a_seat_that_cannot_judge_labels_says_nothing_of_them(
+    autojump_clock: object, bench: Bench
+) -> None:
+    bench.offers, bench.judges = [(ACCUSED, GOOD, 7)], False
+    await bench.run(30)
+    assert (bench.signed, bench.labels) == ([REPLAYED], [(0, 1_000_000)])
 
 
 async def test_after_the_deadline_a_seat_says_that_nothing_was_brought(

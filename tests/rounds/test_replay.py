@@ -140,6 +140,21 @@ async def test_a_faked_last_state_is_measured(one: Round) -> None:
     assert await one.worst_ppm(states, flipped(one)) > 10 * THRESHOLD_PPM
 
 
+async def test_a_lie_that_was_found_ends_the_replay(one: Round) -> None:
+    data, tx = one.opened(None)
+    opening, job = opening_of(data, tx, one.base, one.genesis)
+    replayed: list[int] = []
+
+    async def counted(job: TrainJob, state: bytes, segment: int) -> bytes:
+        replayed.append(segment)
+        return await replay_here(job, state, segment)
+
+    worst = await measure(opening, job, one.base, flipped(one), counted, enough_ppm=THRESHOLD_PPM)
+    assert worst > 10 * THRESHOLD_PPM and not replayed
+    assert await measure(opening, job, one.base, one.update, counted, enough_ppm=THRESHOLD_PPM) == 0
+    assert replayed == list(range(job.segments))
+
+
 async def test_a_faked_middle_state_is_measured(one: Round) -> None:
     middle = decode_state(one.states[1], len(one.base.values))
     bent = encode_state(State(middle.step, middle.parameters * np.float32(1.5), middle.moments))

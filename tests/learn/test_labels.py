@@ -1,0 +1,61 @@
+"""A trained model tells right labels from wrong ones, through the training process as well."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from p2pfl.learn.datasets import load_dataset, root_set
+from p2pfl.learn.labels import LabelsJudged, judge_labels
+from p2pfl.learn.models import initial_parameters
+from p2pfl.learn.tables import address
+from p2pfl.learn.train import TrainJob, train
+from p2pfl.learn.worker import Worker
+from tests.rules.labels import backdoored, flipped
+
+SHAPE, CLASSES = (1, 8, 8), 10
+
+
+@pytest.fixture(scope="module")
+def place() -> tuple:  # type: ignore[type-arg]
+    """A model of the digits, samples that it has not seen, and a public set of a hundred."""
+    root_x, root_y, data = root_set(load_dataset("digits"), 100, 1)
+    start = initial_parameters("mlp", SHAPE, CLASSES, 1)
+    job = TrainJob(
+        "mlp", SHAPE, CLASSES, start, data.train_x, data.train_y,
+        seed=bytes(32), member=bytes(20), steps=120, keep_states=False,
+    )  # fmt: skip
+    return train(job).parameters, (data.test_x, data.test_y), (root_x, root_y)
+
+
+def judged(place: tuple, x: np.ndarray, y: np.ndarray) -> LabelsJudged:  # type: ignore[type-arg]
+    parameters, _, public = place
+    return judge_labels("mlp", SHAPE, CLASSES, parameters, (x, y), public)
+
+
+def test_right_labels_disagree_no_more_than_expected(place: tuple) -> None:  # type: ignore[type-arg]
+    found = judged(place, *place[1])
+    assert found.expected_ppm < 150_000
+    assert abs(found.disagree_ppm - found.expected_ppm) < 100_000
+
+
+def test_flipped_labels_and_a_trigger_disagree_far_more(place: tuple) -> None:  # type: ignore[type-arg]
+    x, y = place[1]
+    assert judged(place, *flipped(x, y)).disagree_ppm > 800_000
+    assert judged(place, *backdoored(x, y)).disagree_ppm > 300_000
+
+
+def test_one_class_alone_is_judged_by_that_class(place: tuple) -> None:  # type: ignore[type-arg]
+    x, y = place[1]
+    eight = y == 8
+    found = judged(place, x[eight], y[eight])
+    root_wrong = judged(place, *place[2])
+    assert found.disagree_ppm < 400_000
+    assert root_wrong.disagree_ppm == root_wrong.expected_ppm
+
+
+async def test_the_training_process_gives_the_same_answer(place: tuple) -> None:  # type: ignore[type-arg]
+    parameters, own, public = place
+    with Worker() as worker:
+        found = await worker.run(address(judge_labels), "mlp", SHAPE, CLASSES, parameters, own, public)
+    assert found == judged(place, *own)
