@@ -20,9 +20,9 @@ DEFAULT_RULES = Rules(
     # Council blocks that an accused has to open its round. Evidence of guilt does not wait for the end, so
     # it may be generous; only who never opens gains by it, and is left out meanwhile.
     case_blocks=8,
-    # Of 216 honest members of the digits the labels disagreed by at most 12 % more than is expected; of all
-    # label flippers by 60 % at least, of a backdoor in half of the samples by 45 % in the median.
-    harmful_max_ppm=250_000,
+    # Of 432 honest members of the digits the labels disagreed by at most 16 % more than is expected; of those
+    # who flip all labels by 65 % at least, of a backdoor in half of the samples by 45 % in the median.
+    harmful_max_ppm=300_000,
     filter_rate_ppb=100_000,
     council_every=1,
     # No contract checks a row yet, and it would make a member's check of a proposal half as long again.
