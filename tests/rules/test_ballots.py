@@ -28,7 +28,7 @@ from p2pfl.signed import SignedBallot
 from .world import EXPONENTS, LAYOUT, World, honest_updates, world
 
 ROOT_ID = Digest(b"\x0a" * 32)
-WORSE, BETTER = (1.0, 2.0), (2.0, 1.0)
+WORSE, BETTER = (1.0, 2.5), (2.0, 1.0)
 
 
 @pytest.fixture
@@ -68,9 +68,9 @@ def test_a_loss_is_a_whole_number_of_millionths_whatever_was_computed() -> None:
     assert {rules.loss_micro(each) for each in (math.nan, math.inf, 1e30)} == {rules.LOSS_MAX_MICRO}
 
 
-def test_a_member_rejects_what_rose_by_a_quarter_and_a_tenth() -> None:
-    assert rules.approves(2 * MICRO, 2_500_000) and not rules.approves(2 * MICRO, 2_500_001)
-    assert rules.approves(10_000, 110_000) and not rules.approves(10_000, 110_001)
+def test_a_member_rejects_what_rose_by_a_quarter_and_by_one() -> None:
+    assert rules.approves(8 * MICRO, 10_000_000) and not rules.approves(8 * MICRO, 10_000_001)
+    assert rules.approves(10_000, 1_010_000) and not rules.approves(10_000, 1_010_001)
     assert rules.is_abstention(rules.make(0, 0, ROOT_ID, None))
     assert rules.make(0, 0, ROOT_ID, None).approve == 1
     assert rules.make(0, 0, ROOT_ID, (0.1, math.nan)).approve == 0
