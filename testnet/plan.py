@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import random
 import socket
@@ -73,6 +74,9 @@ TIMES = Times(
 )
 # Each so many parameters take as long again as the smallest models: training, fetching, checking.
 STRETCH_COORDINATES = 500_000
+# And so many numbers (pixels, columns) that a training goes through: MNIST shared out to twelve is eight
+# times as much, a minute of the cnn on one processor.
+STRETCH_VALUES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ def draw_plan(ground: Ground, chain: ChainEntry) -> Plan:
     task = task_of(scenario, whole)
     optimizer.find(task.optimizer)
     _share_out(ground, task, whole)
-    genesis = genesis_of(ground, task, chain)
+    samples = len(whole.train_y) // len(scenario.member_names)
+    genesis = genesis_of(ground, task, chain, samples=samples)
     check_genesis(genesis)
     path = ground.directory / "genesis.json"
     genesis_file.save(genesis, path)
@@ -172,14 +177,20 @@ def task_of(scenario: Scenario, whole: Dataset) -> Task:
     )
 
 
-def times_of(scenario: Scenario, task: Task) -> Times:
-    """How long the parts of a round may take: longer for larger models, unless the scenario says it."""
+def times_of(scenario: Scenario, task: Task, samples: int = 0) -> Times:
+    """How long the parts of a round may take: longer for larger models, unless the scenario says it.
+
+    samples: of a member; training on many takes longer, for members and (on the root set) for the council.
+    """
     stretch = 1 + task.layout.size // STRETCH_COORDINATES
     parts = {
         each.name: getattr(TIMES, each.name) * stretch
         for each in dataclasses.fields(Times)
         if each.name.endswith("_ms") and each.name != "clock_skew_ms"
     }
+    for name, learnt in (("train_ms", samples), ("council_ms", task.root_size), ("gather_ms", samples)):
+        values = task.steps(learnt) * task.batch_size * math.prod(task.input_shape)
+        parts[name] += getattr(TIMES, name) * (values // STRETCH_VALUES)
     return dataclasses.replace(TIMES, **{**parts, **scenario.times})
 
 
@@ -188,8 +199,11 @@ def rules_of(scenario: Scenario) -> Rules:
     return dataclasses.replace(DEFAULT_RULES, **scenario.rules)
 
 
-def genesis_of(ground: Ground, task: Task, chain: ChainEntry) -> Genesis:
-    """What all members share, from whatever is known. Public chance comes from the scenario's seed."""
+def genesis_of(ground: Ground, task: Task, chain: ChainEntry, *, samples: int = 0) -> Genesis:
+    """What all members share, from whatever is known. Public chance comes from the scenario's seed.
+
+    samples: see `times_of`.
+    """
     scenario, shape = ground.scenario, ground.scenario.network
     groups = [f"g{g}" for g in range(shape.groups)]
     made = Genesis(
@@ -198,7 +212,7 @@ def genesis_of(ground: Ground, task: Task, chain: ChainEntry) -> Genesis:
         seed=Digest(sha256(b"testnet" + shape.seed.to_bytes(8, "big", signed=True)).digest()),
         chain=chain,
         task=task,
-        times=times_of(scenario, task),
+        times=times_of(scenario, task, samples),
         rules=rules_of(scenario),
         groups=tuple(GroupEntry(name, _entries(ground, name)) for name in groups),
         council=GroupEntry(COUNCIL, _entries(ground, COUNCIL)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 from pathlib import Path
@@ -10,14 +11,16 @@ import numpy as np
 import pytest
 
 from consensus.types import ZERO_MEMBER
+from p2pfl import config
 from p2pfl import genesis as genesis_file
+from p2pfl.cli.node import node_settings
 from p2pfl.errors import UserError
 from p2pfl.genesis import COUNCIL, ChainEntry
 from p2pfl.keys import load_signing_key
 from p2pfl.learn.datasets import load_dataset, root_set
 from p2pfl.learn.model_files import Named, write_safetensors
 from p2pfl.params import Base, blob_id, parse_base
-from p2pfl.parts import first_base
+from p2pfl.parts import assemble, first_base
 from testnet import plan
 from testnet.scenarios import load
 
@@ -83,6 +86,15 @@ def test_a_larger_model_gets_more_time(tmp_path: Path) -> None:
     made = plan.draw_plan(plan.break_ground(scenario, tmp_path), NO_CHAIN)
     assert made.genesis.times.train_ms == 3 * plan.TIMES.train_ms
     assert made.genesis.times.clock_skew_ms == plan.TIMES.clock_skew_ms
+
+
+def test_more_data_get_more_time_to_train(tmp_path: Path) -> None:
+    scenario = load("honest", dataset="mnist", model="logistic")
+    task = dataclasses.replace(plan.task_of(scenario, load_dataset("digits")), input_shape=(1, 28, 28))
+    times = plan.times_of(scenario, task, 5_000)
+    # Two passes over 5,000 samples of 784 numbers: 7.8 million, and 160 thousand over the root set.
+    assert times.train_ms == 8 * plan.TIMES.train_ms
+    assert (times.council_ms, times.reveal_ms) == (plan.TIMES.council_ms, plan.TIMES.reveal_ms)
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
@@ -186,3 +198,27 @@ def test_learning_starts_from_a_model_of_the_users(tmp_path: Path) -> None:
         beside.with_name("initial.base").unlink()
         with pytest.raises(UserError, match="not the one that the genesis names"):
             first_base(made.genesis, beside)
+
+
+def test_a_node_reads_its_own_folder_in_whatever_form(tmp_path: Path) -> None:
+    made = drawn_from(tmp_path, OWN)
+    folder = made.ground.seats[0].folder.path
+    with np.load(folder / "data.npz") as file:
+        x, y = file["x"], file["y"]
+    (folder / "data.npz").unlink()
+    head = ",".join(f"p{i}" for i in range(64))
+    lines = [",".join(map(str, [*map(float, row), label])) for row, label in zip(x.reshape(-1, 64), y)]
+    (folder / "data.csv").write_text("\n".join([head + ",label", *lines, ""]), encoding="utf-8")
+    (folder / "node.toml").write_text('[node]\ndir = "."\nname = "g0m0"\nnew_keys = true\n', encoding="utf-8")
+    settings = node_settings(config.load(folder / "node.toml", ["train.device=cuda:7"], {}))
+    settings = dataclasses.replace(settings, genesis=made.genesis_path)
+    parts = assemble(settings, network=lambda *_: None)
+    try:
+        held = parts.trainer.held_out
+        assert held is not None
+        assert (len(held[1]), parts.trainer.data_leaves) == (len(y) // 10, len(y) - len(y) // 10)
+        assert sorted(map(bytes, np.concatenate((parts.trainer.x, held[0])))) == sorted(map(bytes, x))
+        assert parts.trainer.device == "cuda:7"
+    finally:
+        parts.guard.close()
+        parts.store.close()
