@@ -18,6 +18,7 @@ from p2pfl.errors import PeerFault
 from p2pfl.genesis import COUNCIL, Genesis
 from p2pfl.net.interface import BytesBlob
 from p2pfl.params import blob_id as id_of
+from p2pfl.runs import leaves_of
 from p2pfl.store import Folder
 from p2pfl.store.blocks import follow
 from p2pfl.store.coming import Arriving
@@ -28,6 +29,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._blobs: dict[Digest, bytes] = {}
+        self._sources: dict[Digest, BytesBlob] = {}
 
     def put(self, data: bytes, blob_id: Digest | None) -> Digest:
         """Keep it; its id. Raises PeerFault when these are not the bytes of that id."""
@@ -38,6 +40,12 @@ class Pool:
             raise PeerFault("bad_blob", f"these are not the bytes of {blob_id.hex()}")
         self._blobs.setdefault(made, bytes(data))
         return made
+
+    def source(self, blob_id: Digest) -> BytesBlob:
+        """What pieces and hashes of it are had from: made once."""
+        if blob_id not in self._sources:
+            self._sources[blob_id] = BytesBlob(self._blobs[blob_id])
+        return self._sources[blob_id]
 
     def __getitem__(self, blob_id: Digest) -> bytes:
         return self._blobs[blob_id]
@@ -82,7 +90,11 @@ class MemoryBlobs:
         """What pieces of it are served from."""
         if blob_id not in self._held:
             return None
-        return BytesBlob(self._pool[blob_id])
+        return self._pool.source(blob_id)
+
+    def leaves(self, blob_id: Digest) -> bytes:
+        """The hashes of a blob's leaves, one after another, if this node holds it; or nothing."""
+        return leaves_of(self._pool.source(blob_id).run_hashes()) if blob_id in self._held else b""
 
     def ids(self) -> Iterator[Digest]:
         """The ids of all that are held."""
@@ -172,6 +184,9 @@ class MemoryLog:
 
     def forget_before(self, epoch: int) -> None:
         """Nothing is kept."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class MemoryNotes:

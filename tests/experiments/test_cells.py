@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from p2pfl.params import Layout, TensorSpec, Update
-from testnet.experiments import facts, flat, inline, world
+from p2pfl.store import BlobStore, BlockStore, Notes, Store, Wal
+from testnet.experiments import facts, flat, inline, rooms, world
 from testnet.experiments.cells import Cell
 from testnet.experiments.fingerprint import fingerprint
 
@@ -112,3 +113,23 @@ def test_memory_calls_once_and_remembers_no_exception() -> None:
     memory.call(work, 3)
     memory.call(work, 1)
     assert calls[-1] == 1  # The oldest was forgotten.
+
+
+# ---------------------------------------------------------------------------
+# What a node keeps, in memory.
+
+
+@pytest.mark.parametrize(
+    ("kept", "real", "of_files"),
+    [
+        (rooms.MemoryBlobs, BlobStore, {"path", "known_runs", "know_runs", "set_aside"}),
+        (rooms.MemoryChain, BlockStore, set[str]()),
+        (rooms.MemoryLog, Wal, {"kept"}),
+        (rooms.MemoryNotes, Notes, set[str]()),
+        (rooms.MemoryStore, Store, {"chains"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_rooms_in_memory_offer_what_those_on_the_disk_do(kept: type, real: type, of_files: set[str]) -> None:
+    wanted = {name for name in vars(real) if not name.startswith("_")} - of_files
+    assert wanted <= set(dir(kept))
