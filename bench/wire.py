@@ -7,11 +7,11 @@ aggregate   what the other groups learnt, as one more update: nobody can compute
 headers     the group's block and the council's, as they are kept: header, body, certificate
 
 Not in it, and told apart: the council's root update (one update), by which the rules judge; `least_with_root`
-has it. With one group, as here, the council's mean is the group's own aggregate and is not received again;
-with more groups it is. A group that does not wait for the council receives nothing of its in that round:
-`council_bases_a_round` says how often it did. Members and a council of one seat are in network namespaces
-without offloads, so that each packet counts with its headers of TCP and IP, acknowledgements too. Rounds are
-counted between two heights that all members have decided.
+has it. With one group the council's mean is the group's own aggregate and is not received again; with more
+(--groups) it is, by the members of the first, who are looked at. A group that does not wait for the council
+receives nothing of its in that round: `council_bases_a_round` says how often it did. Members and a council of
+one seat are in network namespaces without offloads, so that each packet counts with its headers of TCP and
+IP, acknowledgements too. Rounds are counted between two heights that all members have decided.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "wire", help="bytes a round and member, beside the least", description=__doc__
     )
-    parser.add_argument("--members", type=int, default=4, metavar="N")
+    parser.add_argument("--members", type=int, default=4, metavar="N", help="of each group (4)")
+    parser.add_argument(
+        "--groups", type=int, default=1, metavar="N", help="what the first receives counts (1)"
+    )
     parser.add_argument("--model", choices=("cnn", "mlp"), default="mlp")
     parser.add_argument("--rounds", type=int, default=10, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
@@ -86,10 +89,12 @@ async def _run(arguments: argparse.Namespace, directory: Path) -> tuple[Counted,
         namespaces=True,
         line=Line(round_trip_s=0.0, loss=0.0, rate_bits_s=0),
         model=arguments.model,
+        groups=arguments.groups,
     ) as network:
-        await network.progress(WARM_HEIGHTS)
+        names = _first_group(network)
+        await network.progress(WARM_HEIGHTS, of=names)
         begun = await _count(network)
-        await network.progress(arguments.rounds)
+        await network.progress(arguments.rounds, of=names)
         ended = await _count(network)
         await network.end()
     return begun, ended
@@ -100,12 +105,17 @@ async def _count(network: Network) -> Counted:
     cable = network.cable
     assert isinstance(cable, Lines)
     height = network.height
-    interface = sum(cable.bytes_of(name)[0] for name in network.names)
+    names = _first_group(network)
+    interface = sum(cable.bytes_of(name)[0] for name in names)
     await trio.sleep(TOLD_S)
     protocols: Counter[str] = Counter()
-    for name in network.names:
+    for name in names:
         protocols.update(network.nodes[name].received)
     return Counted(height, interface, protocols)
+
+
+def _first_group(network: Network) -> list[str]:
+    return [name for name in network.names if name.startswith(f"{GROUP}m")]
 
 
 def _figures(
@@ -132,6 +142,7 @@ def _figures(
         "tcp_ip_bytes": measured - sum(protocols.values()),
         "council_bases_a_round": round(len(used) / rounds, 2),
         "members": members,
+        "groups": arguments.groups,
         "model": arguments.model,
         "rounds": rounds,
     }

@@ -355,12 +355,13 @@ async def open_network(
     namespaces: bool,
     line: Line | None = None,
     model: str = "logistic",
+    groups: int = 1,
 ) -> AsyncIterator[Network]:
-    """The network with everybody up; in the end nobody is left.
+    """The network with everybody up; in the end nobody is left. Of several groups the first is looked at.
 
     namespaces: or relays on loopback. line: how far the namespaces are from each other; None: on one bridge.
     """
-    scenario = scenario_for(members, seed, model)
+    scenario = scenario_for(members, seed, model, groups)
     for each in ("nodes", "logs", "sent", "clocks"):
         (directory / each).mkdir(parents=True, exist_ok=True)
     names = [*scenario.member_names, *scenario.seat_names]

@@ -33,8 +33,8 @@ STRETCH = {"mlp": 5}
 EPOCH_BLOCKS = 40
 
 
-def scenario_for(members: int, seed: int, model: str = "logistic") -> Scenario:
-    """One group that learns, by default the smallest model, without an end."""
+def scenario_for(members: int, seed: int, model: str = "logistic", groups: int = 1) -> Scenario:
+    """Groups of so many members that learn, by default one and the smallest model, without an end."""
     return Scenario(
         name="live",
         title="Faults of machines and networks",
@@ -42,7 +42,7 @@ def scenario_for(members: int, seed: int, model: str = "logistic") -> Scenario:
         culprits=(),
         holds={},
         network=Shape(
-            groups=1,
+            groups=groups,
             members=members,
             seats=1,
             rounds=0,
@@ -53,8 +53,8 @@ def scenario_for(members: int, seed: int, model: str = "logistic") -> Scenario:
         ),
         limits=Limits(),
         task={"local_epochs": 1},
-        times=times_for(members, model),
-        epochs={"blocks": epoch_blocks(members)},
+        times=times_for(groups * members, model),
+        epochs={"blocks": epoch_blocks(groups * members)},
     )
 
 
