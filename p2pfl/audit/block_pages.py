@@ -130,7 +130,7 @@ def _proofs(chain: str, header: Header, fields: tuple[str, ...]) -> Section:
 # The council.
 
 COUNCIL_FIELDS = (
-    *("counted", "rows", "cases", "measurements", "outcomes", "certificates"),
+    *("counted", "rows", "scores", "cases", "measurements", "outcomes", "certificates"),
     *("joins", "leaves", "closings", "contradictions", "assignment"),
 )
 

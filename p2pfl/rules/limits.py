@@ -10,6 +10,7 @@ from p2pfl.errors import UserError
 from p2pfl.genesis import Genesis, Task
 from p2pfl.params import MODEL_BYTES_MAX, byte_length
 from p2pfl.rules.aggregate import AGGREGATORS
+from p2pfl.rules.pool import unpack
 from p2pfl.rules.sums import NUMERATOR_MAX
 from p2pfl.rules.weighted import FACTOR_BITS
 
@@ -49,6 +50,10 @@ def check_genesis(genesis: Genesis) -> None:
     _in_range("alarm_rate_ppm", rules.alarm_rate_ppm, 0, _MICRO_ONE)
     _in_range("leave_out_rate_ppm", rules.leave_out_rate_ppm, rules.alarm_rate_ppm, _MICRO_ONE)
     _in_range("look_back", rules.look_back, 0, 16)
+    try:
+        unpack(genesis.pool)
+    except ValueError as error:
+        raise UserError("the pool of honest rounds is not valid", because=str(error), fix=_FIX) from error
     _in_range("ballots", rules.ballots, 0, 1)
     _in_range("case_blocks", rules.case_blocks, 1, 1 << 32)
     _in_range("epochs.blocks", genesis.epochs.blocks, 0, 1 << 32)

@@ -13,6 +13,7 @@ from p2pfl.rules.aggregate import aggregate, combine
 from p2pfl.rules.defaults import DEFAULT_RULES
 from p2pfl.rules.gram import view_of
 from p2pfl.rules.limits import EXPONENT_LAG_MAX, check_genesis
+from p2pfl.rules.pool import ROW_BYTES
 
 from .world import world
 
@@ -98,3 +99,9 @@ def test_at_the_largest_cap_the_extremes_still_add_up() -> None:
     high = Update(SMALL, (-10 + EXPONENT_LAG_MAX,), lowest)
     total = combine([low, high, high], [4 * CAP_MAX] * 3, 12 * CAP_MAX)
     assert total.exponents == (-10 + EXPONENT_LAG_MAX,) and (total.values == -21_846).all()
+
+
+def test_a_pool_that_is_no_rows_is_refused() -> None:
+    with pytest.raises(UserError, match="pool"):
+        check_genesis(world(pool=b"123").genesis)
+    check_genesis(world(pool=bytes(ROW_BYTES)).genesis)
