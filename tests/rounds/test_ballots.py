@@ -1,4 +1,7 @@
-"""A group whose aggregate harms everybody's held-out data goes back to the base before it."""
+"""A group whose aggregate harms everybody's held-out data goes back to the base before it.
+
+One of the four rejects everything, and another holds no ballots when it is its turn.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from p2pfl import node
 from p2pfl.audit.verify import verify
 from p2pfl.genesis import COUNCIL
 from p2pfl.params import Float32, parse_base
 from p2pfl.records import CouncilBody, GroupBody, decode_body
+from p2pfl.rounds.ballots import Ballots
 from p2pfl.rules.ballots import rejects
 from tests.rounds.small_network import SmallNetwork, small_network
 from tests.rounds.test_network import GROUP, chain_of
 
-BAD, LIAR = 1, "g0m3"
+BAD, LIAR, SILENT = 1, "g0m3", "g0m1"
 
 
 class _Harmful:
@@ -48,7 +53,16 @@ def harm(parts: node.Parts) -> None:
         parts.trainer.evaluate_held_out = rejected  # type: ignore[method-assign]
 
 
-async def test_what_harms_everybody_is_taken_back_and_what_one_rejects_is_not(tmp_path: Path) -> None:
+async def test_what_harms_everybody_is_taken_back_and_what_one_rejects_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Ballots.gather
+
+    async def gather(self: Ballots, until_s: float, *, needed: bool) -> Any:
+        silent = self._context.name_of(self._context.me) == SILENT
+        return () if silent else await honest(self, until_s, needed=needed)
+
+    monkeypatch.setattr(Ballots, "gather", gather)
     shape = {"groups": 1, "members": 4, "seats": 1, "rounds": 4}
     folder = tmp_path / "run"
     async with small_network(folder, wrap=harm, rules={"ballots": 1}, **shape) as network:
@@ -56,7 +70,9 @@ async def test_what_harms_everybody_is_taken_back_and_what_one_rejects_is_not(tm
         await network.until(
             lambda: any(["g0", 3] in each["counted"] for each in network.seen("decided", by="seat0"))
         )
-    bodies = [decode_body(each.block.body, GroupBody) for each in chain_of(network, "g0m0", "g0")]
+    chain = chain_of(network, "g0m0", "g0")
+    assert chain[1].certificate.round > 0  # The others refuse a block without ballots, and go on without it.
+    bodies = [decode_body(each.block.body, GroupBody) for each in chain]
     assert [rejects(body) for body in bodies] == [False, False, True, False]
     assert [bool(body.ballots) for body in bodies] == [False, True, True, False]
     said = [[signed.ballot.approve for signed in body.ballots] for body in bodies]
