@@ -324,7 +324,12 @@ def _apart(block: CouncilBlock, case: Case, about: GroupBlock) -> str | None:
         deadline_height=case.deadline_height,
     )
     # The aggregate is not needed where the chunks are known; that they are the right ones, `recompute` says.
-    if tuple((each.member, each.score) for each in case.candidates) != suspicion.wanted(case.chunks):
+    found, named = tuple((each.member, each.score) for each in case.candidates), suspicion.wanted(case.chunks)
+    if apart and found != named and found == suspicion.everybody(named):
+        # The warnings did not explain it, so all were looked at.
+        if cases.judge_case([each for each in case.candidates if each.score]) is not None:
+            return "whom the warnings name explains it, and others were looked at"
+    elif found != named or suspicion.is_unexplained(case):
         return "its candidates are not those of the warnings filter"
     blobs = {signed.tx.member: signed.tx.blob_id for signed in about.body.txs}
     if any(each.blob_id != blobs[each.member] for each in case.candidates):

@@ -164,7 +164,12 @@ def _derived_cases(inputs: CouncilInputs, comparison: Comparison, blobs: Blobs) 
         body = inputs.bodies[block_id(suspicion.block.header)]
         blob_ids = {signed.tx.member: signed.tx.blob_id for signed in body.txs}
         updates = {member: blobs.update(blob_ids[member], body.exponents) for member, _ in suspicion.wanted()}
-        yield cases.derive_case(suspicion, updates)
+        case = cases.derive_case(suspicion, updates)
+        if suspicion.is_unexplained(case):
+            rest = set(suspicion.counted()) - updates.keys()
+            updates |= {member: blobs.update(blob_ids[member], body.exponents) for member in rest}
+            case = cases.derive_case(suspicion, updates)
+        yield case
 
 
 # ---------------------------------------------------------------------------

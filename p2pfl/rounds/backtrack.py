@@ -58,6 +58,12 @@ class Backtrack:
         updates = {member: await self._update(suspicion, body, member) for member, _ in wanted}
         try:
             case = await context.aside(derive_case, suspicion, updates)
+            if suspicion.is_unexplained(case):
+                for member in set(suspicion.counted()) - updates.keys():
+                    updates[member] = await self._update(suspicion, body, member)
+                case = await context.aside(derive_case, suspicion, updates)
+        except PeerFault:
+            raise  # An update is not to be had: the block is left out for a while, as `_update` has said.
         except UNFORESEEN as error:
             # A lost group's block must not stand in the way of all others for ever.
             log.error("a bug: a block cannot be looked into", why=repr(error))

@@ -53,12 +53,24 @@ def make_opening(x: NDArray[np.float32], y: NDArray[np.int64], states: list[byte
 
 
 def opening_bytes_max(tx: ParamTx, task: Task) -> int:
-    """How large the opening of this round can be, at most: its samples and states, with their CBOR heads."""
+    """How large the opening of this round can be, at most."""
+    return min(BLOB_BYTES_MAX, opening_bytes(tx.data_leaves, task))
+
+
+def opening_bytes(samples: int, task: Task) -> int:
+    """How large the opening of a round on so many samples is: they and the states, with their CBOR heads."""
     leaf_bytes = 64 + 4 * math.prod(task.input_shape)
-    steps = task.steps(tx.data_leaves)
-    states = -(-steps // task.trace_every) + 1
+    states = -(-task.steps(samples) // task.trace_every) + 1
     each = 64 + state_bytes(task.layout.size, moments_of(task))
-    return min(BLOB_BYTES_MAX, 64 + tx.data_leaves * leaf_bytes + states * each)
+    return 64 + samples * leaf_bytes + states * each
+
+
+def never_fits(samples: int, task: Task) -> str | None:
+    """Why a member with so many samples could never open a round; None if it can."""
+    size = opening_bytes(samples, task)
+    if size <= BLOB_BYTES_MAX:
+        return None
+    return f"samples and training states of a round have {size} bytes, a blob has {BLOB_BYTES_MAX} at most"
 
 
 def read_opening(data: bytes, tx: ParamTx) -> Opening:

@@ -153,15 +153,31 @@ class Suspicion:
     def wanted(self, chunks: Sequence[ChunkId] | None = None) -> tuple[tuple[MemberId, int], ...]:
         """Whose updates are needed to judge it, with their scores.
 
-        Those whom the filter names. When it names nobody, although the group stands apart: all who counted,
-        for the warnings of a colluding quorum are worth nothing.
+        Those whom the filter names. When it names nobody, although the group stands apart: all who counted.
         """
         body = self.block.body
-        counted = [signed.tx.member for signed, weight in _weighted(body) if weight > 0]
         warnings_filter = next(each for each in body.filters if each.name == filters.WARNINGS)
         where = self.chunks() if chunks is None else chunks
-        named = candidates(warnings_filter, self.salt, counted, where)
-        return named if named or not self.apart else tuple((member, 0) for member in counted)
+        named = candidates(warnings_filter, self.salt, self.counted(), where)
+        return named if named or not self.apart else self.everybody(())
+
+    def counted(self) -> tuple[MemberId, ...]:
+        """Who has a part in the aggregate."""
+        return tuple(signed.tx.member for signed, weight in _weighted(self.block.body) if weight > 0)
+
+    def everybody(self, named: Sequence[tuple[MemberId, int]]) -> tuple[tuple[MemberId, int], ...]:
+        """All who counted, in their order, with the scores of those whom the filter names."""
+        scores = dict(named)
+        return tuple((member, scores.get(member, 0)) for member in self.counted())
+
+    def is_unexplained(self, case: Case | None) -> bool:
+        """Whether the group stands apart and the absence of nobody whom the warnings name explains it.
+
+        Then all who counted are looked at: a colluding quorum can leave the warnings empty, or name others.
+        """
+        if case is None or not self.apart or case.accused != ZERO_MEMBER:
+            return False
+        return len(case.candidates) < len(self.counted())
 
 
 def _weighted(body: GroupBody) -> Iterator[tuple[SignedParamTx, int]]:
@@ -171,15 +187,24 @@ def _weighted(body: GroupBody) -> Iterator[tuple[SignedParamTx, int]]:
 def derive_case(suspicion: Suspicion, updates: Mapping[MemberId, Update]) -> Case | None:
     """The case that follows, to open it and to check one that was opened; None: there is nothing to say.
 
-    updates: at least those of `suspicion.wanted()`, of the block's round. A group that stands apart is a case
-    even if nobody's absence explains it.
+    updates: at least those of `suspicion.wanted()`, of the block's round; of all who counted, where the case
+    without them `is_unexplained`. A group that stands apart is a case even if nobody's absence explains it.
     """
+    case = _derived(suspicion, updates, suspicion.wanted())
+    if case is None or not suspicion.is_unexplained(case) or not updates.keys() >= set(suspicion.counted()):
+        return case
+    return _derived(suspicion, updates, suspicion.everybody(suspicion.wanted()))
+
+
+def _derived(
+    suspicion: Suspicion, updates: Mapping[MemberId, Update], wanted: Sequence[tuple[MemberId, int]]
+) -> Case | None:
     header, body = suspicion.block.header, suspicion.block.body
     chunks = suspicion.chunks()
     shares = shares_of(body, suspicion.committee.faulty_max)
     blobs = {signed.tx.member: signed.tx.blob_id for signed in body.txs}
     found: list[Candidate] = []
-    for member, score in suspicion.wanted(chunks):
+    for member, score in wanted:
         factor, divisor = shares[member]
         cosines = leave_one_out(suspicion.aggregate, suspicion.others, updates[member], factor, divisor)
         found.append(Candidate(member, score, blobs[member], *cosines))

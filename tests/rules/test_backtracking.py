@@ -136,6 +136,38 @@ def test_empty_warnings_do_not_protect_a_group_that_stands_apart() -> None:
     assert not_apart.wanted() == () and derive_case(not_apart, {}) is None
 
 
+def test_warnings_that_name_somebody_else_do_not_protect_a_group_that_stands_apart() -> None:
+    """A colluding quorum warns of an honest member only: that explains nothing, so all are looked at."""
+    there = world(rules=dataclasses.replace(RULES, aggregator="mean"))
+    updates = groups_of(there, 2)
+    flippers = there.members("g0")[2:]
+    for member in flippers:
+        updates["g0"][member] = flipped(updates["g0"][member], 2)
+    inputs, comparison = one_round(there, updates)
+    (suspicion,) = [each for each in suspicions(inputs, comparison) if each.apart]
+    innocent = there.members("g0")[0]
+    keys = [
+        key
+        for tensor, chunk in suspicion.chunks()
+        for key in (
+            filters.warning_key(tensor, chunk, "opposed"),
+            filters.warning_key(tensor, chunk, "opposed", member=innocent),
+        )
+    ]
+    false = filters.build(filters.WARNINGS, keys, there.salt, RULES.filter_rate_ppb)
+    body = suspicion.block.body
+    told = dataclasses.replace(
+        body, filters=tuple(false if each.name == filters.WARNINGS else each for each in body.filters)
+    )
+    suspicion = dataclasses.replace(suspicion, block=GroupBlock(suspicion.block.header, told))
+    assert [member for member, _ in suspicion.wanted()] == [innocent]
+    first = derive_case(suspicion, {innocent: updates["g0"][innocent]})
+    assert first is not None and first.accused == ZERO_MEMBER and suspicion.is_unexplained(first)
+    case = derive_case(suspicion, updates["g0"])
+    assert case is not None and case.accused in flippers and not suspicion.is_unexplained(case)
+    assert [each.member for each in case.candidates] == list(suspicion.counted())
+
+
 def test_a_deviation_that_nobody_explains_is_a_case_without_an_accused() -> None:
     there = world(rules=RULES)
     updates = groups_of(there, 3)
