@@ -25,15 +25,11 @@ from p2pfl.net.options import DEFAULTS, NetOptions
 from p2pfl.params import Base, blob_id
 from p2pfl.rounds.context import Observe, wall_clock_ms
 from p2pfl.rounds.desk import Desk
-from p2pfl.rounds.replay import never_fits
 from p2pfl.rounds.trainer import Trainer
 from p2pfl.rounds.turnover import read_join
 from p2pfl.rules.limits import check_genesis
 from p2pfl.store import Folder, Store
 from p2pfl.store.options import DEFAULT_STORE, StoreOptions
-from p2pfl.telemetry import logger
-
-log = logger("parts")
 
 # A newcomer's own request, in its folder.
 OWN_JOIN = "join.json"
@@ -226,11 +222,7 @@ def _trainer(settings: NodeSettings, genesis: Genesis, *, learns: bool) -> Train
             settings.dir, genesis.task, path=settings.data_path, label=settings.data_label
         )
     data_dir, device = settings.data_dir, settings.device
-    trainer = Trainer(genesis, x, y, held_out=held_out, data_dir=data_dir, device=device)
-    if (why := never_fits(trainer.data_leaves, genesis.task)) is not None:
-        # An audit may ask any member: this one would lose its weight, and a small part of its stake.
-        log.warning("this member could not open a round: use fewer samples", why=why)
-    return trainer
+    return Trainer(genesis, x, y, held_out=held_out, data_dir=data_dir, device=device)
 
 
 def _libp2p(settings: NodeSettings) -> MakeNetwork:

@@ -65,14 +65,6 @@ def opening_bytes(samples: int, task: Task) -> int:
     return 64 + samples * leaf_bytes + states * each
 
 
-def never_fits(samples: int, task: Task) -> str | None:
-    """Why a member with so many samples could never open a round; None if it can."""
-    size = opening_bytes(samples, task)
-    if size <= BLOB_BYTES_MAX:
-        return None
-    return f"samples and training states of a round have {size} bytes, a blob has {BLOB_BYTES_MAX} at most"
-
-
 def read_opening(data: bytes, tx: ParamTx) -> Opening:
     """The opening in these bytes: samples and states that the member committed to.
 

@@ -26,7 +26,6 @@ from p2pfl.rounds.replay import (
     job_of_opening,
     make_opening,
     measure,
-    never_fits,
     opening_bytes_max,
     read_opening,
 )
@@ -139,13 +138,6 @@ async def test_a_faked_last_state_is_measured(one: Round) -> None:
     turned = (2 * one.base.values - last.parameters).astype(np.float32)
     states = [*one.states[:-1], encode_state(State(last.step, turned, last.moments))]
     assert await one.worst_ppm(states, flipped(one)) > 10 * THRESHOLD_PPM
-
-
-def test_a_member_that_could_never_open_a_round_is_told(one: Round) -> None:
-    task = one.genesis.task
-    assert never_fits(1_000, task) is None
-    why = never_fits(10_000_000, task)
-    assert why is not None and str(BLOB_BYTES_MAX) in why
 
 
 async def test_a_lie_that_was_found_ends_the_replay(one: Round) -> None:
