@@ -14,17 +14,18 @@ from typing import Any
 from consensus.types import MemberId
 from p2pfl import genesis as genesis_file
 from p2pfl.errors import UserError
-from p2pfl.genesis import COUNCIL, Genesis, MemberEntry
+from p2pfl.genesis import COUNCIL, Genesis, MemberEntry, Task
 from p2pfl.keys import Guard, SigningKey, load_peer_key, load_signing_key
 from p2pfl.learn.model_files import INITIAL_BASE, read_model
-from p2pfl.learn.models import initial_parameters
+from p2pfl.learn.models import initial_parameters, layout
 from p2pfl.learn.own_data import read_own_data
 from p2pfl.learn.sample_tables import LABEL
 from p2pfl.net.interface import Handlers, NetworkLike, PeerAddress
 from p2pfl.net.options import DEFAULTS, NetOptions
-from p2pfl.params import Base, blob_id
+from p2pfl.params import BLOB_BYTES_MAX, Base, blob_id
 from p2pfl.rounds.context import Observe, wall_clock_ms
 from p2pfl.rounds.desk import Desk
+from p2pfl.rounds.replay import opening_bytes
 from p2pfl.rounds.trainer import Trainer
 from p2pfl.rounds.turnover import read_join
 from p2pfl.rules.limits import check_genesis
@@ -222,7 +223,32 @@ def _trainer(settings: NodeSettings, genesis: Genesis, *, learns: bool) -> Train
             settings.dir, genesis.task, path=settings.data_path, label=settings.data_label
         )
     data_dir, device = settings.data_dir, settings.device
-    return Trainer(genesis, x, y, held_out=held_out, data_dir=data_dir, device=device)
+    trainer = Trainer(genesis, x, y, held_out=held_out, data_dir=data_dir, device=device)
+    check_training(genesis.task, trainer.data_leaves)
+    return trainer
+
+
+def check_training(task: Task, samples: int) -> None:
+    """Whether this node can train the task on so many samples, and open a round of it when it is accused.
+
+    Raises UserError: nobody honest is to find out only when it is asked.
+    """
+    found = layout(task.model, task.input_shape, task.classes)
+    if found != task.layout:
+        raise UserError(
+            f"the genesis' tensors are not those of its model {task.model!r}",
+            because=f"the model here has {len(found.tensors)} of {found.size} coordinates, "
+            f"the genesis {len(task.tensors)} of {task.layout.size}",
+            fix="use the release of p2pfl-mps, and the module of the model, that made the genesis",
+        )
+    size_bytes = opening_bytes(samples, task)
+    if size_bytes > BLOB_BYTES_MAX:
+        raise UserError(
+            "a round of this training could not be opened to the council",
+            because=f"{samples} samples, and a training state for every {task.trace_every} of "
+            f"{task.steps(samples)} steps, are {size_bytes} bytes; the limit is {BLOB_BYTES_MAX}",
+            fix="bring fewer samples, or agree on fewer local_steps or a larger trace_every in the genesis",
+        )
 
 
 def _libp2p(settings: NodeSettings) -> MakeNetwork:

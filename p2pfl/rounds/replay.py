@@ -58,7 +58,7 @@ def opening_bytes_max(tx: ParamTx, task: Task) -> int:
 
 
 def opening_bytes(samples: int, task: Task) -> int:
-    """How large the opening of a round on so many samples is: they and the states, with their CBOR heads."""
+    """How large a round of so many samples is when it is opened: samples, states, their CBOR heads."""
     leaf_bytes = 64 + 4 * math.prod(task.input_shape)
     states = -(-task.steps(samples) // task.trace_every) + 1
     each = 64 + state_bytes(task.layout.size, moments_of(task))

@@ -20,7 +20,7 @@ from p2pfl.keys import load_signing_key
 from p2pfl.learn.datasets import load_dataset, root_set
 from p2pfl.learn.model_files import Named, write_safetensors
 from p2pfl.params import Base, blob_id, parse_base
-from p2pfl.parts import assemble, first_base
+from p2pfl.parts import assemble, check_training, first_base
 from testnet import plan
 from testnet.scenarios import load
 
@@ -222,3 +222,16 @@ def test_a_node_reads_its_own_folder_in_whatever_form(tmp_path: Path) -> None:
     finally:
         parts.guard.close()
         parts.store.close()
+
+
+def test_a_training_that_could_never_be_opened_is_refused_at_the_start(tmp_path: Path) -> None:
+    """Who cannot open its round pays for it: an honest member must not get there."""
+    task = plan.task_of(load("honest", model="mlp"), load_dataset("digits"))
+    check_training(task, 400)
+    with pytest.raises(UserError, match="could not be opened"):
+        check_training(task, 15_000)
+    check_training(dataclasses.replace(task, trace_every=64), 15_000)
+    with pytest.raises(UserError, match="not those of its model"):
+        check_training(dataclasses.replace(task, model="cnn"), 400)
+    with pytest.raises(UserError, match="there is no optimizer"):
+        check_training(dataclasses.replace(task, optimizer="rmsprop"), 400)
