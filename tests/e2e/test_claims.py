@@ -14,6 +14,8 @@ from testnet import scenarios
 
 ROOT = Path(__file__).parents[2]
 RUN_S_MAX = 660  # The longest limit of a scenario, and the time to say that it is up.
+# These cross every room between them. The others, a minute or two each, are run by hand: `pytest -m soak tests/e2e`.
+EACH_TIME = {"crash", "epochs", "equivocate", "sign_flip"}
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
@@ -24,7 +26,10 @@ def p2pfl(*words: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
-@pytest.mark.parametrize("name", scenarios.known())
+@pytest.mark.parametrize(
+    "name",
+    [name if name in EACH_TIME else pytest.param(name, marks=pytest.mark.soak) for name in scenarios.known()],
+)
 def test_the_claim_holds_and_the_history_verifies(name: str, tmp_path: Path) -> None:
     run = tmp_path / name
     code, result, story = p2pfl("testnet", "up", name, "--dir", str(run))
