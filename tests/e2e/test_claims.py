@@ -14,7 +14,7 @@ from testnet import scenarios
 
 ROOT = Path(__file__).parents[2]
 RUN_S_MAX = 660  # The longest limit of a scenario, and the time to say that it is up.
-# These cross every room between them. The others, a minute or two each, are run by hand: `pytest -m soak tests/e2e`.
+# These cross every room between them. The others, a minute or two each, by hand: `pytest -m soak tests/e2e`.
 EACH_TIME = {"crash", "epochs", "equivocate", "sign_flip"}
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
