@@ -19,32 +19,12 @@ from p2pfl.rules.validate import check_txs, derive_weights
 
 
 def unsound(genesis: Genesis, name: str, committee: Committee, header: Header, body: GroupBody) -> str | None:
-    """Why this block of a group cannot be counted; None if it can. Recovers n + 1 signatures."""
+    """Why this block of a group cannot be counted; None if it can. Recovers up to 2n + 1 signatures."""
     tensors = len(genesis.task.tensors)
     if len(body.exponents) != tensors or not all(EXPONENT_MIN <= e <= EXPONENT_MAX for e in body.exponents):
         return "its exponents are out of bounds"
     try:
-        check_txs(
-            genesis,
-            name,
-            committee,
-            epoch=header.epoch,
-            height=header.height,
-            base_id=body.base.base_id,
-            exponents=body.exponents,
-            txs=body.txs,
-            close=body.close,
-            unrevealed=body.unrevealed,
-        )
-        ballots.check(
-            body.ballots,
-            genesis.domain(name),
-            committee,
-            epoch=header.epoch,
-            height=header.height - 1,
-            block_id=header.parent_id,
-            due=bool(genesis.rules.ballots) and body.close is not None,
-        )
+        _check_signed(genesis, name, committee, header, body)
     except (PeerFault, ValueError) as error:
         return f"its commitments or ballots do not hold: {error}"
     hidden = set(body.unrevealed)
@@ -82,3 +62,28 @@ def unsound(genesis: Genesis, name: str, committee: Committee, header: Header, b
     if first < 0 or heights != tuple(range(first, header.height)):
         return "its base is made of other heights"
     return None
+
+
+def _check_signed(genesis: Genesis, name: str, committee: Committee, header: Header, body: GroupBody) -> None:
+    """Raises PeerFault or ValueError unless members signed what stands there as theirs."""
+    check_txs(
+        genesis,
+        name,
+        committee,
+        epoch=header.epoch,
+        height=header.height,
+        base_id=body.base.base_id,
+        exponents=body.exponents,
+        txs=body.txs,
+        close=body.close,
+        unrevealed=body.unrevealed,
+    )
+    ballots.check(
+        body.ballots,
+        genesis.domain(name),
+        committee,
+        epoch=header.epoch,
+        height=header.height - 1,
+        block_id=header.parent_id,
+        due=bool(genesis.rules.ballots) and body.close is not None,
+    )
