@@ -38,10 +38,14 @@ MANY_KEYS = 64
 # A leaf with fewer numbers than this says little: most of a sparse update's leaves look alike.
 LEAF_NONZEROS_MIN = 64
 LEAF_COORDINATES = LEAF_BYTES // 2
+# The flags of so many leaves are 64 KiB.
+LEAVES_AT_ONCE = 128
 HASH_BYTES = 32
 SKETCH_BUCKETS = 256
 # Places of so many numbers, half a MiB, stay in a processor's own cache while all rows are counted.
 SKETCH_COORDINATES = 1 << 16
+# A sum is at most 2^15 times the coordinates of the largest model, 2^25: so far int64 can shift it.
+SHIFT_MAX = 22
 BAND_BITS = 32
 # The table of buckets of the largest model is 96 MB; one epoch's salt is in use at a time, two at its end.
 TABLES_MAX = 2
@@ -174,13 +178,18 @@ def _chunk_table(layout: Layout) -> NDArray[np.uint8]:
 
 def _nonzeros(values: Int16) -> Int64:
     """How many numbers of each leaf are not zero. int64, shape (leaves,)."""
+    counts = np.zeros(-(-len(values) // LEAF_COORDINATES), dtype=np.int64)
     whole = len(values) // LEAF_COORDINATES
-    here = values != 0
-    # Eight flags at a time: a leaf's 64 words add up to at most 64 in each of their bytes.
-    words = here[: whole * LEAF_COORDINATES].view(np.uint64).reshape(whole, LEAF_COORDINATES // 8)
-    counts = words.sum(axis=1, dtype=np.uint64).view(np.uint8).reshape(whole, 8).sum(axis=1, dtype=np.int64)
-    rest = here[whole * LEAF_COORDINATES :]
-    return np.append(counts, np.count_nonzero(rest)) if len(rest) else counts
+    for first in range(0, whole, LEAVES_AT_ONCE):
+        last = min(first + LEAVES_AT_ONCE, whole)
+        # Eight flags at a time: a leaf's 64 words add up to at most 64 in each of their bytes.
+        flags = values[first * LEAF_COORDINATES : last * LEAF_COORDINATES] != 0
+        words = flags.view(np.uint64).reshape(last - first, LEAF_COORDINATES // 8)
+        lanes = np.add.reduce(words, axis=1).view(np.uint8).reshape(last - first, 8)
+        np.add.reduce(lanes, axis=1, dtype=np.int64, out=counts[first:last])
+    if whole < len(counts):
+        counts[-1] = np.count_nonzero(values[whole * LEAF_COORDINATES :])
+    return counts
 
 
 def band_keys(sketch: bytes) -> list[bytes]:
@@ -203,8 +212,10 @@ def simhashes(updates: Sequence[Update], salt: bytes) -> list[bytes]:
         return []
     layout = updates[0].layout
     buckets = _buckets(salt, layout.size)
-    sketches = [[0] * SKETCH_BUCKETS for _ in updates]
+    sketches = np.zeros((len(updates), SKETCH_BUCKETS), dtype=np.int64)
     units = [min(update.exponents) for update in updates]
+    if any(max(update.exponents) - unit > SHIFT_MAX for update, unit in zip(updates, units, strict=True)):
+        sketches = sketches.astype(object)  # Python's integers have no end.
     for tensor, part in enumerate(layout.slices()):
         sums = np.zeros((len(updates), 2 * SKETCH_BUCKETS), dtype=np.float64)
         for start in range(part.start, part.stop, SKETCH_COORDINATES):
@@ -213,17 +224,12 @@ def simhashes(updates: Sequence[Update], salt: bytes) -> list[bytes]:
             for row, update in zip(sums, updates, strict=True):
                 row += np.bincount(places, weights=update.values[here], minlength=2 * SKETCH_BUCKETS)
         whole = exact_int64(sums)
-        signed = (whole[:, :SKETCH_BUCKETS] - whole[:, SKETCH_BUCKETS:]).tolist()
-        for index, update in enumerate(updates):
-            shift = update.exponents[tensor] - units[index]
-            old = sketches[index]
-            sketches[index] = [a + (b << shift) for a, b in zip(old, signed[index], strict=True)]
-    return [
-        np.packbits(np.array([value > 0 for value in sketch]), bitorder="little").tobytes()
-        if update.values.any()
-        else b""
-        for update, sketch in zip(updates, sketches, strict=True)
-    ]
+        signed = whole[:, :SKETCH_BUCKETS] - whole[:, SKETCH_BUCKETS:]
+        shifts = [update.exponents[tensor] - unit for update, unit in zip(updates, units, strict=True)]
+        sketches += signed << np.array(shifts, dtype=sketches.dtype)[:, np.newaxis]
+    signs = (sketches > 0).astype(np.bool_)
+    bits = np.packbits(signs, axis=1, bitorder="little")
+    return [each.tobytes() if u.values.any() else b"" for each, u in zip(bits, updates, strict=True)]
 
 
 @lru_cache(maxsize=TABLES_MAX)

@@ -243,7 +243,25 @@ def test_leaves_that_were_hashed_already_give_the_same_keys() -> None:
 
 
 def test_several_updates_are_sketched_as_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    some = [update(seed) for seed in range(4)]
+    """And as the definition says, in plain integers; whatever is counted at a time."""
+    ends = [np.full(LAYOUT.size, end, dtype=np.int16) for end in (-32768, 32767)]
+    some = [*(update(seed) for seed in range(3)), *(Update(LAYOUT, (0, 0), each) for each in ends)]
+    buckets = filters._buckets(SALT, LAYOUT.size).tolist()
+    for each in some:
+        exact, shift = [0] * 512, each.exponents[1] - each.exponents[0]
+        for number, value in enumerate(each.values.tolist()):
+            exact[buckets[number]] += value << (shift if number >= 2000 else 0)
+        bits = [exact[place] > exact[place + 256] for place in range(256)]
+        assert simhash(each, SALT) == np.packbits(bits, bitorder="little").tobytes()
+    far = [Update(LAYOUT, (-40, 10), each.values) for each in some]  # Beyond what int64 could shift.
+    for each in far:
+        bits = np.unpackbits(np.frombuffer(simhash(each, SALT), np.uint8), bitorder="little")
+        tail = [0] * 512
+        for number, value in enumerate(each.values.tolist()):
+            tail[buckets[number]] += value << (50 if number >= 2000 else 0)
+        assert bits.tolist() == [int(tail[place] > tail[place + 256]) for place in range(256)]
     alone = [simhash(each, SALT) for each in some]
     monkeypatch.setattr(filters, "SKETCH_COORDINATES", 700)
     assert filters.simhashes(some, SALT) == alone
+    nothing = Update(LAYOUT, (0, 0), np.zeros(LAYOUT.size, dtype=np.int16))
+    assert filters.simhashes([some[0], nothing], SALT) == [alone[0], b""]
