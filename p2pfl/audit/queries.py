@@ -158,6 +158,21 @@ _QUESTIONS = (
            from cases c left join members m on m.member = c.accused order by c.council_height, c.case_id""",
     ),
     Question(
+        "audits",
+        "How often was each member drawn for audit or looked into again, and how did it end?",
+        """select m.name as member, m.chain as "group",
+                  (select count(*) from updates u where u.member = m.member and u.revealed) as rounds,
+                  count(*) as asked, sum(c.cause = 'review') as reviews, sum(e.outcome is null) as still_open,
+                  coalesce(sum(e.outcome = 'cleared'), 0) as cleared,
+                  coalesce(sum(e.outcome = 'guilty'), 0) as guilty,
+                  coalesce(sum(e.outcome = 'harmful'), 0) as harmful,
+                  coalesce(sum(e.outcome = 'no_opening'), 0) as no_opening
+           from members m join cases c on c.accused = m.member and c.cause in ('audit', 'review')
+           left join outcomes e on e.case_id = c.case_id and e.council_height =
+               (select max(o.council_height) from outcomes o where o.case_id = c.case_id)
+           group by m.member order by m.chain, m.turn""",
+    ),
+    Question(
         "candidates",
         "Whom did the backtracking look at, and what came of it?",
         """select k.place, m.name as member, k.score, k.with_cos_micro / 1e6 as with_cos,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import pytest
 
 from p2pfl.audit.queries import QUESTIONS, ask
@@ -45,6 +48,18 @@ def test_left_out_names_the_reason(view: FolderView) -> None:
     assert why[2, "g1-m3"] == "not revealed"
     assert why[2, LIAR] == "case open"
     assert why[5, LIAR] == "case guilty"
+
+
+def test_audits_say_who_was_drawn_and_what_came_of_it(tmp_path: Path, view: FolderView) -> None:
+    assert asked(view, "audits") == []
+    drawn = build(audit_share_ppm=1_000_000)
+    rows = {row["member"]: row for row in asked(FolderView(drawn.write(tmp_path, blobs=False)), "audits")}
+    cases = [case for case in cases_of(drawn) if case.cause == "audit"]
+    by_name = Counter(drawn.genesis.member(case.accused).name for case in cases)
+    assert {name: row["asked"] for name, row in rows.items()} == by_name
+    ends = ("still_open", "cleared", "guilty", "harmful", "no_opening")
+    assert all(sum(row[end] for end in ends) == row["asked"] for row in rows.values())  # type: ignore[misc]
+    assert sum(row["cleared"] for row in rows.values()) > 0  # type: ignore[misc]
 
 
 def test_ballots_say_whom_a_block_served(view: FolderView) -> None:
