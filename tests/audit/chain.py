@@ -8,8 +8,6 @@ block, height 5 by none.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -21,29 +19,21 @@ from consensus.chain import HEADER_VERSION, History
 from consensus.signing import block_id, struct_hash
 from consensus.types import (
     ZERO_DIGEST,
-    Block,
-    Certificate,
-    Commit,
-    DecidedBlock,
     Digest,
     Header,
     MemberId,
 )
 from p2pfl import codec
 from p2pfl.audit.verify import Report, verify
-from p2pfl.durable import Journal
 from p2pfl.genesis import COUNCIL, ChainEntry, Genesis, GroupEntry, MemberEntry, Task, Times
-from p2pfl.keys import SigningKey
 from p2pfl.params import Base, Layout, TensorSpec, Update, apply_update, blob_id, quantize
 from p2pfl.records import (
     BaseRef,
     Case,
-    CouncilBody,
     CountedBlock,
     GroupBody,
     VerdictCertificate,
     body_root,
-    decode_body,
 )
 from p2pfl.rules.audits import cases_without_updates
 from p2pfl.rules.ballots import make as make_ballot
@@ -66,8 +56,8 @@ from p2pfl.signed import (
     SignedParamTx,
     Verdict,
 )
-from p2pfl.store import Store
-from p2pfl.store.blocks import identity
+
+from .built import Built, decide, member_of, signed
 
 GROUPS = ("g1", "g2", "g3")
 # Whose members reject that block, with the next one.
@@ -78,15 +68,6 @@ HEIGHTS = 6
 # After which heights of the groups the council makes a block: 2 and 3 are counted together, 5 by none.
 COUNCIL_AFTER = (0, 1, 3, 4)
 REPLAY_PPM = {LIAR: 1_700_000}  # Everybody else's replay matches.
-
-
-@lru_cache(maxsize=64)
-def key_of(name: str) -> SigningKey:
-    return SigningKey.from_secret(sha256(name.encode()).digest())
-
-
-def member_of(name: str) -> MemberId:
-    return key_of(name).member_id
 
 
 def _entry(name: str, first: str = "") -> GroupEntry:
@@ -113,59 +94,6 @@ def make_genesis(initial: Base, hostile: str = "") -> Genesis:
         initial_exponents=(-14, -14),
         start_time_ms=0,
     )
-
-
-@dataclass
-class Built:
-    """A history: the blocks of each chain, every blob by id."""
-
-    genesis: Genesis
-    chains: dict[str, list[DecidedBlock]]
-    blobs: dict[Digest, bytes] = field(default_factory=dict)
-
-    def write(self, path: Path, names: Sequence[str] = (*GROUPS, COUNCIL), *, blobs: bool = True) -> Path:
-        """One node's folder with these chains."""
-        store = Store(path, self.genesis)
-        for name in names:
-            # As BlockStore.append would write it, with one fsync for all.
-            own = identity(self.genesis.network_id, self.genesis.group_id(name))
-            records = [codec.encode(decided) for decided in self.chains[name]]
-            Journal.create(store.folder.chain(name), own, records).close()
-        for data in self.blobs.values() if blobs else ():
-            store.blobs.put(data, durable=False)
-        store.close()
-        return path
-
-    def body(self, name: str, height: int) -> Any:
-        kind = CouncilBody if name == COUNCIL else GroupBody
-        return decode_body(self.chains[name][height].block.body, kind)
-
-    def with_last(self, name: str, body: Any) -> Built:
-        """The same history with another body in the chain's last block, certified by the same members."""
-        old = self.chains[name][-1]
-        header = dataclasses.replace(old.block.header, app_root=body_root(body))
-        last = decide(self.genesis, name, header, codec.encode(body))
-        return self.with_block(name, -1, last)
-
-    def with_block(self, name: str, height: int, decided: DecidedBlock) -> Built:
-        chain = list(self.chains[name])
-        chain[height] = decided
-        return dataclasses.replace(self, chains={**self.chains, name: chain})
-
-
-def decide(genesis: Genesis, name: str, header: Header, body: bytes, *, round_: int = 0) -> DecidedBlock:
-    """The block with the COMMITs of three of the four members."""
-    commit = Commit(header.epoch, header.height, round_, block_id(header))
-    names = [each.name for each in genesis.entry(name).members if each.member_id != header.proposer]
-    signers = sorted(names, key=member_of)
-    signatures = tuple(_signed(genesis, name, each, commit) for each in signers)
-    return DecidedBlock(Block(header, body), Certificate(round_, signatures))
-
-
-def _signed(genesis: Genesis, group: str, signer: str, struct: Any) -> bytes:
-    from consensus import signing
-
-    return signing.sign(key_of(signer).secret, signing.signing_digest(genesis.domain(group), struct))
 
 
 @lru_cache(maxsize=2)
@@ -263,7 +191,7 @@ class _Builder:
             epoch=0,
             height=height,
             txs=txs,
-            close=SignedClose(close, ids, _signed(genesis, name, ci, close)),
+            close=SignedClose(close, ids, signed(genesis, name, ci, close)),
             unrevealed=hidden,
             updates={
                 member_of(each): update for each, update in updates.items() if member_of(each) not in hidden
@@ -293,7 +221,7 @@ class _Builder:
         found: list[SignedBallot] = []
         for index, each in enumerate(self.genesis.entry(name).members):
             ballot = make_ballot(0, height, self.history[name].tip_id, (2.0, after) if index else None)
-            found.append(SignedBallot(ballot, _signed(self.genesis, name, each.name, ballot)))
+            found.append(SignedBallot(ballot, signed(self.genesis, name, each.name, ballot)))
         return tuple(found)
 
     def without_last(self, name: str, base: Base) -> Base:
@@ -328,7 +256,7 @@ class _Builder:
             loss_before_micro=2_000_000 - 100_000 * height,
             loss_after_micro=1_900_000 - 100_000 * height,
         )
-        return SignedParamTx(tx, _signed(self.genesis, group, name, tx))
+        return SignedParamTx(tx, signed(self.genesis, group, name, tx))
 
     # -- the council --------------------------------------------------------------
 
@@ -392,13 +320,13 @@ class _Builder:
             for seat in self.genesis.council.members[:3]:
                 opening = Digest(sha256(accused.encode()).digest())
                 measured = Measurement(0, entry.case.case_id, entry.case.accused, 0, opening, ppm, 0, 0)
-                found.append(SignedMeasurement(measured, _signed(self.genesis, COUNCIL, seat.name, measured)))
+                found.append(SignedMeasurement(measured, signed(self.genesis, COUNCIL, seat.name, measured)))
         return found
 
     def certificate(self, verdict: Verdict) -> VerdictCertificate:
         seats = sorted((each.name for each in self.genesis.council.members[1:]), key=member_of)
         return VerdictCertificate(
-            verdict, tuple(_signed(self.genesis, COUNCIL, each, verdict) for each in seats)
+            verdict, tuple(signed(self.genesis, COUNCIL, each, verdict) for each in seats)
         )
 
 

@@ -17,7 +17,8 @@ from p2pfl.records import BloomFilter, CouncilBody, GroupBody, VerdictCertificat
 from p2pfl.rules.cases import case_id_of
 from p2pfl.signed import SignedMeasurement
 
-from .chain import Built, build, found, key_of, member_of, verified
+from .built import key_of
+from .chain import Built, build, found, member_of, verified
 
 
 @pytest.fixture(scope="module")

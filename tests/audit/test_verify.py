@@ -23,7 +23,8 @@ from p2pfl.signed import Close
 from p2pfl.store import Notes
 from p2pfl.store.blocks import BlockFile, identity
 
-from .chain import COPIED, GROUPS, LIAR, Built, build, cases_of, decide, found, key_of, member_of, verified
+from .built import key_of
+from .chain import COPIED, GROUPS, LIAR, Built, build, cases_of, decide, found, member_of, verified
 
 
 @pytest.fixture(scope="module")
