@@ -171,6 +171,15 @@ class Story:
             return []
         return [f"council block {fields['height']}: its parameters get {fields['accuracy']:.1%} right"]
 
+    def _on_ballots(self, event: Event) -> list[str]:
+        fields = event.fields
+        group, height = fields["group"], fields["height"]
+        if not fields["taken_back"] or not self._once("ballots", group, height):
+            return []
+        against, of = sum(not each["approves"] for each in fields["ballots"]), len(fields["ballots"])
+        told = f"{against} of {of} lose more by it on held-out data"
+        return [f"{_where(group, height)} is taken back: {told}"]
+
     @staticmethod
     def _measured(row: Row, fields: dict[str, Any]) -> None:
         if fields.get("accuracy") is not None:

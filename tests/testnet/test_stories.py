@@ -37,6 +37,16 @@ def test_a_recorded_run_tells_its_story(name: str) -> None:
     assert retold(STORIES / f"{name}.jsonl") == (STORIES / f"{name}.txt").read_text().splitlines()
 
 
+def test_a_block_that_is_taken_back_is_told_once() -> None:
+    story = Story(load("honest"), REPLAY_MAX_PPM)
+    said = [{"member": f"g0m{n}", "loss_old": 1.0, "loss_new": 9.0, "approves": n == 3} for n in range(4)]
+    fields = {"group": "g0", "height": 3, "taken_back": True, "ballots": said}
+    lines = [story.take(Event(f"g0m{n}", "ballots", fields, 1.0, 0)) for n in range(4)]
+    assert lines == [["round 3: g0 is taken back: 3 of 4 lose more by it on held-out data"], [], [], []]
+    kept = {**fields, "height": 4, "taken_back": False}
+    assert story.take(Event("g0m0", "ballots", kept, 1.0, 0)) == []
+
+
 def test_every_scenario_with_an_ending_has_a_story() -> None:
     assert set(NAMES) >= {"sign_flip", "equivocate", "crash"}
 
