@@ -213,8 +213,9 @@ class Story:
                 lines = [
                     f"{here} the warnings of {group} name a member that stands apart from the other groups"
                 ]
-            case _:
-                lines = [f"{here} {accused} of {group} broke a hard rule"]
+            case cause:
+                told = CAUSES.get(cause, "broke a hard rule")
+                return [f"{here} {accused} of {group} {told}; it must open its round"]
         if candidates:
             names = ", ".join(each["member"] for each in candidates)
             found = _count(len(candidates), "candidate")
@@ -246,7 +247,12 @@ class Story:
         fields = event.fields
         if not self._once("outcome", fields["case_id"]):
             return []
-        words = {"guilty": "is guilty", "cleared": "is cleared", "no_opening": "did not open its round"}
+        words = {
+            "guilty": "is guilty",
+            "cleared": "is cleared",
+            "harmful": "trained as it said, on labels that nobody else gives: it is left out",
+            "no_opening": "did not open its round",
+        }
         return [f"council: {fields['accused']} {words.get(fields['outcome'], fields['outcome'])}"]
 
     def _on_verdict(self, event: Event) -> list[str]:
@@ -288,6 +294,14 @@ class Story:
     def _accused(self, case_id: str) -> str:
         case = self._cases.get(case_id)
         return (case["accused"] if case else None) or "the accused"
+
+
+# Cases that no comparison of groups led to.
+CAUSES = {
+    "audit": "is drawn for audit",
+    "review": "was left out for its labels and is looked into again",
+    "triage_alarm": "sent an update too rare to be honest",
+}
 
 
 def _where(group: str, height: int) -> str:
