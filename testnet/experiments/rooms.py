@@ -58,6 +58,7 @@ class MemoryBlobs:
         self._pool = pool
         self._held: set[Digest] = set()
         self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         # Blobs of a MiB and more come piece by piece through files, here too.
         self.arriving, self.claimed = Arriving(folder / "coming"), Arriving(folder / "claimed", reserve=False)
 

@@ -54,11 +54,11 @@ def main() -> None:
     telemetry.configure(level="error")
     data_dir = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     for line in sys.stdin:
-        print(
-            json.dumps(answer_to(Cell(**json.loads(line)), data_dir), separators=(",", ":")),
-            file=out,
-            flush=True,
-        )
+        found = answer_to(Cell(**json.loads(line)), data_dir)
+        try:
+            print(json.dumps(found, separators=(",", ":")), file=out, flush=True)
+        except BrokenPipeError:  # Whoever asked has gone.
+            os._exit(1)
 
 
 if __name__ == "__main__":
