@@ -7,7 +7,20 @@ import json
 import sys
 from typing import Any
 
-from bench import aggregators, blobs, check, connect, consensus, idle, messages, rounds, sync, verify, wire
+from bench import (
+    aggregators,
+    blobs,
+    check,
+    connect,
+    consensus,
+    idle,
+    messages,
+    replay,
+    rounds,
+    sync,
+    verify,
+    wire,
+)
 from p2pfl.cli import failures
 
 
@@ -27,6 +40,7 @@ def main() -> int:
         messages.add_parser,
         aggregators.add_parser,
         check.add_parser,
+        replay.add_parser,
     ):
         add(commands)
     for each in commands.choices.values():
