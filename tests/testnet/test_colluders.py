@@ -97,7 +97,7 @@ async def test_three_in_one_process_know_the_same(tmp_path: Path, autojump_clock
     known: list[Any] = [None] * 3
 
     async def learn(index: int) -> None:
-        await trio.sleep(index)  # Some are done sooner.
+        await trio.sleep(index / 2)  # Some are done sooner; nobody waits two seconds.
         known[index] = await knowers[index].updates(training(HONEST[index]))
 
     async with trio.open_nursery() as nursery:
