@@ -40,6 +40,7 @@ from p2pfl.params import blob_id
 from p2pfl.rules.defaults import DEFAULT_RULES
 from p2pfl.rules.limits import check_genesis
 from p2pfl.store import Folder
+from testnet import honest_rounds
 from testnet.scenarios import Scenario
 
 HOST = "127.0.0.1"
@@ -221,6 +222,7 @@ def genesis_of(ground: Ground, task: Task, chain: ChainEntry, *, samples: int = 
         initial_exponents=(INITIAL_EXPONENT,) * len(task.tensors),
         start_time_ms=time.time_ns() // 1_000_000,
         epochs=Epochs(**scenario.epochs),
+        pool=honest_rounds.shipped(),
     )
     given = shape.initial_model
     base = read_model(Path(given), task.layout) if given else initial_base(made)
