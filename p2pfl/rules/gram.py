@@ -16,7 +16,7 @@ import numpy as np
 
 from p2pfl.params import EXPONENT_MAX, EXPONENT_MIN, Int16, Int64, Layout, Update
 from p2pfl.records import MICRO
-from p2pfl.rules.chunks import chunk_grams, chunk_ids
+from p2pfl.rules.chunks import chunk_ids, tensor_grams
 
 # Ratios that are recorded end here: a millionfold is as good as infinity, and records hold 64 bits.
 RATIO_MAX_MICRO = MICRO * MICRO
@@ -27,9 +27,10 @@ Triangle = tuple[int, ...]
 def gram(rows: Sequence[Int16], layout: Layout) -> tuple[Triangle, ...]:
     """The Gram matrix of each tensor: its upper triangle, row by row.
 
-    rows: int16 vectors, each of shape (layout.size,).
+    rows: int16 vectors, each of shape (layout.size,). Raises ValueError as `add_up` does.
     """
-    return add_up(chunk_grams(rows, layout), layout)
+    _check(layout)
+    return _triangles(tensor_grams(rows, layout))
 
 
 def add_up(chunks: Int64, layout: Layout) -> tuple[Triangle, ...]:
@@ -38,14 +39,22 @@ def add_up(chunks: Int64, layout: Layout) -> tuple[Triangle, ...]:
     chunks: int64, shape (chunks, rows, rows), as `chunk_grams` gives them. Raises ValueError when the model
     is so large that a sum could leave int64.
     """
-    if layout.size << 30 >= 1 << 63:
-        raise ValueError(f"inner products of {layout.size} coordinates may leave int64")
-    upper = np.triu_indices(chunks.shape[1])
+    _check(layout)
     tensors = np.zeros((len(layout.tensors), *chunks.shape[1:]), dtype=np.int64)
     of_tensor = np.array([tensor for tensor, _ in chunk_ids(layout)], dtype=np.intp)
     used, first = np.unique(of_tensor, return_index=True)  # A tensor's chunks lie together.
     if len(used):
         tensors[used] = np.add.reduceat(chunks, first, axis=0)
+    return _triangles(tensors)
+
+
+def _check(layout: Layout) -> None:
+    if layout.size << 30 >= 1 << 63:
+        raise ValueError(f"inner products of {layout.size} coordinates may leave int64")
+
+
+def _triangles(tensors: Int64) -> tuple[Triangle, ...]:
+    upper = np.triu_indices(tensors.shape[1])
     return tuple(tuple(np.asarray(tensor)[upper].tolist()) for tensor in tensors)
 
 

@@ -16,6 +16,7 @@ from p2pfl.rules import chunks
 from p2pfl.rules.chunks import CHUNK_COORDINATES, chunk_grams, chunk_ids, exact_int64
 from p2pfl.rules.gram import (
     RATIO_MAX_MICRO,
+    add_up,
     common_exponent,
     cosine_micro,
     gram,
@@ -165,3 +166,13 @@ def test_a_triangle_of_the_wrong_size_or_a_wild_exponent_is_refused() -> None:
         view([(1, 2)], [(0,), (0,)])
     with pytest.raises(ValueError, match="exponent"):
         common_exponent([(0, 99)])
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 6])
+def test_tensors_and_the_sums_of_their_chunks_are_alike(members: int) -> None:
+    rng = np.random.default_rng(members)
+    rows = [rng.integers(-32768, 32768, LAYOUT.size).astype(np.int16) for _ in range(members)]
+    exact = [[int(a.astype(object) @ b.astype(object)) for b in rows] for a in rows]
+    whole = gram(rows, LAYOUT)
+    assert whole == add_up(chunk_grams(rows, LAYOUT), LAYOUT)
+    assert [list(row) for row in view(whole, [(0, 0, 0)] * members).inner] == exact
