@@ -22,11 +22,11 @@ from contracts import artifact
 from p2pfl.evm import verdict_key
 from p2pfl.evm.client import checksum
 from testnet import devchain
+from tests.contracts.office import FEE_WEI, PRICE_WEI, TARGET_MICRO, TASK, Office
 from tests.contracts.test_aggregate_fraud import block, submission
 from tests.contracts.test_anchors import anchor, commits, last_block
 from tests.contracts.test_equivocation import GUILTY, evidence
 from tests.contracts.test_registry import possession
-from tests.contracts.test_rewards import FEE_WEI, PRICE_WEI, TARGET_MICRO, TASK, Office
 from tests.contracts.world import (
     COUNCIL,
     GROUP,

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple
-from hashlib import sha256
-from typing import Any
-
 import pytest
-from coincurve import PrivateKey
 
-from consensus.signing import address, sign
+from consensus.signing import address
 from consensus.types import Digest, MemberId
 from p2pfl.evm.client import checksum
-from p2pfl.evm.rewards import (
-    JobState,
-    Rewards,
-    contribution_digest,
-    contribution_leaf,
-    contribution_proof,
-    contribution_root,
-    deploy_rewards,
+from p2pfl.evm.rewards import JobState, contribution_proof, contribution_root, deploy_rewards
+from tests.contracts.office import (
+    CLAIM_S,
+    CLIENT,
+    EPOCHS,
+    FEE_WEI,
+    PRICE_WEI,
+    SETTLE_S,
+    TARGET_MICRO,
+    TASK,
+    Office,
 )
-from p2pfl.signed import Contribution
 from tests.contracts.test_equivocation import GUILTY, evidence
 from tests.contracts.test_faults_of_others import a_hostile_account, encoded, pass_on
 from tests.contracts.test_verdict import submit
@@ -34,84 +30,10 @@ from tests.contracts.world import (
     STRANGER,
     TREASURY,
     VETO,
-    World,
     a_verdict,
     id_of,
     ids,
 )
-
-FEE_WEI, PRICE_WEI, EPOCHS, TARGET_MICRO = 10**15, 10**17, 3, 950_000
-SETTLE_S, CLAIM_S = 1_000, 400
-TASK = Digest(sha256(b"network").digest())
-CLIENT = 4
-
-
-class Office:
-    """A RewardManager, and who certifies what."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        at = world.staking.addresses
-        self.address = deploy_rewards(
-            world.client, registry=at.registry, slashing=at.slashing, treasury=world.account(TREASURY),
-            base_fee_wei=FEE_WEI, settle_s=SETTLE_S, claim_s=CLAIM_S,
-        )  # fmt: skip
-        self.rewards = Rewards(world.client_of(CLIENT), self.address)
-        self.functions: Any = self.rewards._manager.functions
-        self.weights = {member: 100 * (place + 1) for place, member in enumerate(ids(world.members))}
-
-    def open(self, epochs: int = EPOCHS) -> int:
-        job, _ = self.rewards.open_job(
-            TASK, price_per_epoch_wei=PRICE_WEI, epochs=epochs, target_micro=TARGET_MICRO, first_epoch=0
-        )
-        return job
-
-    def told(self, job: int, epoch: int = 0, **changes: Any) -> Contribution:
-        root = contribution_root(job, epoch, self.weights)
-        values = {
-            "job": job, "epoch": epoch, "root": root, "total_weight": sum(self.weights.values()),
-            "accuracy_micro": 900_000,
-        }  # fmt: skip
-        return Contribution(**{**values, **changes})
-
-    def certify(
-        self, told: Contribution, seats: Sequence[PrivateKey], council: Digest = COUNCIL
-    ) -> list[bytes]:
-        at = self.world.staking.addresses
-        digest = contribution_digest(at.chain_id, at.slashing, council, told)
-        return [sign(key, digest) for key in seats]
-
-    def settle(self, job: int, epoch: int = 0, **changes: Any) -> None:
-        told = self.told(job, epoch, **changes)
-        self.rewards.settle(told, self.certify(told, self.world.seats[:3]))
-
-    def settling(self, told: Contribution, signatures: list[bytes]) -> Any:
-        return self.functions.settle(astuple(told), signatures)
-
-    def claiming(self, job: int, key: PrivateKey, weights: Mapping[MemberId, int] | None = None) -> Any:
-        weights = self.weights if weights is None else weights
-        member = address(key.public_key)
-        proof = contribution_proof(job, 0, weights, member)
-        return self.functions.claim(job, 0, checksum(member), weights[member], proof)
-
-    def share(self, key: PrivateKey) -> int:
-        return PRICE_WEI * self.weights[address(key.public_key)] // sum(self.weights.values())
-
-    def staker_of(self, key: PrivateKey) -> MemberId:
-        return self.world.account(self.world.staker(key))
-
-    def balance_is_kept(self) -> None:
-        read = self.rewards._read
-        owed = read("totalEscrow") + read("totalOpen") + read("totalCredit")
-        assert self.world.client.balance_wei(self.address) == owed
-
-
-@pytest.fixture
-def office(world: World) -> Iterator[Office]:
-    made = Office(world)
-    yield made
-    made.balance_is_kept()
-
 
 # ---------------------------------------------------------------------------
 # Opening a job.
@@ -406,38 +328,3 @@ def test_ether_that_was_forced_in_is_the_treasurys(office: Office) -> None:
     world.send(bomb.functions.explode(checksum(office.address)), by=OWNER)
     world.send(office.functions.skim(), by=STRANGER)
     assert office.rewards.credit_of(world.account(TREASURY)) == STAKE_WEI
-
-
-# ---------------------------------------------------------------------------
-# The tree, in Python as in Solidity.
-
-
-@pytest.mark.parametrize("size", range(1, 17))
-def test_every_earner_has_a_proof_and_nobody_else(size: int) -> None:
-    weights = {MemberId(bytes([n]) * 20): n for n in range(1, size + 1)}
-    root = contribution_root(3, 5, weights)
-    for member, weight in weights.items():
-        node = contribution_leaf(3, 5, member, weight)
-        for other in contribution_proof(3, 5, weights, member):
-            node = _parent(node, other)
-        assert node == root
-    idle = MemberId(bytes(20))
-    assert contribution_root(3, 5, {**weights, idle: 0}) == root
-    with pytest.raises(KeyError):
-        contribution_proof(3, 5, {**weights, idle: 0}, idle)
-
-
-def _parent(one: bytes, other: bytes) -> bytes:
-    from consensus.signing import keccak256
-
-    return keccak256(min(one, other) + max(one, other))
-
-
-def test_the_contract_hashes_the_same_leaf_and_digest(office: Office) -> None:
-    member = ids(office.world.members)[0]
-    assert bytes(office.rewards._read("leafOf", 2, 3, checksum(member), 4)) == contribution_leaf(
-        2, 3, member, 4
-    )
-    told, at = office.told(1), office.world.staking.addresses
-    digest = contribution_digest(at.chain_id, at.slashing, COUNCIL, told)
-    assert bytes(office.rewards._read("contributionDigest", astuple(told))) == digest
