@@ -43,7 +43,7 @@ ALPHAS = {0.1: 0.5, 0.5: 0.25, 100.0: 0.25}
 WORKERS = 8
 # (groups, members of each): a cosine to three others is noisier than one to fifteen.
 SHAPES = ((5, 4), (4, 5), (2, 8))
-Delta = NDArray[np.float32]
+Delta = NDArray[np.float64]
 # What one member sends instead: (its own honest delta, all honest deltas of its group, chance) -> delta.
 Lie = Callable[[Delta, Delta, np.random.Generator], Delta]
 
@@ -212,7 +212,7 @@ def _honest_rows(setting: Setting, rounds: int) -> Int64:
 
 def _noise(own: Delta, chance: np.random.Generator) -> Delta:
     drawn = chance.standard_normal(own.shape)
-    return (drawn * np.linalg.norm(own) / np.linalg.norm(drawn)).astype(np.float32)
+    return drawn * float(np.linalg.norm(own) / np.linalg.norm(drawn))
 
 
 LIES: dict[str, Lie] = {
