@@ -73,8 +73,8 @@ class Task:
     optimizer: str = "momentum"
     local_steps: int = 0
     second_moment_micro: int = 999_000
-    # A thousand times the paper's: Adam makes whole steps of gradients that are rounding, and other rounding on
-    # other machines. Replays of the residual network were up to 12 % away (docs/performance.md).
+    # A thousand times the paper's: Adam makes whole steps of gradients that are rounding, and other machines
+    # round otherwise. Replays of the residual network were up to 12 % away (docs/performance.md).
     epsilon_nano: int = 10_000
     proximal_micro: int = 0
     held_out_percent: int = 10
