@@ -188,10 +188,10 @@ class Case:
     """A suspicion with its whole reasoning. case_id = SHA-256 of its canonical bytes with case_id zero.
 
     cause: "group_apart"; "member_apart" where only a member that the warnings name does; "hard_rule" for a
-    member left out by triage; "triage_alarm" for one whose scores are too rare to be honest; "audit" for one
-    that was drawn; "review" for one whose exclusion for harmful data has ended. accused: zero when nobody's
-    absence explains why the group stands apart. chunks: the (tensor, chunk) pairs in which the group deviated
-    most.
+    member left out by triage; "triage_alarm" for one whose scores are too rare to be honest; "copied" for one
+    that another group's member sent too; "audit" for one that was drawn; "review" for one whose exclusion for
+    harmful data has ended. accused: zero when nobody's absence explains why the group stands apart. chunks:
+    the (tensor, chunk) pairs in which the group deviated most.
     """
 
     case_id: Digest

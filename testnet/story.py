@@ -300,6 +300,7 @@ class Story:
 CAUSES = {
     "audit": "is drawn for audit",
     "review": "was left out for its labels and is looked into again",
+    "copied": "sent what a member of another group sent",
     "triage_alarm": "sent an update too rare to be honest",
 }
 

@@ -286,12 +286,24 @@ def _case(block: CouncilBlock, case: Case) -> Iterator[Problem]:
         rule = cases.hard_rule_cases if case.cause == cases.HARD_RULE else cases.alarm_cases
         if case not in rule(GroupBlock(header, body), case.deadline_height):
             yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: no rule was broken so"
+    elif case.cause == cases.COPIED:
+        if not _is_copied(block, case):
+            yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: no other group has this update"
     elif case.cause in (cases.GROUP_APART, cases.MEMBER_APART):
         why = _apart(block, case, GroupBlock(header, body))
         if why is not None:
             yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: {why}"
     else:
         yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: cause {case.cause!r}"
+
+
+def _is_copied(block: CouncilBlock, case: Case) -> bool:
+    """Whether another group counted here has the same update; taken as told where a body is missing."""
+    bodies = block.bodies()
+    if bodies is None:
+        return True
+    counted = [GroupBlock(each.header, bodies[block_id(each.header)]) for each in block.body.counted]
+    return case in cases.copied_cases(counted, case.deadline_height)
 
 
 def _all_cases(block: CouncilBlock) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Cases that follow from bodies alone: hard rules, alarms, members drawn for audit, exclusions that ended.
+"""Cases that follow from bodies alone: rules, alarms, copies, members drawn for audit, ended exclusions.
 
     council block c counts round h  ->  its id draws among the members of h  ->  block c + 1 opens the cases
 
@@ -15,7 +15,7 @@ from hashlib import sha256
 from consensus.signing import block_id
 from consensus.types import Digest, Header, MemberId
 from p2pfl.records import Case, CountedBlock, GroupBody
-from p2pfl.rules.cases import GroupBlock, alarm_cases, case_about, hard_rule_cases
+from p2pfl.rules.cases import GroupBlock, alarm_cases, case_about, copied_cases, hard_rule_cases
 from p2pfl.rules.state import AUDIT, LEFT_OUT, REVIEW, CouncilState
 from p2pfl.rules.triage import most_unusual
 
@@ -63,9 +63,10 @@ def cases_without_updates(
     bodies: of the blocks counted now and in the block before, by id.
     """
     found: list[Case] = []
-    for each in counted:
-        block = GroupBlock(each.header, bodies[block_id(each.header)])
+    blocks = [GroupBlock(each.header, bodies[block_id(each.header)]) for each in counted]
+    for block in blocks:
         found += (*hard_rule_cases(block, deadline_height), *alarm_cases(block, deadline_height))
+    found += copied_cases(blocks, deadline_height)
     for header in state.latest:
         found += audit_cases(state, GroupBlock(header, bodies[block_id(header)]), deadline_height)
     return tuple(found)

@@ -34,6 +34,7 @@ GROUP_APART = "group_apart"
 MEMBER_APART = "member_apart"
 HARD_RULE = "hard_rule"
 TRIAGE_ALARM = "triage_alarm"
+COPIED = "copied"
 # Chunks that are asked about, and members whose updates are fetched at most for one case.
 CASE_CHUNKS = 16
 CANDIDATES_MAX = 4
@@ -234,6 +235,26 @@ def alarm_cases(block: GroupBlock, deadline_height: int) -> tuple[Case, ...]:
         case_about(block, TRIAGE_ALARM, row.member, deadline_height)
         for row in block.body.triage
         if row.alarm and not _breaks_a_hard_rule(row)
+    )
+
+
+def copied_cases(blocks: Sequence[GroupBlock], deadline_height: int) -> tuple[Case, ...]:
+    """A case for each member whose revealed update is, byte for byte, that of a member of another group.
+
+    Inside a group the duplicate rule says so. Colluders who send one vector are mostly seated apart; who was
+    only copied from is cleared by its replay.
+    """
+    shown: dict[Digest, list[tuple[GroupBlock, MemberId]]] = {}
+    for block in blocks:
+        hidden = block.body.unrevealed
+        for signed in block.body.txs:
+            if signed.tx.member not in hidden:
+                shown.setdefault(signed.tx.blob_id, []).append((block, signed.tx.member))
+    return tuple(
+        case_about(block, COPIED, member, deadline_height)
+        for found in shown.values()
+        if len({block.header.group_id for block, _ in found}) > 1
+        for block, member in found
     )
 
 

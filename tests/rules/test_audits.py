@@ -11,7 +11,7 @@ from consensus.signing import block_id
 from consensus.types import ZERO_DIGEST, Digest, MemberId
 from p2pfl.records import Standing
 from p2pfl.rules.audits import audit_cases, cases_without_updates, is_drawn
-from p2pfl.rules.cases import GroupBlock, alarm_cases, hard_rule_cases
+from p2pfl.rules.cases import GroupBlock, alarm_cases, copied_cases, hard_rule_cases
 from p2pfl.rules.council import CouncilState, compare, derive_council
 from p2pfl.rules.defaults import DEFAULT_RULES
 from p2pfl.rules.pool import FEATURES, Pool
@@ -157,6 +157,24 @@ def test_an_alarm_is_a_case_and_a_broken_hard_rule_is_named_as_such() -> None:
         ("triage_alarm", rows[0].member),
         ("triage_alarm", rows[2].member),
     ]
+
+
+def test_who_sends_what_a_member_of_another_group_sends_is_asked_and_so_is_the_other() -> None:
+    there = world(groups=3, members=4)
+    updates = {name: honest_updates(there, name, seed=5) for name in ("g0", "g1", "g2")}
+    thief, robbed = there.members("g2")[1], there.members("g0")[3]
+    updates["g2"][thief] = updates["g0"][robbed]
+    blocks = [
+        GroupBlock(there.decide(name, derived.body)[0], derived.body)
+        for name, derived in derive_all(there, 0, updates)
+    ]
+    found = copied_cases(blocks, 9)
+    assert [(case.cause, case.accused) for case in found] == [("copied", robbed), ("copied", thief)]
+    assert not copied_cases(blocks[:2], 9)
+    # Two of one group are the duplicate rule's; who did not reveal has shown nothing.
+    assert not copied_cases([blocks[0], blocks[0]], 9)
+    hidden = dataclasses.replace(blocks[2].body, unrevealed=(thief,))
+    assert not copied_cases([*blocks[:2], GroupBlock(blocks[2].header, hidden)], 9)
 
 
 def test_an_audit_that_ends_well_shields_nobody_from_the_next_one_or_from_a_suspicion() -> None:
