@@ -120,7 +120,9 @@ def body_changes() -> list[tuple[str, str, Callable[[GroupBody], GroupBody]]]:
     ]
 
 
-@pytest.mark.parametrize(("what", "reason", "change"), body_changes(), ids=lambda each: str(each)[:30])
+@pytest.mark.parametrize(
+    ("what", "reason", "change"), body_changes(), ids=lambda each: getattr(each, "__name__", str(each)[:30])
+)
 def test_a_body_that_a_quorum_certified_wrongly_is_found(
     tmp_path: Path, built: Built, what: str, reason: str, change: Callable[[GroupBody], GroupBody]
 ) -> None:
