@@ -95,7 +95,7 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
         groups=1, members=arguments.members, seats=1, rounds=1, model=arguments.model, partition="Iid",
         chain=False,
     )  # fmt: skip
-    return Scenario("bench-idle", "An idle member", "", (), {}, shape, task={"local_epochs": 1})
+    return Scenario("bench-idle", "An idle member", "", (), {}, network=shape, task={"local_epochs": 1})
 
 
 def _start(seat: plan.Seat, log: Path) -> subprocess.Popen[bytes]:
