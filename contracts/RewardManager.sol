@@ -29,7 +29,7 @@ contract RewardManager {
         address client; // Whose the rest of the escrow is.
         uint96 pricePerEpoch; // Wei.
         bytes32 task; // What is to be learnt: the network's id, as the genesis file gives it.
-        uint64 nextEpoch; // The earliest epoch of the network that can be settled next.
+        uint64 nextEpoch; // The epoch of the network that is settled next: each in its turn, none left out.
         uint64 settleBy; // After this time the job can be ended by anybody.
         uint32 epochsLeft; // Paid for and not settled.
         uint32 targetMicro; // Accuracy in millionths at which the job is done; above 1,000,000: never.
@@ -38,6 +38,7 @@ contract RewardManager {
 
     /// @notice What the council certifies for a job and an epoch, in its own domain.
     struct Contribution {
+        address manager; // This contract: beside one registry there may be several.
         uint256 job;
         uint64 epoch;
         bytes32 root; // Over a leaf for each member that earned something, see `leafOf`.
@@ -59,7 +60,7 @@ contract RewardManager {
     /// @dev Money that is locked for longer than this would be money that is lost.
     uint64 public constant PERIOD_MAX_SECONDS = 365 days;
     bytes32 private constant CONTRIBUTION_TYPEHASH = keccak256(
-        "Contribution(uint256 job,uint64 epoch,bytes32 root,uint256 totalWeight,uint32 accuracyMicro)"
+        "Contribution(address manager,uint256 job,uint64 epoch,bytes32 root,uint256 totalWeight,uint32 accuracyMicro)"
     );
 
     StakingRegistry public immutable REGISTRY;
@@ -110,7 +111,9 @@ contract RewardManager {
     error TooManyEpochs(uint32 epochs, uint32 most);
     error CouncilNotSet(address registry);
     error JobNotOpen(uint256 job, State state);
-    error EpochTooEarly(uint64 epoch, uint64 from);
+    error NotTheNextEpoch(uint64 epoch, uint64 next);
+    error OtherManager(address manager, address here);
+    error ClaimTooShort(uint64 claimSeconds, uint256 moreThan);
     error CommitteeTooSmall(uint256 size, uint256 required);
     error NoQuorum(uint256 signatures, uint256 required);
     error TooManySignatures(uint256 count, uint256 most);
@@ -142,6 +145,9 @@ contract RewardManager {
         if (claimSeconds == 0) revert ZeroValue("claimSeconds");
         if (settleSeconds > PERIOD_MAX_SECONDS) revert PeriodTooLong(settleSeconds, PERIOD_MAX_SECONDS);
         if (claimSeconds > PERIOD_MAX_SECONDS) revert PeriodTooLong(claimSeconds, PERIOD_MAX_SECONDS);
+        // Whoever is accused wrongly must still be able to claim when the verdict is void.
+        uint256 pending = uint256(registry.CHALLENGE_WINDOW_SECONDS()) + registry.VERDICT_LIFE_SECONDS();
+        if (claimSeconds <= pending) revert ClaimTooShort(claimSeconds, pending);
         REGISTRY = registry;
         SIGNED_FOR = signedFor;
         TREASURY = treasury;
@@ -199,7 +205,9 @@ contract RewardManager {
         Job storage entry = _open(job);
         uint64 epoch = contribution.epoch;
         if (block.timestamp > entry.settleBy) revert TooLate(entry.settleBy, block.timestamp);
-        if (epoch < entry.nextEpoch) revert EpochTooEarly(epoch, entry.nextEpoch);
+        // Whoever brings a later certificate first must not cancel what the earlier epochs earned.
+        if (epoch != entry.nextEpoch) revert NotTheNextEpoch(epoch, entry.nextEpoch);
+        if (contribution.manager != address(this)) revert OtherManager(contribution.manager, address(this));
         _requireCertified(contribution, signatures);
 
         uint96 price = entry.pricePerEpoch;

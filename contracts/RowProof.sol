@@ -21,7 +21,7 @@ library RowProof {
     }
 
     // Places among the fields of a group's body.
-    uint256 internal constant FIELDS = 18;
+    uint256 internal constant FIELDS = 19;
     uint256 internal constant FACTORS = 6;
     uint256 internal constant ROW_ROOT = 9;
     uint256 private constant ROW_BYTES = 64;

@@ -120,12 +120,15 @@ class Verdict:
 class Contribution:
     """What the council certifies (in its domain): what an epoch of the network earned in a paid job.
 
-    root: over the members and their weights (p2pfl.evm.rewards). accuracy_micro: of the council's base.
+    manager: the RewardManager that holds the job. root: over the members and their weights
+    (p2pfl.evm.rewards). accuracy_micro: of the council's base.
     """
 
     TYPE: ClassVar[str] = (
-        "Contribution(uint256 job,uint64 epoch,bytes32 root,uint256 totalWeight,uint32 accuracyMicro)"
+        "Contribution(address manager,uint256 job,uint64 epoch,bytes32 root,uint256 totalWeight,"
+        "uint32 accuracyMicro)"
     )
+    manager: MemberId
     job: int
     epoch: int
     root: Digest

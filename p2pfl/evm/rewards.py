@@ -20,6 +20,8 @@ from p2pfl.evm.staking import contract_at, make_contract
 from p2pfl.signed import Contribution
 
 MANAGER = "RewardManager"
+# Some 75,000 gas each: below what the client lets one transaction cost.
+CLAIMS_AT_ONCE = 50
 
 
 class JobState(IntEnum):
@@ -80,8 +82,12 @@ def contribution_proof(
     place = _earners(weights).index(member) if weights.get(member) else None
     if place is None:
         raise KeyError(member)
+    return _path(_levels(job, epoch, weights), place)
+
+
+def _path(levels: list[list[bytes]], place: int) -> tuple[bytes, ...]:
     path: list[bytes] = []
-    for level in _levels(job, epoch, weights)[:-1]:
+    for level in levels[:-1]:
         if place ^ 1 < len(level):
             path.append(level[place ^ 1])
         place //= 2
@@ -103,6 +109,11 @@ def _levels(job: int, epoch: int, weights: Mapping[MemberId, int]) -> list[list[
         ]
         levels.append(level)
     return levels
+
+
+def contribution_words(told: Contribution) -> tuple[Any, ...]:
+    """As the contract takes it."""
+    return (checksum(told.manager), *astuple(told)[1:])
 
 
 def contribution_digest(chain_id: int, slashing: MemberId, council: Digest, told: Contribution) -> Digest:
@@ -156,20 +167,23 @@ class Rewards:
 
     def settle(self, contribution: Contribution, signatures: Sequence[bytes]) -> Done:
         """Bring what the council certified; signatures in ascending order of their signers."""
-        return self._act("settle", "settle the epoch", astuple(contribution), list(signatures))
+        return self._act("settle", "settle the epoch", contribution_words(contribution), list(signatures))
 
     def claim(self, job: int, epoch: int, member: MemberId, weights: Mapping[MemberId, int]) -> Done:
         """Have a member's share credited to its staker. weights: of everybody in this epoch."""
         proof = contribution_proof(job, epoch, weights, member)
         return self._act("claim", "credit the share", job, epoch, checksum(member), weights[member], proof)
 
-    def claim_many(self, job: int, epoch: int, weights: Mapping[MemberId, int]) -> Done:
-        """The same for all; what would be refused alone is skipped."""
-        members = _earners(weights)
-        proofs = [contribution_proof(job, epoch, weights, member) for member in members]
-        shares = [weights[member] for member in members]
-        named = [checksum(member) for member in members]
-        return self._act("claimMany", "credit the shares", job, epoch, named, shares, proofs)
+    def claim_many(self, job: int, epoch: int, weights: Mapping[MemberId, int]) -> list[Done]:
+        """The same for all, some dozens at a time; what would be refused alone is skipped."""
+        members, levels, done = _earners(weights), _levels(job, epoch, weights), list[Done]()
+        for start in range(0, len(members), CLAIMS_AT_ONCE):
+            part = range(start, min(start + CLAIMS_AT_ONCE, len(members)))
+            named = [checksum(members[place]) for place in part]
+            shares = [weights[members[place]] for place in part]
+            proofs = [_path(levels, place) for place in part]
+            done.append(self._act("claimMany", "credit the shares", job, epoch, named, shares, proofs))
+        return done
 
     def expire(self, job: int) -> Done:
         """End a job that nobody settled in time."""

@@ -25,6 +25,7 @@ DEFAULT_RULES = Rules(
     harmful_max_ppm=300_000,
     filter_rate_ppb=100_000,
     council_every=1,
-    # No contract checks a row yet, and it makes a check of sixteen updates of 1.2M numbers a third longer.
+    # No node brings a row to the contract by itself yet, and it makes a check of sixteen updates of 1.2M
+    # numbers a third longer.
     row_root=0,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple
 from hashlib import sha256
 from typing import Any
 
@@ -18,13 +17,14 @@ from p2pfl.evm.rewards import (
     contribution_digest,
     contribution_proof,
     contribution_root,
+    contribution_words,
     deploy_rewards,
 )
 from p2pfl.signed import Contribution
-from tests.contracts.world import COUNCIL, TREASURY, World, ids
+from tests.contracts.world import COUNCIL, LIFE_S, TREASURY, WINDOW_S, World, ids
 
 FEE_WEI, PRICE_WEI, EPOCHS, TARGET_MICRO = 10**15, 10**17, 3, 950_000
-SETTLE_S, CLAIM_S = 1_000, 400
+SETTLE_S, CLAIM_S = 1_000, WINDOW_S + LIFE_S + 50
 TASK = Digest(sha256(b"network").digest())
 CLIENT = 4
 
@@ -52,7 +52,8 @@ class Office:
     def told(self, job: int, epoch: int = 0, **changes: Any) -> Contribution:
         root = contribution_root(job, epoch, self.weights)
         values = {
-            "job": job, "epoch": epoch, "root": root, "total_weight": sum(self.weights.values()),
+            "manager": self.address, "job": job, "epoch": epoch, "root": root,
+            "total_weight": sum(self.weights.values()),
             "accuracy_micro": 900_000,
         }  # fmt: skip
         return Contribution(**{**values, **changes})
@@ -69,7 +70,7 @@ class Office:
         self.rewards.settle(told, self.certify(told, self.world.seats[:3]))
 
     def settling(self, told: Contribution, signatures: list[bytes]) -> Any:
-        return self.functions.settle(astuple(told), signatures)
+        return self.functions.settle(contribution_words(told), signatures)
 
     def claiming(self, job: int, key: PrivateKey, weights: Mapping[MemberId, int] | None = None) -> Any:
         weights = self.weights if weights is None else weights

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
-
 import pytest
 
 from consensus.signing import keccak256
@@ -14,6 +12,7 @@ from p2pfl.evm.rewards import (
     contribution_leaf,
     contribution_proof,
     contribution_root,
+    contribution_words,
 )
 from tests.contracts.office import Office
 from tests.contracts.world import COUNCIL, ids
@@ -45,4 +44,4 @@ def test_the_contract_hashes_the_same_leaf_and_digest(office: Office) -> None:
     )
     told, at = office.told(1), office.world.staking.addresses
     digest = contribution_digest(at.chain_id, at.slashing, COUNCIL, told)
-    assert bytes(office.rewards._read("contributionDigest", astuple(told))) == digest
+    assert bytes(office.rewards._read("contributionDigest", contribution_words(told))) == digest

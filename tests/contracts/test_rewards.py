@@ -25,11 +25,13 @@ from tests.contracts.test_verdict import submit
 from tests.contracts.world import (
     COUNCIL,
     GROUP,
+    LIFE_S,
     OWNER,
     STAKE_WEI,
     STRANGER,
     TREASURY,
     VETO,
+    WINDOW_S,
     a_verdict,
     id_of,
     ids,
@@ -66,11 +68,12 @@ def test_a_job_of_nothing_is_refused(office: Office) -> None:
 def test_the_periods_have_limits_and_the_partners_must_be_contracts(office: Office) -> None:
     world, at = office.world, office.world.staking.addresses
     good = {"registry": at.registry, "slashing": at.slashing, "treasury": world.account(TREASURY),
-            "base_fee_wei": 0, "settle_s": 1, "claim_s": 1}  # fmt: skip
+            "base_fee_wei": 0, "settle_s": 1, "claim_s": CLAIM_S}  # fmt: skip
     nobody = MemberId(bytes(20))
     for change, error in (
         ({"registry": nobody}, "NotAContract"), ({"slashing": nobody}, "NotAContract"),
         ({"treasury": nobody}, "ZeroAddress"), ({"settle_s": 0}, "ZeroValue"), ({"claim_s": 0}, "ZeroValue"),
+        ({"claim_s": WINDOW_S + LIFE_S}, "ClaimTooShort"),
         ({"settle_s": 365 * 86_400 + 1}, "PeriodTooLong"), ({"claim_s": 365 * 86_400 + 1}, "PeriodTooLong"),
     ):  # fmt: skip
         with world.refused(error):
@@ -103,29 +106,46 @@ def test_a_quorum_of_the_councils_seats_of_that_epoch_settles_and_nobody_else(of
         world.client.ask(
             lambda: office.settling(told, other).call({"from": world.accounts[STRANGER].address})
         )
-    later = office.told(job, epoch=1)
-    world.refuses(office.settling(later, office.certify(later, seats[:3])), "NoCommittee", by=STRANGER)
     world.send(office.settling(told, office.certify(told, seats[:3])), by=STRANGER)
     assert office.rewards.settlement(job, 0) is not None
+    later = office.told(job, epoch=1)
+    world.refuses(office.settling(later, office.certify(later, seats[:3])), "NoCommittee", by=STRANGER)
 
 
 def test_a_council_of_fewer_than_four_settles_nothing(office: Office) -> None:
     world, job = office.world, office.open()
+    office.settle(job)
     world.staking.register_committee(COUNCIL, 1, ids(world.seats[:3]))
     told = office.told(job, epoch=1)
     call = office.settling(told, office.certify(told, world.seats[:3]))
     world.refuses(call, "CommitteeTooSmall", size=3, required=4)
 
 
-def test_an_epoch_is_settled_once_and_in_order(office: Office) -> None:
+def test_each_epoch_is_settled_in_its_turn_and_none_is_left_out(office: Office) -> None:
+    """Else whoever brings a later certificate first would cancel what the earlier epochs earned."""
     world, job = office.world, office.open()
     world.staking.register_committee(COUNCIL, 1, ids(world.seats))
-    office.settle(job, 1)
-    for epoch in (0, 1):
-        told = office.told(job, epoch)
-        call = office.settling(told, office.certify(told, world.seats[:3]))
-        world.refuses(call, "EpochTooEarly", epoch=epoch, **{"from": 2})
+    later = office.told(job, epoch=1, accuracy_micro=TARGET_MICRO)
+    call = office.settling(later, office.certify(later, world.seats[:3]))
+    world.refuses(call, "NotTheNextEpoch", epoch=1, next=0)
+    office.settle(job, 0)
+    told = office.told(job)
+    again = office.settling(told, office.certify(told, world.seats[:3]))
+    world.refuses(again, "NotTheNextEpoch", epoch=0, next=1)
+    world.send(call, by=STRANGER)
+    assert office.rewards.job(job).state is JobState.REACHED
+    assert office.rewards.credit_of(world.account(CLIENT)) == (EPOCHS - 2) * PRICE_WEI
     world.refuses(office.settling(office.told(99), []), "JobNotOpen", job=99, state=JobState.NONE)
+
+
+def test_a_certificate_counts_in_the_contract_that_it_names_and_in_no_other(office: Office) -> None:
+    world, other = office.world, Office(office.world)
+    job, same = office.open(), other.open()
+    assert job == same
+    told = other.told(job)
+    signatures = other.certify(told, world.seats[:3])
+    world.refuses(office.settling(told, signatures), "OtherManager", manager="0x" + other.address.hex())
+    world.send(other.settling(told, signatures), by=STRANGER)
 
 
 def test_the_shares_are_the_weights_and_anybody_may_have_them_credited(office: Office) -> None:
