@@ -123,7 +123,7 @@ class Rules:
 
     audit_share_ppm: share of the members that is drawn for audit in a round. harmful_max_ppm: a reference
     model may disagree with so many more of the opened labels than it is expected to; harmful_error_max_ppm:
-    a model that is expected to be wrong more often judges no labels. harmful_blocks: council blocks for which
+    one that is wrong of more of the public samples judges no labels. harmful_blocks: council blocks for which
     a member with harmful data is left out; harmful_times: after so many exclusions it loses its seat.
 
     alarm_rate_ppm: p-value of a member's round at which a case is opened: the share of honest rounds that are

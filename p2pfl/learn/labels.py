@@ -1,7 +1,9 @@
 """How far the labels of somebody's samples are from what a good model says of them.
 
-A member that trains honestly on wrong labels matches its replay: only its labels tell. Knows no member and
-no threshold (`rules.verdicts`). A model that errs disagrees with right labels too: by how much is told.
+A member that trains honestly on wrong labels matches its replay: only its labels tell. Knows no member, and
+not what is too much (`rules.verdicts`). A model that errs disagrees with right labels too: by how much is
+told. Whether it is good enough to judge is asked of the public samples alone: whoever had a say in that by
+its choice of labels would choose those on which the model is poor.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class LabelsJudged:
     expected_ppm: int
 
 
-# Nothing can be said: a model that is expected to be always wrong judges nobody.
+# Nothing can be said: no labels disagree by more than a model that is expected to be always wrong.
 NOTHING_SAID = LabelsJudged(0, PPM)
 
 
@@ -45,21 +47,28 @@ def judge_labels(
     parameters: Float32,
     samples: tuple[Float32, Int64],
     public: tuple[Float32, Int64],
+    error_max_ppm: int,
 ) -> LabelsJudged:
     """What this model says of the labels of `samples`, and how good it is on `public`: (x, y) each.
 
-    x: float32, shape (samples, *input_shape); y: int64. One thread on the processor, like a replay.
+    x: float32, shape (samples, *input_shape); y: int64. error_max_ppm: a model that errs on more of the
+    public samples says nothing. One thread on the processor, like a replay.
     """
     wrong = called(model, input_shape, classes, parameters, samples[0]) != samples[1]
     errors = called(model, input_shape, classes, parameters, public[0]) != public[1]
-    return judged(wrong, samples[1], errors, public[1], classes)
+    return judged(wrong, samples[1], errors, public[1], classes, error_max_ppm)
 
 
 def judged(
-    wrong: NDArray[np.bool_], labels: Int64, errors: NDArray[np.bool_], public: Int64, classes: int
+    wrong: NDArray[np.bool_],
+    labels: Int64,
+    errors: NDArray[np.bool_],
+    public: Int64,
+    classes: int,
+    error_max_ppm: int,
 ) -> LabelsJudged:
     """From which samples are called otherwise, and which public ones: shapes (samples,), (public,)."""
-    if not len(labels):
+    if not len(labels) or not len(public) or PPM * np.count_nonzero(errors) > error_max_ppm * len(public):
         return NOTHING_SAID
     expected = 0.0
     for each in range(classes):

@@ -177,15 +177,17 @@ class Trainer:
     async def judge_labels(self, x: Float32, y: Int64) -> LabelsJudged:
         """How far the reference model disagrees with these labels, and with those of the public test set.
 
-        It learns from the public root set and nothing else, so nobody's update can make it agree.
+        It learns from the public root set and nothing else, so nobody's update can make it agree. One that
+        errs on too much of the public test set (`harmful_error_max_ppm`) says nothing.
         """
         task = self.genesis.task
         root_x, root_y, rest = self.public()
         if self._reference is None:
             self._reference = (await self._train(reference_job(task, root_x, root_y))).parameters
-        public = rest.test_x[:PUBLIC_MAX], rest.test_y[:PUBLIC_MAX]
         place = (task.model, task.input_shape, task.classes, self._reference)
-        return await self.worker.run(address(judge_labels), *place, (x, y), public)
+        error_max_ppm = self.genesis.rules.harmful_error_max_ppm
+        public = rest.test_x[:PUBLIC_MAX], rest.test_y[:PUBLIC_MAX]
+        return await self.worker.run(address(judge_labels), *place, (x, y), public, error_max_ppm)
 
     def public(self) -> tuple[Float32, Int64, Dataset]:
         """The root set's x and y, and the data set of which the test part only is kept. Reads it once."""

@@ -124,18 +124,19 @@ def _outcome(entry: CaseState, rules: Rules, height: int, quorum: int) -> CaseOu
         if len(witnesses) >= quorum:
             return CaseOutcome(entry.case.case_id, outcome, tuple(sorted(m.id for m in witnesses)))
     if entry.outcome == OPEN and height > entry.case.deadline_height + rules.case_blocks:
-        # The seats came to no quorum: a suspicion must not outlive them, and it never slashes.
-        return CaseOutcome(entry.case.case_id, CLEARED, tuple(sorted(m.id for m in entry.measured)))
+        # The seats came to no quorum: a suspicion must not outlive them, and it never slashes. It is cleared
+        # by nobody's measurement: what the suspect sent is no honest round (`rules.pool`).
+        return CaseOutcome(entry.case.case_id, CLEARED, ())
     return None
 
 
 def is_harmful(measurement: Measurement, rules: Rules) -> bool:
     """Whether the reference model disagrees with far more of the opened labels than it errs by itself.
 
-    A model that is not good yet judges nobody.
+    A seat whose model is not good says nothing (`learn.labels`). What is expected is no word of that: it goes
+    by the mix of the labels, which the accused chose.
     """
-    good = measurement.expected_ppm <= rules.harmful_error_max_ppm
-    return good and measurement.disagree_ppm > measurement.expected_ppm + rules.harmful_max_ppm
+    return measurement.disagree_ppm > measurement.expected_ppm + rules.harmful_max_ppm
 
 
 def check_verdict_certificate(certificate: VerdictCertificate, state: CouncilState) -> tuple[MemberId, ...]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from p2pfl.learn.datasets import load_dataset, root_set
-from p2pfl.learn.labels import LabelsJudged, judge_labels
+from p2pfl.learn.labels import NOTHING_SAID, LabelsJudged, judge_labels
 from p2pfl.learn.models import initial_parameters
 from p2pfl.learn.tables import address
 from p2pfl.learn.train import TrainJob, train
 from p2pfl.learn.worker import Worker
-from tests.rules.labels import backdoored, flipped
+from p2pfl.rounds.trainer import Trainer
+from p2pfl.rules.defaults import DEFAULT_RULES
+from tests.rules.labels import backdoored, flipped, relabelled
+from tests.rules.world import world
 
 SHAPE, CLASSES = (1, 8, 8), 10
+ERROR_MAX_PPM = DEFAULT_RULES.harmful_error_max_ppm
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,7 @@ def place() -> tuple:  # type: ignore[type-arg]
 
 def judged(place: tuple, x: np.ndarray, y: np.ndarray) -> LabelsJudged:  # type: ignore[type-arg]
     parameters, _, public = place
-    return judge_labels("mlp", SHAPE, CLASSES, parameters, (x, y), public)
+    return judge_labels("mlp", SHAPE, CLASSES, parameters, (x, y), public, ERROR_MAX_PPM)
 
 
 def test_right_labels_disagree_no_more_than_expected(place: tuple) -> None:  # type: ignore[type-arg]
@@ -57,5 +63,20 @@ def test_one_class_alone_is_judged_by_that_class(place: tuple) -> None:  # type:
 async def test_the_training_process_gives_the_same_answer(place: tuple) -> None:  # type: ignore[type-arg]
     parameters, own, public = place
     with Worker() as worker:
-        found = await worker.run(address(judge_labels), "mlp", SHAPE, CLASSES, parameters, own, public)
+        arguments = ("mlp", SHAPE, CLASSES, parameters, own, public, ERROR_MAX_PPM)
+        found = await worker.run(address(judge_labels), *arguments)
     assert found == judged(place, *own)
+
+
+async def test_no_choice_of_labels_takes_a_good_reference_model_its_say() -> None:
+    genesis = world().genesis
+    with Worker() as worker:
+        seat = Trainer(genesis, None, None, worker=worker)
+        x, y = seat.public()[2].test_x, seat.public()[2].test_y
+        found = [await seat.judge_labels(*relabelled(label)(x, y)) for label in range(CLASSES)]
+        rules = dataclasses.replace(DEFAULT_RULES, harmful_error_max_ppm=10_000)
+        worse = Trainer(dataclasses.replace(genesis, rules=rules), None, None, worker=worker)
+        assert await worse.judge_labels(*relabelled(0)(x, y)) == NOTHING_SAID
+    # It is poor at one class at least: whoever calls everything that is judged all the same.
+    assert max(each.expected_ppm for each in found) > ERROR_MAX_PPM
+    assert min(each.disagree_ppm - each.expected_ppm for each in found) > DEFAULT_RULES.harmful_max_ppm

@@ -100,13 +100,20 @@ def test_who_did_not_train_on_its_labels_is_guilty_whatever_they_say(there: Worl
 def test_a_model_that_is_not_good_yet_judges_nobody(there: World) -> None:
     start = CouncilState.genesis(there.genesis)
     case = opened(there, there.members("g1")[1], start, 0)
-    unsure = (1_000_000, RULES.harmful_error_max_ppm + 1)
-    assert outcome(after(there, start, case, unsure, unsure, unsure), case) == "cleared"
+    silent = (NOTHING_SAID.disagree_ppm, NOTHING_SAID.expected_ppm)
+    assert outcome(after(there, start, case, silent, silent, silent), case) == "cleared"
     nothing = there.measurement(
         there.members(COUNCIL)[0], ZERO_DIGEST, case.accused, 0,
         disagree_ppm=NOTHING_SAID.disagree_ppm, expected_ppm=NOTHING_SAID.expected_ppm,
     )  # fmt: skip
     assert not is_harmful(nothing.measurement, RULES)
+
+
+def test_labels_on_which_the_model_errs_most_are_judged_by_what_is_beyond_its_errors(there: World) -> None:
+    start = CouncilState.genesis(there.genesis)
+    case = opened(there, there.members("g1")[1], start, 0)
+    all_one_label = (990_000, 2 * RULES.harmful_error_max_ppm)
+    assert outcome(after(there, start, case, *[all_one_label] * 3), case) == HARMFUL
 
 
 def test_an_exclusion_ends_and_the_second_one_ends_the_membership_with_the_epoch(there: World) -> None:
@@ -136,8 +143,10 @@ def test_a_model_s_own_errors_are_expected_in_the_mix_of_labels_that_were_opened
     errors = np.array([False, False, True, False])
     labels = np.array([0, 1, 1, 1])
     wrong = np.array([False, True, True, False])
-    found = judged(wrong, labels, errors, public, 3)
+    found = judged(wrong, labels, errors, public, 3, 250_000)
     assert (found.disagree_ppm, found.expected_ppm) == (500_000, 375_000)
-    unknown = judged(wrong, np.array([2, 2, 2, 2]), errors, public, 3)
+    unknown = judged(wrong, np.array([2, 2, 2, 2]), errors, public, 3, 250_000)
     assert unknown.expected_ppm == 1_000_000
-    assert judged(wrong[:0], labels[:0], errors, public, 3) == NOTHING_SAID
+    assert judged(wrong, labels, errors, public, 3, 249_999) == NOTHING_SAID
+    assert judged(wrong, labels, errors[:0], public[:0], 3, 250_000) == NOTHING_SAID
+    assert judged(wrong[:0], labels[:0], errors, public, 3, 250_000) == NOTHING_SAID
