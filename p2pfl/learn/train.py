@@ -135,7 +135,7 @@ def train(job: TrainJob) -> TrainResult:
     """
     trainer = _Trainer(job)
     trainer.load(decode_state(start_state(job.parameters, job.moments), len(job.parameters)))
-    picked = _spread(len(job.y), LOSS_SAMPLES_MAX)
+    picked = spread(len(job.y), LOSS_SAMPLES_MAX)
     before = trainer.loss(picked)
     states: list[bytes] = []
     trace: list[bytes] = []
@@ -304,7 +304,7 @@ def _evaluate(forward: Any, tensors: Sequence[Any], x: Any, y: Any) -> tuple[flo
     return loss, right
 
 
-def _spread(count: int, most: int) -> Int64:
+def spread(count: int, most: int) -> Int64:
     """At most `most` of 0..count-1, evenly spaced."""
     return np.arange(count) if count <= most else np.arange(most, dtype=np.int64) * count // most
 

@@ -22,7 +22,7 @@ from p2pfl.learn.models import initial_parameters
 from p2pfl.learn.optimizers import Rates, optimizer
 from p2pfl.learn.states import state_bytes
 from p2pfl.learn.tables import address
-from p2pfl.learn.train import TrainJob, TrainResult
+from p2pfl.learn.train import TrainJob, TrainResult, spread
 from p2pfl.learn.worker import Worker
 from p2pfl.params import Float32
 from p2pfl.records import MICRO
@@ -80,6 +80,12 @@ def reference_job(task: Task, x: Float32, y: Int64) -> TrainJob:
     start = initial_parameters(task.model, task.input_shape, task.classes, task.root_seed)
     job = job_of(task, start, x, y, seed=bytes(32), member=MemberId(bytes(20)), keep_states=False)
     return replace(job, steps=REFERENCE_STEPS, proximal=0.0)
+
+
+def judged_on(rest: Dataset) -> Samples:
+    """Public samples that tell how good a reference model is, evenly spaced: data may be sorted by label."""
+    picked = spread(len(rest.test_y), PUBLIC_MAX)
+    return rest.test_x[picked], rest.test_y[picked]
 
 
 def moments_of(task: Task) -> int:
@@ -186,8 +192,8 @@ class Trainer:
             self._reference = (await self._train(reference_job(task, root_x, root_y))).parameters
         place = (task.model, task.input_shape, task.classes, self._reference)
         error_max_ppm = self.genesis.rules.harmful_error_max_ppm
-        public = rest.test_x[:PUBLIC_MAX], rest.test_y[:PUBLIC_MAX]
-        return await self.worker.run(address(judge_labels), *place, (x, y), public, error_max_ppm)
+        arguments = (*place, (x, y), judged_on(rest), error_max_ppm)
+        return await self.worker.run(address(judge_labels), *arguments)
 
     def public(self) -> tuple[Float32, Int64, Dataset]:
         """The root set's x and y, and the data set of which the test part only is kept. Reads it once."""

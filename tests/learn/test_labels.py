@@ -7,13 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from p2pfl.learn.datasets import load_dataset, root_set
+from p2pfl.learn.datasets import Dataset, load_dataset, root_set
 from p2pfl.learn.labels import NOTHING_SAID, LabelsJudged, judge_labels
 from p2pfl.learn.models import initial_parameters
 from p2pfl.learn.tables import address
 from p2pfl.learn.train import TrainJob, train
 from p2pfl.learn.worker import Worker
-from p2pfl.rounds.trainer import Trainer
+from p2pfl.rounds.trainer import PUBLIC_MAX, Trainer, judged_on
 from p2pfl.rules.defaults import DEFAULT_RULES
 from tests.rules.labels import backdoored, flipped, relabelled
 from tests.rules.world import world
@@ -80,3 +80,13 @@ async def test_no_choice_of_labels_takes_a_good_reference_model_its_say() -> Non
     # It is poor at one class at least: whoever calls everything that is judged all the same.
     assert max(each.expected_ppm for each in found) > ERROR_MAX_PPM
     assert min(each.disagree_ppm - each.expected_ppm for each in found) > DEFAULT_RULES.harmful_max_ppm
+
+
+def test_a_public_set_in_the_order_of_its_labels_is_judged_on_in_every_class() -> None:
+    y = np.repeat(np.arange(CLASSES), PUBLIC_MAX // 2)
+    x = y.astype(np.float32)[:, None]
+    picked_x, picked_y = judged_on(Dataset(x[:0], y[:0], x, y, CLASSES))
+    assert np.bincount(picked_y).tolist() == [PUBLIC_MAX // CLASSES] * CLASSES
+    np.testing.assert_array_equal(picked_x[:, 0], picked_y)
+    few = judged_on(Dataset(x[:0], y[:0], x[:7], y[:7], CLASSES))
+    assert len(few[0]) == len(few[1]) == 7
