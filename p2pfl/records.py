@@ -67,7 +67,10 @@ class TriageRow:
 
 @dataclass(frozen=True, slots=True)
 class PoolRow:
-    """A member's round as the pool of p-values keeps it: its `triage.features`, and if it alarmed."""
+    """A member's round as the pool of p-values keeps it: its `triage.features`.
+
+    alarm: 1 if its group says that it alarmed, or the council's own pool does.
+    """
 
     member: MemberId
     features: tuple[int, ...]
@@ -208,7 +211,10 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class CaseOutcome:
-    """How a case ended: "guilty", "cleared", "harmful" or "no_opening", and by whose measurements (ids)."""
+    """How a case ended: "guilty", "cleared", "harmful" or "no_opening", and by whose measurements (ids).
+
+    "cleared" by nobody's: the seats came to no quorum in time.
+    """
 
     case_id: Digest
     outcome: str

@@ -41,7 +41,7 @@ class Pool:
     """Two pools are equal when their digests are: a digest names everything that ever came in, in its order.
 
     founding: int64, shape (rows, FEATURES). ring: the newest last. withheld: the row of a member with an open
-    case; it comes in when the member is cleared.
+    case; it comes in when the member is cleared by a quorum's replays.
     """
 
     digest: Digest
@@ -83,8 +83,9 @@ class Pool:
     ) -> Pool:
         """The pool after a council block.
 
-        opened: against whom it opens a case; ended: whose case it ends, True if cleared. The row of a suspect
-        waits for that: were it lost, a pool would grow narrower the longer it judges.
+        rows: with `alarm` as the council says it (`triage.pool_rows`). opened: against whom it opens a case;
+        ended: whose case it ends, True if a quorum of seats measured a replay that matches. The row of a
+        suspect waits for that: were it lost, a pool would grow narrower the longer it judges.
         """
         withheld = dict(self.withheld)
         added = [withheld.pop(member) for member, cleared in ended.items() if member in withheld and cleared]

@@ -174,7 +174,10 @@ class CouncilState:
             pool=self.pool.after(
                 body.scores,
                 opened=[case.accused for case in body.cases],
-                ended={cases[each.case_id].case.accused: each.outcome == CLEARED for each in body.outcomes},
+                ended={
+                    cases[each.case_id].case.accused: each.outcome == CLEARED and bool(each.measurements)
+                    for each in body.outcomes
+                },
             ),
             latest=tuple(block.header for block in body.counted),
         )
