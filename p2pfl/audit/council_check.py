@@ -23,7 +23,7 @@ from p2pfl.params import Base
 from p2pfl.records import Case, CouncilBody, CountedBlock, GroupBody, GroupRow
 from p2pfl.rules import cases
 from p2pfl.rules.aggregate import zero_update
-from p2pfl.rules.audits import audit_cases, cases_without_updates
+from p2pfl.rules.audits import alarm_cases, audit_cases, cases_without_updates
 from p2pfl.rules.cases import GroupBlock, Suspicion
 from p2pfl.rules.compare import length_factors, standing_apart
 from p2pfl.rules.council import Comparison, CouncilInputs, check_council_body, scores_of
@@ -283,8 +283,12 @@ def _case(block: CouncilBlock, case: Case) -> Iterator[Problem]:
         if case not in audit_cases(block.state, GroupBlock(header, body), case.deadline_height):
             yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: nobody was drawn so, and none has returned"
     elif case.cause in (cases.HARD_RULE, cases.TRIAGE_ALARM):
-        rule = cases.hard_rule_cases if case.cause == cases.HARD_RULE else cases.alarm_cases
-        if case not in rule(GroupBlock(header, body), case.deadline_height):
+        about, deadline_height = GroupBlock(header, body), case.deadline_height
+        if case not in (
+            cases.hard_rule_cases(about, deadline_height)
+            if case.cause == cases.HARD_RULE
+            else alarm_cases(block.state, about, deadline_height)
+        ):
             yield "bad_case", f"case 0x{case.case_id.hex()[:16]}: no rule was broken so"
     elif case.cause == cases.COPIED:
         if not _is_copied(block, case):

@@ -15,11 +15,20 @@ from hashlib import sha256
 from consensus.signing import block_id
 from consensus.types import Digest, Header, MemberId
 from p2pfl.records import Case, CountedBlock, GroupBody
-from p2pfl.rules.cases import GroupBlock, alarm_cases, case_about, copied_cases, hard_rule_cases
+from p2pfl.rules.cases import (
+    TRIAGE_ALARM,
+    GroupBlock,
+    breaks_a_hard_rule,
+    case_about,
+    copied_cases,
+    hard_rule_cases,
+)
 from p2pfl.rules.state import AUDIT, LEFT_OUT, REVIEW, CouncilState
-from p2pfl.rules.triage import most_unusual
+from p2pfl.rules.triage import most_unusual, rarity
 
 PPM = 1_000_000
+# A group's alarm is believed up to so many times the rate: it was judged by an older pool than the council's.
+OLDER_POOL = 2
 
 
 def is_drawn(seed: Digest, share_ppm: int, header: Header, member: MemberId) -> bool:
@@ -35,11 +44,13 @@ def audit_cases(state: CouncilState, block: GroupBlock, deadline_height: int) ->
     """A case for each member of a block counted last that is drawn, or whose exclusion has ended.
 
     All who revealed may be drawn, but whom a case leaves out. While the pool is too small for an alarm, the
-    most unusual member of a block is drawn as often as all of its members together.
+    most unusual member of a block is drawn as often as all of its members together: most unusual by the
+    council's pool and the block's Gram matrix, not by what the group says of it.
     """
     rules, body = state.network.rules, block.body
     accused = {each.member for each in body.standings if each.outcome in LEFT_OUT}
-    first = most_unusual(body.triage)[:1] if (state.pool.size + 1) * rules.alarm_rate_ppm < PPM else ()
+    small = (state.pool.size + 1) * rules.alarm_rate_ppm < PPM
+    first = most_unusual(rarity(body, state.pool))[:1] if small else ()
     found: list[Case] = []
     for row in body.triage:
         share_ppm = rules.audit_share_ppm * (len(body.triage) if row.member in first else 1)
@@ -50,6 +61,22 @@ def audit_cases(state: CouncilState, block: GroupBlock, deadline_height: int) ->
         elif is_drawn(state.block_id, share_ppm, block.header, row.member):
             found.append(case_about(block, AUDIT, row.member, deadline_height))
     return tuple(found)
+
+
+def alarm_cases(state: CouncilState, block: GroupBlock, deadline_height: int) -> tuple[Case, ...]:
+    """A case for each member whose scores are too rare to be honest, unless a hard rule names it already.
+
+    Rare by the council's pool before it counts the block, and by the block's Gram matrix: a quorum that lies
+    neither spares a friend with a row that says nothing, nor has somebody asked again and again with one
+    that does.
+    """
+    rate_ppm, rows = state.network.rules.alarm_rate_ppm, block.body.triage
+    p_ppm = rarity(block.body, state.pool)
+    return tuple(
+        case_about(block, TRIAGE_ALARM, row.member, deadline_height)
+        for row in rows
+        if p_ppm[row.member] <= (OLDER_POOL if row.alarm else 1) * rate_ppm and not breaks_a_hard_rule(row)
+    )
 
 
 def cases_without_updates(
@@ -65,7 +92,7 @@ def cases_without_updates(
     found: list[Case] = []
     blocks = [GroupBlock(each.header, bodies[block_id(each.header)]) for each in counted]
     for block in blocks:
-        found += (*hard_rule_cases(block, deadline_height), *alarm_cases(block, deadline_height))
+        found += (*hard_rule_cases(block, deadline_height), *alarm_cases(state, block, deadline_height))
     found += copied_cases(blocks, deadline_height)
     for header in state.latest:
         found += audit_cases(state, GroupBlock(header, bodies[block_id(header)]), deadline_height)

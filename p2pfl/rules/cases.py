@@ -225,16 +225,7 @@ def hard_rule_cases(block: GroupBlock, deadline_height: int) -> tuple[Case, ...]
     return tuple(
         case_about(block, HARD_RULE, row.member, deadline_height)
         for row in block.body.triage
-        if _breaks_a_hard_rule(row)
-    )
-
-
-def alarm_cases(block: GroupBlock, deadline_height: int) -> tuple[Case, ...]:
-    """A case for each member whose scores are too rare to be honest, unless a hard rule names it already."""
-    return tuple(
-        case_about(block, TRIAGE_ALARM, row.member, deadline_height)
-        for row in block.body.triage
-        if row.alarm and not _breaks_a_hard_rule(row)
+        if breaks_a_hard_rule(row)
     )
 
 
@@ -258,7 +249,8 @@ def copied_cases(blocks: Sequence[GroupBlock], deadline_height: int) -> tuple[Ca
     )
 
 
-def _breaks_a_hard_rule(row: TriageRow) -> bool:
+def breaks_a_hard_rule(row: TriageRow) -> bool:
+    """Whether it is asked about it; who is merely too short is not."""
     too_long = row.out_of_bounds and row.norm_ratio_micro > MICRO
     return bool(row.duplicate or row.repeated or too_long)
 

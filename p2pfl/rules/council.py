@@ -33,7 +33,7 @@ from p2pfl.rules import filters
 from p2pfl.rules.aggregate import combine, zero_update
 from p2pfl.rules.cases import GroupBlock, Suspicion
 from p2pfl.rules.compare import compare_groups, least_alike, length_factors, shortened
-from p2pfl.rules.counting import check_counted
+from p2pfl.rules.counting import check_counted, taken_back_in
 from p2pfl.rules.epochs import Turnover, check_turnover, derive_assignment
 from p2pfl.rules.gram import Triangle, view
 from p2pfl.rules.state import LEFT_OUT, CouncilState
@@ -150,15 +150,20 @@ def compare(inputs: CouncilInputs) -> Comparison:
 
 
 def scores_of(inputs: CouncilInputs, rows: Sequence[GroupRow]) -> tuple[PoolRow, ...]:
-    """What the counted blocks add to the pool, in their order. A group that stands apart adds nothing."""
-    apart = {row.group_id for row in rows if row.flagged}
+    """What the counted blocks add to the pool, in their order.
+
+    A group that stands apart adds nothing; nor does a block that the next one rejects, or one that rejects
+    the one before it and was trained on that.
+    """
+    state, apart = inputs.state, {row.group_id for row in rows if row.flagged}
+    dropped = taken_back_in(inputs.counted, inputs.bodies)
     found: list[PoolRow] = []
     for block in inputs.counted:
-        if block.header.group_id in apart:
+        if block.header.group_id in apart or block_id(block.header) in dropped:
             continue
         body = inputs.bodies[block_id(block.header)]
         accused = frozenset(each.member for each in body.standings if each.outcome in LEFT_OUT)
-        found += pool_rows(body, accused)
+        found += pool_rows(body, accused, state.pool, state.network.rules.alarm_rate_ppm)
     return tuple(found)
 
 

@@ -112,6 +112,21 @@ def check_counted(
         last[header.group_id] = (header.height, block_id(header))
 
 
+def taken_back_in(counted: Sequence[CountedBlock], bodies: Mapping[Digest, GroupBody]) -> frozenset[Digest]:
+    """Ids of the counted blocks that the next one rejects, and of those that reject the one before them.
+
+    bodies: of the counted blocks, by block id.
+    """
+    every = [(block.header, bodies[block_id(block.header)]) for block in counted]
+    found = {block_id(header) for header, body in every if rejects(body)}
+    found |= {
+        block_id(header)
+        for (header, _), follower in zip(every, [*every[1:], None], strict=False)
+        if _rejects(follower, header)
+    }
+    return frozenset(found)
+
+
 def _rejects(follower: tuple[Header, GroupBody] | None, header: Header) -> bool:
     """Whether the block that is counted next is of the same group and epoch and rejects this one."""
     if follower is None:

@@ -6,7 +6,7 @@ Which weight a member gets in the end is decided in `validate`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
 
@@ -17,7 +17,7 @@ from p2pfl.genesis import Rules
 from p2pfl.params import Int64, Layout
 from p2pfl.records import MICRO, GroupBody, PoolRow, TriageRow, WarningRow
 from p2pfl.rules.chunks import ChunkId, chunk_ids
-from p2pfl.rules.gram import RATIO_MAX_MICRO, Gram, lower_median, ratio_micro
+from p2pfl.rules.gram import RATIO_MAX_MICRO, Gram, lower_median, ratio_micro, view
 from p2pfl.rules.pool import EMPTY, FEATURE_MAX, FEATURES, Pool
 from p2pfl.rules.repeats import Sent, was_sent
 
@@ -135,22 +135,59 @@ def is_left_out(row: TriageRow) -> bool:
     return bool(row.out_of_bounds or row.duplicate or row.repeated or row.unusual or row.alarm)
 
 
-def pool_rows(body: GroupBody, suspected: frozenset[MemberId]) -> tuple[PoolRow, ...]:
+def pool_rows(
+    body: GroupBody, suspected: frozenset[MemberId], pool: Pool, alarm_rate_ppm: int
+) -> tuple[PoolRow, ...]:
     """What a counted block adds to the pool: all but whom a hard rule left out. suspected: by a case.
 
-    The merely unusual are among them, or the pool would be narrower each time it is used.
+    pool: of the council before it counts the block. A row that is too rare by it is marked, whatever the
+    group says of it: one that is odder than everything would make all after it look usual. The merely unusual
+    are not, or the pool would be narrower each time it is used.
     """
-    found = features(body.triage).tolist()
+    found = features(body.triage)
     return tuple(
-        PoolRow(row.member, tuple(own), row.alarm)
-        for row, own in zip(body.triage, found, strict=True)
+        PoolRow(row.member, tuple(own), int(bool(row.alarm) or p_ppm <= alarm_rate_ppm))
+        for row, own, p_ppm in zip(
+            body.triage, found.tolist(), pool.calibration.p_values_ppm(found), strict=True
+        )
         if row.member not in suspected and not (row.out_of_bounds or row.duplicate or row.repeated)
     )
 
 
-def most_unusual(rows: Sequence[TriageRow]) -> tuple[MemberId, ...]:
-    """The members by their p-values, the rarest first; equals in the order of the rows."""
-    return tuple(row.member for row in sorted(rows, key=lambda row: row.p_ppm))
+def by_gram(body: GroupBody) -> tuple[TriageRow, ...]:
+    """The body's rows with the features that its own Gram matrix tells, whatever its quorum wrote there.
+
+    The body does not tell the powers of two of the previous aggregate: of the cosine to it, as written and as
+    in this round's powers, the less odd one stands. Raises ValueError or IndexError for a Gram matrix of
+    another shape.
+    """
+    n = len(body.triage)
+    if not n:
+        return ()
+    gram = view(body.gram, [body.exponents] * (n + 2))
+    median_sq, factors = lower_median(gram.norms_sq[:n]), _shortenings(gram, n)
+    return tuple(
+        replace(
+            row,
+            norm_ratio_micro=ratio_micro(gram.norms_sq[i], median_sq),
+            previous_cos_micro=max(row.previous_cos_micro, gram.cos_micro(i, n)),
+            root_cos_micro=gram.cos_micro(i, n + 1),
+            others_cos_micro=_others_cos_micro(gram, i, factors),
+        )
+        for i, row in enumerate(body.triage)
+    )
+
+
+def rarity(body: GroupBody, pool: Pool) -> dict[MemberId, int]:
+    """Each revealed member's p-value by this pool and the Gram matrix, in millionths. Raises as `by_gram`."""
+    rows = by_gram(body)
+    found = pool.calibration.p_values_ppm(features(rows))
+    return {row.member: p_ppm for row, p_ppm in zip(rows, found, strict=True)}
+
+
+def most_unusual(p_ppm: Mapping[MemberId, int]) -> tuple[MemberId, ...]:
+    """The members by their p-values, the rarest first; equals in the given order."""
+    return tuple(sorted(p_ppm, key=lambda member: p_ppm[member]))
 
 
 def _others_cos_micro(gram: Gram, i: int, factors: Sequence[int]) -> int:

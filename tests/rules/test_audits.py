@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from consensus.signing import block_id
 from consensus.types import ZERO_DIGEST, Digest, MemberId
 from p2pfl.records import Standing
-from p2pfl.rules.audits import audit_cases, cases_without_updates, is_drawn
-from p2pfl.rules.cases import GroupBlock, alarm_cases, copied_cases, hard_rule_cases
+from p2pfl.rules.audits import alarm_cases, audit_cases, cases_without_updates, is_drawn
+from p2pfl.rules.cases import GroupBlock, copied_cases, hard_rule_cases
 from p2pfl.rules.council import CouncilState, compare, derive_council
 from p2pfl.rules.defaults import DEFAULT_RULES
 from p2pfl.rules.pool import FEATURES, Pool
 from p2pfl.rules.state import ASKED, AUDIT, COOLDOWN_BLOCKS, OPEN
+from p2pfl.rules.triage import most_unusual, rarity
 
 from .world import World, derive_all, honest_updates, world
 
@@ -127,35 +129,36 @@ def test_while_the_pool_is_too_small_for_an_alarm_the_most_unusual_is_drawn_more
     there = learning(250_000)
     state = go_on(there, CouncilState.genesis(there.genesis), 0)
     header = state.latest[0]
-    body = there.bodies[block_id(header)]
-    odd = [dataclasses.replace(row, p_ppm=900_000) for row in body.triage]
-    odd[2] = dataclasses.replace(odd[2], p_ppm=5)
-    block = GroupBlock(header, dataclasses.replace(body, triage=tuple(odd)))
-    assert odd[2].member in {case.accused for case in audit_cases(state, block, 9)}
+    block = GroupBlock(header, there.bodies[block_id(header)])
+
+    def drawn(rows: int) -> list[set[MemberId]]:
+        pool = Pool.founded(np.arange(rows * FEATURES, dtype="<i4").tobytes())
+        first.update(most_unusual(rarity(block.body, pool))[:1])
+        found = [
+            audit_cases(dataclasses.replace(state, block_id=seed, pool=pool), block, 9) for seed in seeds
+        ]
+        return [{case.accused for case in each} for each in found]
+
     # 4 members at 25 %: one in each round for sure. A pool that can raise an alarm draws by chance alone.
-    seeds = [Digest(index.to_bytes(32, "big")) for index in range(40)]
-    small = [audit_cases(dataclasses.replace(state, block_id=seed), block, 9) for seed in seeds]
-    assert all(odd[2].member in {case.accused for case in found} for found in small)
-    enough = dataclasses.replace(state, pool=Pool.founded(bytes(4 * FEATURES * 4_000)))
-    large = [audit_cases(dataclasses.replace(enough, block_id=seed), block, 9) for seed in seeds]
-    assert 3 < sum(odd[2].member in {case.accused for case in found} for found in large) < 20
+    seeds, first = [Digest(index.to_bytes(32, "big")) for index in range(40)], set[MemberId]()
+    small = drawn(1_000)
+    assert len(first) == 1 and all(first <= each for each in small)
+    assert 3 < sum(first <= each for each in drawn(4_000)) < 20
 
 
-def test_an_alarm_is_a_case_and_a_broken_hard_rule_is_named_as_such() -> None:
+def test_who_breaks_a_hard_rule_is_asked_for_that_and_for_no_alarm() -> None:
     there = learning(0)
-    state = go_on(there, CouncilState.genesis(there.genesis), 0)
-    header = state.latest[0]
-    body = there.bodies[block_id(header)]
-    alarmed = [dataclasses.replace(row, alarm=1) for row in body.triage]
-    alarmed[1] = dataclasses.replace(alarmed[1], repeated=1)
-    alarmed[3] = dataclasses.replace(alarmed[3], alarm=0)
-    block = GroupBlock(header, dataclasses.replace(body, triage=tuple(alarmed)))
-    found = [*hard_rule_cases(block, 9), *alarm_cases(block, 9)]
-    rows = body.triage
+    rules = dataclasses.replace(there.genesis.rules, alarm_rate_ppm=PPM)  # Everybody alarms.
+    state = CouncilState.genesis(dataclasses.replace(there.genesis, rules=rules))
+    last = go_on(there, CouncilState.genesis(there.genesis), 0).latest[0]
+    body = there.bodies[block_id(last)]
+    rows = list(body.triage)
+    rows[1] = dataclasses.replace(rows[1], repeated=1)
+    block = GroupBlock(last, dataclasses.replace(body, triage=tuple(rows)))
+    found = [*hard_rule_cases(block, 9), *alarm_cases(state, block, 9)]
     assert [(case.cause, case.accused) for case in found] == [
         ("hard_rule", rows[1].member),
-        ("triage_alarm", rows[0].member),
-        ("triage_alarm", rows[2].member),
+        *(("triage_alarm", rows[index].member) for index in (0, 2, 3)),
     ]
 
 

@@ -256,7 +256,7 @@ def test_whose_features_are_rarer_than_the_rate_is_left_out_and_below_the_alarm_
         1,
         0,
     )  # 250 rows: 3e-4 is too rare.
-    assert is_left_out(flipped) and most_unusual(rows)[0] == flipped.member
+    assert is_left_out(flipped) and most_unusual({row.member: row.p_ppm for row in rows})[0] == flipped.member
     rules = replace(RULES, alarm_rate_ppm=5_000)
     assert rows_of(near_root, 1, previous, root, pool=pool, rules=rules)[1].alarm
     assert without_pool(flipped) == rows_of(near_root, 1, previous, root)[1]
