@@ -33,6 +33,7 @@ from p2pfl.rounds.prosecutor import Prosecutor
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.served import BLOCKS, reveal, serve_again
 from p2pfl.rounds.shelf import Shelf
+from p2pfl.rounds.sides import cut_what_is_void
 from p2pfl.rounds.speakers import speakers
 from p2pfl.rounds.turnover import Comings
 from p2pfl.telemetry import counters, logger
@@ -91,7 +92,8 @@ class Node:
             for group in parts.genesis.groups:
                 if parts.store.folder.chain(group.name).exists():
                     self.chain(group.name)  # Of groups that it has left, too: others may ask for blocks.
-            await self._cut_what_is_void()
+            await cut_what_is_void(self.council.tip.roster, self._chains)
+            await self._take_the_counted_side(*self._chains.values())
             await self._begin_term()
             for chain in self._chains.values():
                 serve_again(self.context.shelf, self.council.tip.roster, chain)
@@ -202,20 +204,16 @@ class Node:
         if body.assignment is not None:
             self._call_neighbours()
         if body.closings:
-            await self._cut_what_is_void()
+            await cut_what_is_void(self.council.tip.roster, self._chains)
+        await self._take_the_counted_side(*self._chains.values())
         self._grown.beat()
 
-    async def _cut_what_is_void(self) -> None:
-        for (name, epoch), closing in self.council.tip.roster.closings.items():
-            chain = self._chains.get(closing.group_id)
-            if chain is None or chain.height <= closing.height:
-                continue
-            above = chain.get(closing.height + 1)
-            if above is not None and above.block.header.epoch == epoch:
-                log.warning(
-                    "the council closed an epoch below the own tip", group=name, height=closing.height
-                )
-                await chain.cut(closing.height)
+    async def _take_the_counted_side(self, *chains: Chain) -> None:
+        """Of copies. The own chain stays what this node voted for."""
+        seat = self._seat()
+        for chain in chains:
+            if chain.name != COUNCIL and (seat is None or chain.name != seat[0]):
+                await self.council.counted.heal(chain)
 
     def _meet(self) -> None:
         """Who may speak to this node after the council's newest block, and who may no more."""
@@ -245,7 +243,13 @@ class Node:
         group_id = self.parts.genesis.group_id(name)
         if group_id not in self._chains:
             blocks = self.parts.store.chain(name)
-            self._chains[group_id] = Chain(self.parts.genesis, name, blocks, lambda: self.council.tip.roster)
+            self._chains[group_id] = Chain(
+                self.parts.genesis,
+                name,
+                blocks,
+                lambda: self.council.tip.roster,
+                trial=lambda: self.council.counted.trial(group_id),
+            )
         return self._chains[group_id]
 
     def chain_of(self, group_id: Digest) -> Chain:
@@ -307,6 +311,7 @@ class Node:
             await term.app.take_group_blocks(checked)
         elif await chain.extend(checked):
             self._comings.moved(chain.group_id)
+        await self._take_the_counted_side(chain)  # It was looked at before the council's last block, perhaps.
         self._grown.beat()
 
     def _on_decided(self, blocks: int) -> None:

@@ -144,6 +144,17 @@ class Brought:
         chains = ((self._groups.get(header.group_id), header.height) for header in headers)
         return all(chain is None or chain.height >= height for chain, height in chains)
 
+    def holds(self, headers: Iterable[ct.Header]) -> bool:
+        """Whether these very blocks lie here: a copy may be on another side of a fork, and change it yet."""
+        held = ((header, self._groups[header.group_id].get(header.height)) for header in headers)
+        return all(found and block_id(found.block.header) == block_id(header) for header, found in held)
+
+    def seek(self, headers: Iterable[ct.Header]) -> None:
+        """Ask everybody for these groups' blocks: who gives us none may have given them to others."""
+        for group_id in dict.fromkeys(header.group_id for header in headers):
+            if group_id in self._groups:
+                self._groups[group_id].seek()
+
     def check_copy(self, counted: CountedBlock) -> None:
         """Raises PeerFault unless this very block lies here."""
         chain = self._groups.get(counted.header.group_id)

@@ -57,7 +57,8 @@ class Chain:
     """One chain on disk with its verified tip.
 
     roster: the epochs as far as the council's chain is known here. kept: told of each block, those on disk
-    too. trial: begins to try whether blocks can follow what they say (the council's).
+    too. trial: begins to try whether blocks can follow what they say, or what the council says. sought: how
+    often the next blocks were wanted of whoever has them.
 
     catching_up: certified blocks come many at once, and more are on their way: what is done now for the tip
     that is known is in vain. `grown` beats when that changes, and with each block.
@@ -76,6 +77,7 @@ class Chain:
         self.group_id = genesis.group_id(name)
         self.blocks = blocks
         self.catching_up = False
+        self.sought = 0
         self.grown = Pulse()
         self._genesis, self._roster, self._kept, self._trial = genesis, roster, kept, trial
         self._kind = CouncilBody if name == COUNCIL else GroupBody
@@ -121,12 +123,17 @@ class Chain:
         return [lasts[epoch] for epoch in sorted(lasts)]
 
     async def cut(self, height: int) -> None:
-        """Forget the blocks above this height: the council closed the epoch there."""
+        """Forget the blocks above this height: the council closed the epoch there, or counted others."""
         async with self._turn:
             await trio.to_thread.run_sync(self.blocks.cut, height)
             self._newest = {}
             self._read()
-            self.grown.beat()
+            self.seek()
+
+    def seek(self) -> None:
+        """Somebody waits for blocks that are not here: not only the next in turn is asked for its tip."""
+        self.sought += 1
+        self.grown.beat()
 
     @property
     def height(self) -> int:

@@ -57,6 +57,8 @@ HEADER_VERSION = 1
 HEARTBEAT_S = 3.0
 # How long a seat waits for its copy of a group's chain to reach what a proposal counts.
 COPY_WAIT_S = 10.0
+# And when it asks everybody for those blocks: as a rule they are on their way.
+COPY_SOON_S = 0.5
 # Distance between a proposed root update and the own one that a seat accepts, relative, in millionths.
 ROOT_TOLERANCE_PPM = 250_000
 
@@ -243,7 +245,7 @@ class CouncilApp:
 
     async def _block(self, effect: ct.Build) -> ct.Block:
         context, state = self.context, self.context.council.tip
-        await self._pulse.until(lambda: self.brought.reaches(state.latest), timeout_s=COPY_WAIT_S)
+        await self._copies(state, ())
         counted = self.brought.counted(state)
         time_ms = self._time_ms()
         groups = frozenset(each.header.group_id for each in counted)
@@ -287,8 +289,7 @@ class CouncilApp:
 
     async def _check(self, header: ct.Header, body: CouncilBody, *, fresh: bool) -> None:
         context, state = self.context, self.context.council.tip
-        wanted = [*(each.header for each in body.counted), *state.latest]
-        await self._pulse.until(lambda: self.brought.reaches(wanted), timeout_s=COPY_WAIT_S)
+        await self._copies(state, [each.header for each in body.counted])
         for each in body.counted:
             self.brought.check_copy(each)
         inputs = await self.brought.inputs(state, header.height, body.counted)
@@ -300,6 +301,16 @@ class CouncilApp:
             raise PeerFault("wrong_committee", "its assignment says who decides the next height")
         await self._keep(derived)
         self._derived[block_id(header)] = derived
+
+    async def _copies(self, state: CouncilState, wanted: Sequence[ct.Header]) -> None:
+        """Wait for the groups' blocks that the last block counted, and those that this one is to count."""
+
+        def are_here() -> bool:
+            return self.brought.holds(state.latest) and self.brought.reaches(wanted)
+
+        if not await self._pulse.until(are_here, timeout_s=COPY_SOON_S):
+            self.brought.seek((*state.latest, *wanted))
+            await self._pulse.until(are_here, timeout_s=COPY_WAIT_S)
 
     def _next_root(self, body: CouncilBody) -> ct.Digest:
         if body.assignment is None:

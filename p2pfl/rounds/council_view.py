@@ -16,6 +16,7 @@ from p2pfl.net import wire
 from p2pfl.records import CouncilBody, decode_body
 from p2pfl.rounds.chain import Chain, Checked, Trial
 from p2pfl.rounds.pulse import Pulse
+from p2pfl.rounds.sides import CountedIds
 from p2pfl.rules.state import CouncilState
 from p2pfl.store.blocks import BlockStore
 
@@ -33,6 +34,7 @@ class CouncilView:
     def __init__(self, genesis: Genesis, blocks: BlockStore) -> None:
         self.pulse = Pulse()
         self.on_block: Callable[[CouncilBody], Awaitable[None]] | None = None  # What the node does with each.
+        self.counted = CountedIds()
         self._states: OrderedDict[Digest, CouncilState] = OrderedDict()
         self._recalled: OrderedDict[Digest, CouncilState] = OrderedDict()
         self._blocks = blocks
@@ -146,5 +148,6 @@ class CouncilView:
         if tip is None:
             tip = self._tip.apply(header, decode_body(decided.block.body, CouncilBody))
         self._tip = self._states[tip.block_id] = tip
+        self.counted.add(tip.latest)
         while len(self._states) > STATES_MAX:
             self._states.popitem(last=False)

@@ -55,6 +55,7 @@ class Follower:
         self._incoming = Incoming(chain, network, holders, on_fault)
         self._since: tuple[float, int] | None = None  # When and at which height it began to catch up.
         self._told_s = 0.0
+        self._sought = chain.sought
         self._came_s = 0.0  # When certified blocks came last.
 
     def tip_seen(self, peer: MemberId, height: int) -> None:
@@ -138,19 +139,28 @@ class Follower:
         log.info("caught up", chain=self.chain.name, height=self.chain.height, **fields, **told)
 
     async def _poll(self) -> None:
+        """One after the other in turn; all of them when somebody waits for blocks."""
         turn = 0
-        while True:
-            await trio.sleep(POLL_S)
-            turn += 1
-            holders = self._holders()
-            peer = holders[turn % len(holders)] if holders else None
-            if peer is None or peer not in self._network.connected:
-                continue
-            try:
-                request = wire.GetStatus(self.chain.group_id)
-                status = await self._network.request(peer, request, timeout_s=ASK_TIMEOUT_S)
-            except PeerFault as fault:
-                log.debug("a peer did not say its tip", peer=peer.hex(), why=str(fault))
-                continue
-            if isinstance(status, wire.Status):
-                self.tip_seen(peer, status.height)
+        async with trio.open_nursery() as nursery:
+            while True:
+                is_sought = await self.chain.grown.until(self._is_sought, timeout_s=POLL_S)
+                self._sought = self.chain.sought
+                turn += 1
+                holders = self._holders()
+                asked = holders if is_sought else holders[turn % max(1, len(holders)) :][:1]
+                for peer in asked:
+                    if peer in self._network.connected:
+                        nursery.start_soon(self._ask_tip, peer)
+
+    def _is_sought(self) -> bool:
+        return self.chain.sought > self._sought
+
+    async def _ask_tip(self, peer: MemberId) -> None:
+        try:
+            request = wire.GetStatus(self.chain.group_id)
+            status = await self._network.request(peer, request, timeout_s=ASK_TIMEOUT_S)
+        except PeerFault as fault:
+            log.debug("a peer did not say its tip", peer=peer.hex(), why=str(fault))
+            return
+        if isinstance(status, wire.Status):
+            self.tip_seen(peer, status.height)
