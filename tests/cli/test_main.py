@@ -6,6 +6,7 @@ import errno
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_help_names_every_door_and_every_exit_code(capsys: pytest.CaptureFixture
     assert left.value.code == 0
     told = capsys.readouterr().out
     for door in DOORS:
-        assert f"\n    {door.name} " in told
+        assert re.search(rf"\n    {door.name}\s", told), door.name
     codes = [value for name, value in vars(errors).items() if name.startswith("EXIT_")]
     for code in [*codes, failures.EXIT_INTERRUPTED]:
         assert f" {code} " in told.replace("\n", " "), code
