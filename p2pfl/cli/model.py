@@ -177,7 +177,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from p2pfl.learn.model_files import read_model
-    from p2pfl.learn.own_data import read_own_data
+    from p2pfl.learn.own_data import read_for_task
     from p2pfl.learn.train import evaluate
 
     task, whole = _task(arguments, wants_data=arguments.data is None)
@@ -186,7 +186,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         assert whole is not None
         x, y, what = whole.test_x, whole.test_y, f"the test part of {task.dataset}"
     else:
-        x, y, _ = read_own_data(arguments.data.parent, task, path=arguments.data, label=arguments.label)
+        x, y = read_for_task(arguments.data, task, arguments.label)
         what = str(arguments.data)
     shape, classes = task.input_shape, task.classes
     loss, accuracy = evaluate(task.model, shape, classes, base.values, x, y, arguments.device)
@@ -205,7 +205,7 @@ def _task(arguments: argparse.Namespace, *, wants_data: bool = False) -> tuple[T
         task = genesis_file.load(arguments.genesis).task
         return task, load_dataset(task.dataset, arguments.data_dir) if wants_data else None
     named = read_named(arguments.file)
-    model = arguments.model or (named.model if named else None)
+    model = arguments.model or (_known(arguments.file, named.model) if named else None)
     if model is None or (arguments.dataset is None and (wants_data or named is None)):
         raise UserError(
             f"what {arguments.file} is a model of is not known",
@@ -223,6 +223,17 @@ def _task(arguments: argparse.Namespace, *, wants_data: bool = False) -> tuple[T
         model, arguments.dataset or "", shape, classes, tensors, 1, 1, 1, 0, 1, 0, 0, class_names=names
     )
     return task, whole
+
+
+def _known(file: Path, model: str) -> str:
+    """The model that a file names itself. Raises UserError for an address: no file chooses what code runs."""
+    if ":" in model:
+        raise UserError(
+            f"{file} says that it is a model of {model!r}",
+            because="that is code outside this program, and a file may come from anybody",
+            fix=f"if you trust that code, say so: --model {model}",
+        )
+    return model
 
 
 def _named(task: Task) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 
 from p2pfl.durable import write_whole
 from p2pfl.errors import PeerFault, UserError
+from p2pfl.jsonform import loads
 from p2pfl.params import MODEL_BYTES_MAX, Base, Float32, Layout, parse_base
 
 # float64 tensors are read too; the header of a file has a line for each tensor.
@@ -60,12 +61,12 @@ def read_named(path: Path) -> Named | None:
     try:
         with safe_open(path, framework="numpy") as file:
             told: dict[str, str] = file.metadata() or {}
-        shape = tuple(int(each) for each in json.loads(told["input_shape"]))
-        names = tuple(str(each) for each in json.loads(told.get("class_names", "[]")))
+        shape = tuple(int(each) for each in loads(told["input_shape"]))
+        names = tuple(str(each) for each in loads(told.get("class_names", "[]")))
         return Named(told["model"], shape, int(told["classes"]), names)
     except SafetensorError:
         return None  # It may be a base; `read_model` says what is wrong with it.
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):  # The last: JSON has an Infinity.
         return None
     except OSError as error:
         raise _bad(path, error.strerror or str(error)) from error

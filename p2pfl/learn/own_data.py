@@ -37,8 +37,8 @@ def read_own_data(
             fix="put the member's samples there (docs/operators.md), or --set data.path=FILE",
         )
     held = _in_folder(folder, HELD_OUT)
-    x, y = _of_task(found, task, label)
-    return x, y, None if held is None else _of_task(held, task, label)
+    x, y = read_for_task(found, task, label)
+    return x, y, None if held is None else read_for_task(held, task, label)
 
 
 def _in_folder(folder: Path, stem: str) -> Path | None:
@@ -52,7 +52,8 @@ def _in_folder(folder: Path, stem: str) -> Path | None:
     return found[0] if found else None
 
 
-def _of_task(path: Path, task: Task, label: str) -> Samples:
+def read_for_task(path: Path, task: Task, label: str) -> Samples:
+    """The samples (x, y) of one file, checked against the task. Raises UserError."""
     found = read_samples(path, label=label, class_names=task.class_names)
     if found.class_names and not task.class_names:
         raise _misfit(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +147,34 @@ def test_half_precision_is_read_too(tmp_path: Path) -> None:
     tensors = {"linear.weight": np.ones((10, 64), np.float16), "linear.bias": np.zeros(10, np.float64)}
     safetensors.save_file(tensors, tmp_path / "m.safetensors")
     assert read_model(tmp_path / "m.safetensors", LAYOUT).values.sum() == 640
+
+
+def test_a_file_does_not_choose_what_code_runs(tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "not_imported.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    file, out = tmp_path / "m.safetensors", str(tmp_path / "out")
+    write_safetensors(file, base(), Named("not_imported:model", SHAPE, 10))
+    script = "import sys; from p2pfl.cli import main; sys.exit(main(sys.argv[1:]))"
+    for verb in (["import", str(file), "--out", out], ["evaluate", str(file), "--dataset", "digits"]):
+        asked = [sys.executable, "-c", script, "model", *verb]
+        done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == errors.EXIT_USER and "--model not_imported:model" in done.stderr
+    assert not (tmp_path / "ran").exists()
+    words = ["model", "import", str(file), "--out", out, "--model", "logistic", "--dataset", "digits"]
+    assert told(words, capsys)["model"] == "logistic"
+
+
+@pytest.mark.parametrize("shape", ["[" * 200_000, "[Infinity]", "{}", "7"])
+def test_a_shape_that_is_none_says_nothing(shape: str, tmp_path: Path) -> None:
+    said = {"model": "logistic", "input_shape": shape, "classes": "10"}
+    safetensors.save_file({"a": np.zeros(1, np.float32)}, tmp_path / "m.safetensors", metadata=said)
+    found = read_named(tmp_path / "m.safetensors")
+    assert found is None or found.input_shape == ()
+
+
+def test_own_samples_are_read_without_what_lies_beside_them(tmp_path: Path, capsys: Output) -> None:
+    data = load_dataset("digits")
+    write_safetensors(tmp_path / "m.safetensors", base(), Named("logistic", SHAPE, 10))
+    np.savez(tmp_path / "own.npz", x=data.test_x[:7], y=data.test_y[:7])
+    (tmp_path / "held_out.npz").write_bytes(b"of another task, or broken")
+    asked = ["model", "evaluate", str(tmp_path / "m.safetensors"), "--data", str(tmp_path / "own.npz")]
+    assert told(asked, capsys)["samples"] == 7
