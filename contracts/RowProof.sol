@@ -30,7 +30,7 @@ library RowProof {
 
     error WrongPath(string what);
     error WrongLength(uint256 length, uint256 expected);
-    error NotCanonical(uint256 at, uint256 value);
+    error NotCbor(uint256 at, uint256 value);
     error AggregateIsRight(int256 value);
 
     /// @notice Reverts unless the aggregate's coordinate is not what follows from the updates' and the factors.
@@ -82,7 +82,7 @@ library RowProof {
     function _factors(bytes calldata data) private pure returns (uint256[] memory values) {
         if (data.length == 0) revert WrongLength(0, 1);
         uint256 count = uint256(uint8(data[0])) ^ 0x80;
-        if (count == 0 || count > UPDATES_MAX + 1) revert NotCanonical(0, uint8(data[0]));
+        if (count == 0 || count > UPDATES_MAX + 1) revert NotCbor(0, uint8(data[0]));
         values = new uint256[](count);
         uint256 at = 1;
         for (uint256 i = 0; i < count; ++i) {
@@ -91,13 +91,13 @@ library RowProof {
                 values[i] = first;
                 continue;
             }
-            if (first > 27) revert NotCanonical(at - 1, first);
+            if (first > 27) revert NotCbor(at - 1, first);
             uint256 size = 1 << (first - 24);
             values[i] = uint256(bytes32(data[at:at + size])) >> (256 - 8 * size);
             at += size;
         }
         if (at != data.length) revert WrongLength(data.length, at);
-        if (values[count - 1] == 0) revert NotCanonical(at - 1, 0);
+        if (values[count - 1] == 0) revert NotCbor(at - 1, 0);
     }
 
     function _requireField(

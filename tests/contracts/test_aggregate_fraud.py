@@ -180,11 +180,11 @@ def test_factors_that_are_none_prove_nothing(world: World) -> None:
     accused, leaf = world.members[1], bytes(128)
     for factors, error in (
         (b"", "WrongLength"),
-        (b"\x80", "NotCanonical"),  # An empty array: the rule is no weighted sum.
-        (b"\x92" + bytes([1] * 18), "NotCanonical"),  # Seventeen updates.
-        (b"\x58\x20", "NotCanonical"),
-        (b"\x82\x01\x20", "NotCanonical"),  # A negative number.
-        (b"\x82\x01\x00", "NotCanonical"),  # Divided by nothing.
+        (b"\x80", "NotCbor"),  # An empty array: the rule is no weighted sum.
+        (b"\x92" + bytes([1] * 18), "NotCbor"),  # Seventeen updates.
+        (b"\x58\x20", "NotCbor"),
+        (b"\x82\x01\x20", "NotCbor"),  # A negative number.
+        (b"\x82\x01\x00", "NotCbor"),  # Divided by nothing.
         (b"\x82\x01\x01\x01", "WrongLength"),
         (b"\x83\x01\x01\x01", "WrongLength"),  # Two updates, a leaf of one.
     ):
