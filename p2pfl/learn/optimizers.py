@@ -33,10 +33,13 @@ class Optimizer:
 
     step(parameters, gradient, moments, number): change parameters and moments in place; all are flat float32
     tensors of one length. number: which step this is, from 1. The gradient may be overwritten.
+    squares: which of the moments hold squares of gradients. Steps are divided by their roots, so that the
+    rounding noise of next to no gradient moves the parameters much farther (`rounds.replay` allows for it).
     """
 
     moments: tuple[str, ...]
     step: Callable[[Tensor, Tensor, Sequence[Tensor], int], None]
+    squares: tuple[str, ...] = ()
 
 
 optimizer: Table[Callable[[Rates], Optimizer]] = Table("optimizer")
@@ -74,4 +77,4 @@ def adam(rates: Rates) -> Optimizer:
         below = (second / (1 - rates.second_moment**number)).sqrt_().add_(rates.epsilon)
         parameters.addcdiv_(first, below, value=-rates.learning_rate / (1 - rates.momentum**number))
 
-    return Optimizer(("first", "second"), step)
+    return Optimizer(("first", "second"), step, squares=("second",))

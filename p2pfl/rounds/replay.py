@@ -33,6 +33,17 @@ STATES_MAX = 1 << 16
 # A distance is recorded as a uint64 in millionths; this is further than any honest training goes.
 WORST_PPM_MAX = 10**12
 
+# Who has learnt its data moves by rounding noise alone, which differs from machine to machine: an honest
+# segment 3e-8 long was 85 % away from its replay. So no distance is measured against less than the noise.
+# Honest members on digits, trained on AVX2 until their loss was 1e-9, replayed on SSE; noise as a share of
+# the model's length by the root of the steps: at most 5e-9 without squares, 2e-5 with Adam. 10 % of a floor
+# pass (the default threshold), and each floor is more than 20 times that noise. A lie below it moves the
+# model by 0.02 % of its length in 16 steps with Adam, and 500 times less without; honest rounds by percents.
+BLUR, BLUR_OF_SQUARES = 2.0**-20, 2.0**-11
+# What is remembered of gradients: the same noise was at most 2e-6 long where gradients are cut to 2. Of that
+# cut; squared for squares. It moves the parameters by less than their own floor.
+GRADIENT_BLUR = 2.0**-15
+
 ReplaySegment = Callable[[TrainJob, bytes, int], Awaitable[bytes]]
 
 
@@ -131,7 +142,7 @@ async def measure(
             replayed = decode_state(await replay(job, opening.states[segment], segment), len(base.values))
         except PeerFault:
             return WORST_PPM_MAX
-        worst = max(worst, _segment_distance_ppm(start, claimed, replayed))
+        worst = max(worst, _segment_distance_ppm(job, start, claimed, replayed))
     return worst
 
 
@@ -143,31 +154,42 @@ def _state(data: bytes, job: TrainJob) -> State | None:
     return state if len(state.moments) == job.moments else None
 
 
-def _segment_distance_ppm(start: State, claimed: State, replayed: State) -> int:
-    """|claimed - replayed| / |replayed - start|, parameters; / |replayed| of each vector of the optimiser."""
+def _segment_distance_ppm(job: TrainJob, start: State, claimed: State, replayed: State) -> int:
+    """|claimed - replayed| / |replayed - start|, parameters; / |replayed| of each vector of the optimiser.
+
+    None is measured against less than what float32 blurs.
+    """
     if claimed.step != replayed.step:
         return WORST_PPM_MAX
-    distances = [_ratio_ppm(claimed.parameters, replayed.parameters, start.parameters)]
-    for mine, again in zip(claimed.moments, replayed.moments, strict=True):
-        distances.append(_ratio_ppm(mine, again, np.zeros_like(again)))
+    made = job.optimizer_made()
+    blur = BLUR_OF_SQUARES if made.squares else BLUR
+    floor = blur * _length(start.parameters) * math.sqrt(replayed.step - start.step)
+    moved = replayed.parameters.astype(np.float64) - start.parameters.astype(np.float64)
+    distances = [_ratio_ppm(claimed.parameters, replayed.parameters, max(floor, _length(moved)))]
+    gradient = GRADIENT_BLUR * (job.gradient_norm_max if math.isfinite(job.gradient_norm_max) else 1.0)
+    for name, mine, again in zip(made.moments, claimed.moments, replayed.moments, strict=True):
+        floor = gradient**2 if name in made.squares else gradient
+        distances.append(_ratio_ppm(mine, again, max(floor, _length(again))))
     return max(distances)
 
 
 def _update_distance_ppm(last: State | None, base: Base, update: Update) -> int:
-    """How far the submitted update is from the one that the last state leads to, rounding excepted."""
+    """How far the submitted update is from the one that the last state leads to, rounding excepted.
+
+    Both are the member's own bytes and nothing is trained in between, so an honest one is exactly 0 away, on
+    every machine and however few units long.
+    """
     assert last is not None
     expected, _ = quantize(delta_of(base, last.parameters), update.layout, update.exponents)
-    return _ratio_ppm(
-        update.values.astype(np.float64), expected.values.astype(np.float64), np.zeros(update.layout.size)
-    )
+    return _ratio_ppm(update.values, expected.values, _length(expected.values))
 
 
-def _ratio_ppm(
-    claimed: NDArray[np.floating], expected: NDArray[np.floating], origin: NDArray[np.floating]
-) -> int:
-    wide = expected.astype(np.float64)
-    distance = float(np.linalg.norm(claimed.astype(np.float64) - wide))
-    length = float(np.linalg.norm(wide - origin.astype(np.float64)))
+def _length(vector: NDArray[np.generic]) -> float:
+    return float(np.linalg.norm(vector.astype(np.float64)))
+
+
+def _ratio_ppm(claimed: NDArray[np.generic], expected: NDArray[np.generic], length: float) -> int:
+    distance = _length(claimed.astype(np.float64) - expected.astype(np.float64))
     if distance == 0.0:
         return 0
     return WORST_PPM_MAX if length == 0.0 else min(WORST_PPM_MAX, round(distance / length * PPM))

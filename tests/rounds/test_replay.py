@@ -182,6 +182,51 @@ async def test_every_vector_that_the_optimiser_remembers_is_compared(one: Round)
     assert len(data) <= opening_bytes_max(tx, genesis.task) < 1.2 * len(data) + 1000  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("optimizer", "noise"), [("momentum", 1.0), ("adam", 200.0)])
+async def test_who_has_nothing_left_to_learn_is_not_measured_by_its_rounding_noise(
+    one: Round, optimizer: str, noise: float
+) -> None:
+    """Another machine is stood in for by noise: of a rounding a parameter, and by Adam's division of it."""
+    genesis: Any = one.genesis
+    task = dataclasses.replace(genesis.task, optimizer=optimizer, learning_rate_micro=1_000)
+    # Of one class, and sure of it: what is left of a gradient is below float32's rounding.
+    base = Base(one.base.layout, one.base.values.copy())
+    base.values[base.layout.slices()[-1]] = [40] + [0] * (task.classes - 1)
+    job = job_of(task, base.values, one.x, np.zeros_like(one.y), seed=bytes(32), member=one.tx.member)
+    result = train(dataclasses.replace(job, keep_states=True))
+    update, _ = quantize(delta_of(base, result.parameters), one.update.layout, one.update.exponents)
+    chance = np.random.RandomState(0)
+    unit = np.spacing(np.abs(base.values)) * np.float32(noise)
+
+    async def elsewhere(job: TrainJob, state: bytes, segment: int) -> bytes:
+        here = decode_state(await replay_here(job, state, segment), len(base.values))
+        nudged = here.parameters + unit * chance.choice([-1, 1], len(unit)).astype(np.float32)
+        moments = tuple(m * np.float32(2) + np.float32(1e-12) for m in here.moments)
+        return encode_state(State(here.step, nudged.astype(np.float32), moments))
+
+    honest = Opening((), tuple(result.states))
+    assert await measure(honest, job, base, update, elsewhere) < THRESHOLD_PPM
+    # A lie of the length of any update worth the name is seen as before.
+    last = decode_state(result.states[-1], len(base.values))
+    for away in (1.0, 0.01):
+        lie = chance.normal(size=len(unit))
+        lie *= away * np.linalg.norm(base.values) / np.linalg.norm(lie)
+        bent = encode_state(State(last.step, (last.parameters + lie).astype(np.float32), last.moments))
+        lying = Opening((), (*result.states[:-1], bent))
+        told, _ = quantize(delta_of(base, last.parameters + lie), update.layout, update.exponents)
+        assert await measure(lying, job, base, told, elsewhere) > 2 * THRESHOLD_PPM
+
+
+@pytest.mark.parametrize("scale", [-1.0, 2.0])
+async def test_a_last_segment_turned_round_or_doubled_is_measured(one: Round, scale: float) -> None:
+    before, last = (decode_state(state, len(one.base.values)) for state in one.states[-2:])
+    moved = before.parameters + np.float32(scale) * (last.parameters - before.parameters)
+    bent = encode_state(State(last.step, moved, last.moments))
+    update, _ = quantize(delta_of(one.base, moved), one.update.layout, one.update.exponents)
+    lying = dataclasses.replace(one, update=update)
+    assert await lying.worst_ppm([*one.states[:-1], bent]) > 9 * THRESHOLD_PPM
+
+
 async def test_another_start_than_the_base_is_guilt_at_once(one: Round) -> None:
     first = decode_state(one.states[0], len(one.base.values))
     moved = encode_state(State(0, first.parameters + np.float32(1), first.moments))
