@@ -134,7 +134,7 @@ class Trainer:
         A seat, which learns from the public root set, reads that now, and says now if it is not there. A
         member needs the public set only to say how good a base is, and may do without.
         """
-        if self.x is None and self.genesis.task.root_size:
+        if self.x is None:
             self.public()
         await self.worker.warm(self.device)
 

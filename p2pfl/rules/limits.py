@@ -73,6 +73,8 @@ def _check_task(task: Task) -> None:
     largest = 1 << 32
     for name in ("batch_size", "trace_every", "learning_rate_micro", "gradient_norm_max_micro", "classes"):
         _in_range(f"task.{name}", getattr(task, name), 1, largest)
+    # Seats learn from the root set: without one there is no root update, and no model that judges labels.
+    _in_range("task.root_size", task.root_size, 1, largest)
     _in_range("task.local_steps", task.local_steps, 0, largest)
     _in_range("task.local_epochs", task.local_epochs, 0 if task.local_steps else 1, largest)
     _in_range("task.momentum_micro", task.momentum_micro, 0, _MICRO_ONE - 1)

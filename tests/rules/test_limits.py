@@ -55,6 +55,8 @@ def test_a_rule_that_means_nothing_is_refused(name: str, value: object) -> None:
     [
         ("local_epochs", 0),
         ("batch_size", 0),
+        ("root_size", 0),
+        ("root_size", -1),
         ("trace_every", 0),
         ("momentum_micro", 1_000_000),
         ("second_moment_micro", -1),
