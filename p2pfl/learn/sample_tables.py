@@ -32,8 +32,13 @@ SAMPLE_BYTES_MAX = 1 << 30
 # As text a number takes up to three times as many bytes.
 CSV_BYTES_MAX = 3 << 30
 COLUMNS_MAX = 1 << 16
+# A model has an output for each class. More than so many are no classes but ids, or another column.
+CLASSES_MAX = 1 << 16
 # What the readers of these forms raise for bytes that are none.
-_BROKEN = (OSError, EOFError, ValueError, KeyError, RuntimeError, csv.Error, zipfile.BadZipFile, zlib.error)
+_BROKEN = (
+    *(OSError, EOFError, ValueError, KeyError, RuntimeError, csv.Error, zipfile.BadZipFile, zlib.error),
+    MemoryError,  # An array of a shape that no machine holds.
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,12 +71,24 @@ def read_samples(path: Path, *, label: str = LABEL, class_names: Sequence[str] =
             return _read_npz(path)
         x, words = _read_csv(path, label) if suffix == ".csv" else _read_parquet(path, label)
     except _BROKEN as error:
-        because = error.strerror if isinstance(error, OSError) else error.args[0] if error.args else None
+        # What a KeyError says of itself stands in quotes.
+        because = error.strerror if isinstance(error, OSError) else None
+        because = error.args[0] if isinstance(error, KeyError) and error.args else because
         raise _bad(path, str(because or error)) from error
     if not len(x):
         raise _bad(path, "it holds no sample")
     y, names = _numbers(words, class_names, path)
+    try:
+        _check_classes(int(y.max()))
+    except ValueError as error:
+        raise _bad(path, str(error), "name the column of the labels, or number the classes from 0") from error
     return SampleTable(x, y, names)
+
+
+def _check_classes(highest: int) -> None:
+    """Raises ValueError for labels that are too many to be classes. highest: the largest of them."""
+    if highest >= CLASSES_MAX:
+        raise ValueError(f"its labels go up to {highest}, and there can be {CLASSES_MAX} classes")
 
 
 def _bad(path: Path, because: str, fix: str = "mend the file, or name another") -> UserError:
@@ -88,10 +105,15 @@ def _read_npz(path: Path) -> SampleTable:
         if size > 2 * SAMPLE_BYTES_MAX:  # float64 has twice as many.
             raise ValueError(f"it unpacks to {size} bytes, more than {2 * SAMPLE_BYTES_MAX}")
     with np.load(path, allow_pickle=False) as file:
-        x, y = _pair(file["x"], file["y"], "x", "y")
-        if "test_x" not in file:
-            return SampleTable(x, y)
-        test_x, test_y = _pair(file["test_x"], file["test_y"], "test_x", "test_y")
+        names = ("x", "y", "test_x", "test_y") if "test_x" in file else ("x", "y")
+        arrays = [np.asarray(file[name]) for name in names]  # A member that is no array comes as bytes.
+    size = sum(4 * each.size for each in arrays[::2])
+    if size > SAMPLE_BYTES_MAX:  # A byte becomes four.
+        raise ValueError(f"its samples have {size} bytes as float32, more than {SAMPLE_BYTES_MAX}")
+    x, y = _pair(arrays[0], arrays[1], "x", "y")
+    if len(arrays) == 2:
+        return SampleTable(x, y)
+    test_x, test_y = _pair(arrays[2], arrays[3], "test_x", "test_y")
     if test_x.shape[1:] != x.shape[1:]:
         raise ValueError(f"a sample of x has shape {x.shape[1:]}, one of test_x {test_x.shape[1:]}")
     return SampleTable(x, y, (), test_x, test_y)
@@ -108,6 +130,7 @@ def _pair(x: NDArray[Any], y: NDArray[Any], x_name: str, y_name: str) -> tuple[F
         raise ValueError(
             f"{x_name} has shape {x.shape}, {y_name} {y.shape} of {y.dtype}: not samples, labels"
         )
+    _check_classes(int(y.max()))
     if not np.isfinite(x).all():
         raise ValueError(f"{x_name} holds a number that is not finite")
     return x, y.astype(np.int64, copy=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import sys
 import zipfile
 from pathlib import Path
@@ -186,6 +187,39 @@ def test_a_broken_archive_is_refused(tmp_path: Path) -> None:
         archive.writestr("x.npy", b"no array")
     with pytest.raises(UserError, match="cannot be read"):
         read_samples(tmp_path / "a.npz")
+
+
+def test_a_column_of_ids_is_no_column_of_classes(tmp_path: Path) -> None:
+    text = "length,id\n" + "".join(f"0.5,{900_000_000 + each}\n" for each in range(10))
+    with pytest.raises(UserError, match="65536 classes") as refused:
+        load_dataset("flowers.csv#id", file(tmp_path, text).parent)
+    assert "column" in refused.value.fix
+    for highest in (np.array([1 << 16]), np.array([(1 << 64) - 1], dtype=np.uint64)):
+        np.savez(tmp_path / "a.npz", x=np.zeros((1, 2)), y=highest)
+        with pytest.raises(UserError, match="65536 classes"):
+            read_samples(tmp_path / "a.npz")
+
+
+def test_what_bytes_become_has_a_limit_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.zeros((300, 10), dtype=np.uint8), np.zeros(300, dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", x=x, y=y, test_x=x, test_y=y)
+    monkeypatch.setattr(sample_tables, "SAMPLE_BYTES_MAX", 24_000)
+    assert len(read_samples(tmp_path / "a.npz").x) == 300
+    monkeypatch.setattr(sample_tables, "SAMPLE_BYTES_MAX", 23_999)
+    with pytest.raises(UserError, match="24000 bytes as float32"):
+        read_samples(tmp_path / "a.npz")
+
+
+def test_an_array_that_only_claims_its_shape_is_refused(tmp_path: Path) -> None:
+    head = io.BytesIO()
+    said = {"descr": "<f4", "fortran_order": False, "shape": (1 << 30, 1 << 30)}
+    np.lib.format.write_array_header_1_0(head, said)
+    for member in (head.getvalue(), b"no array"):
+        np.savez(tmp_path / "a.npz", y=np.zeros(2, dtype=np.int64))
+        with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+            archive.writestr("x.npy", member)
+        with pytest.raises(UserError, match="cannot be read"):
+            read_samples(tmp_path / "a.npz")
 
 
 # ---------------------------------------------------------------------------
