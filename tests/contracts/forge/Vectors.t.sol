@@ -2,6 +2,7 @@
 pragma solidity 0.8.30;
 
 import {EpochAnchors} from "contracts/EpochAnchors.sol";
+import {Headers} from "contracts/Headers.sol";
 import {Quorum} from "contracts/Quorum.sol";
 import {Signed} from "contracts/Signed.sol";
 import {SlashingManager} from "contracts/SlashingManager.sol";
@@ -166,7 +167,7 @@ contract VectorsTest {
     }
 
     function checkHeader(string calldata told) external view {
-        EpochAnchors.Header memory header = abi.decode(vm.parseJsonBytes(told, ".words"), (EpochAnchors.Header));
+        Headers.Header memory header = abi.decode(vm.parseJsonBytes(told, ".words"), (Headers.Header));
         bytes32 blockId = vm.parseJsonBytes32(told, ".blockId");
         require(keccak256(abi.encode(header)) == blockId, "block id");
         if (header.version != anchors.HEADER_VERSION()) return;
@@ -218,7 +219,7 @@ contract VectorsTest {
     }
 
     function checkCertificate(string calldata told) external {
-        EpochAnchors.Header memory header = abi.decode(vm.parseJsonBytes(told, ".words"), (EpochAnchors.Header));
+        Headers.Header memory header = abi.decode(vm.parseJsonBytes(told, ".words"), (Headers.Header));
         bytes[] memory signatures = vm.parseJsonBytesArray(told, ".signatures");
         uint32 round = uint32(vm.parseJsonUint(told, ".round"));
         (bool taken, bytes memory answer) =
@@ -242,7 +243,7 @@ contract VectorsTest {
     }
 
     function checkAnchor(string calldata told) external {
-        EpochAnchors.Header memory header = abi.decode(vm.parseJsonBytes(told, ".words"), (EpochAnchors.Header));
+        Headers.Header memory header = abi.decode(vm.parseJsonBytes(told, ".words"), (Headers.Header));
         bytes[] memory signatures = vm.parseJsonBytesArray(told, ".signatures");
         address[] memory next = vm.parseJsonAddressArray(told, ".nextMembers");
         (bool taken, bytes memory answer) = tried(
@@ -283,8 +284,8 @@ contract VectorsTest {
         for (uint256 i = 0; exists(told, at(".blocks", i)); ++i) {
             if (i == sound && !certificate) return;
             string memory key = at(".blocks", i);
-            EpochAnchors.Header memory header =
-                abi.decode(vm.parseJsonBytes(told, string.concat(key, ".words")), (EpochAnchors.Header));
+            Headers.Header memory header =
+                abi.decode(vm.parseJsonBytes(told, string.concat(key, ".words")), (Headers.Header));
             bytes[] memory signatures = vm.parseJsonBytesArray(told, string.concat(key, ".signatures"));
             uint32 round = uint32(vm.parseJsonUint(told, string.concat(key, ".round")));
             (bool taken,) =
