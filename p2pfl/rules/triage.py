@@ -141,10 +141,11 @@ def pool_rows(
     """What a counted block adds to the pool: all but whom a hard rule left out. suspected: by a case.
 
     pool: of the council before it counts the block. A row that is too rare by it is marked, whatever the
-    group says of it: one that is odder than everything would make all after it look usual. The merely unusual
-    are not, or the pool would be narrower each time it is used.
+    group says of it: one that is odder than everything would make all after it look usual. Its features are
+    those of the Gram matrix: a member's good replay says nothing of what others wrote about it. The merely
+    unusual are not marked, or the pool would be narrower each time it is used. Raises as `by_gram`.
     """
-    found = features(body.triage)
+    found = features(by_gram(body))
     return tuple(
         PoolRow(row.member, tuple(own), int(bool(row.alarm) or p_ppm <= alarm_rate_ppm))
         for row, own, p_ppm in zip(
