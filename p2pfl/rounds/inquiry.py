@@ -1,7 +1,7 @@
 """One case as one seat looks into it: ask the accused, take what is offered, replay what fits, measure.
 
     an offer --fetch--> bytes --those that the member committed to?--> brought --replay--> REPLAYED
-    the deadline passed and nothing was brought ------------------------------------------> UNOPENED
+    deadline and time passed, nothing was brought ----------------------------------------> UNOPENED
 
 What this seat fails at by itself, and what the group's quorum has falsified, never counts against the
 accused: then nothing is signed. Who may offer is in `court`, what q measurements mean in `rules.verdicts`.
@@ -31,6 +31,7 @@ from p2pfl.rounds.driver import UNFORESEEN
 from p2pfl.rounds.follow import Chain
 from p2pfl.rounds.pulse import Pulse
 from p2pfl.rounds.replay import Opening, job_of_opening, measure, opening_bytes_max, read_opening
+from p2pfl.rounds.shelf import SLOWEST_BYTES_S
 from p2pfl.rules.state import REPLAYED, UNOPENED, CouncilState
 from p2pfl.signed import Measurement, ParamTx, SignedMeasurement
 from p2pfl.telemetry import logger
@@ -51,6 +52,13 @@ FAILURES_MAX = 3
 TRY_AGAIN_S = 5.0
 # A seat that begins when the deadline has passed (it was started anew) asks for so long before it gives up.
 GRACE_S = 10.0
+# Blocks may come quickly while one member trains, sends over a slow link, or is down for a while. So before
+# a seat says that nothing was opened, there was time for so many trainings and gatherings of commits (the
+# accused may have to finish its round, and train it again), for the largest opening on the slowest link, and
+# for an outage of so many trainings: at half a minute each, ten minutes, which a reboot or a new line takes.
+ROUNDS_ALLOWED, OUTAGE_TRAININGS = 4, 20
+# But a case lapses so many blocks after its deadline as it had before it: the seats need these to say it in.
+BLOCKS_LEFT = 2
 
 Offer: TypeAlias = tuple[MemberId, Digest, int]  # By whom, the opening's id, its length.
 
@@ -146,10 +154,13 @@ class Inquiry:
     async def _give_up_in_time(self) -> None:
         """After the deadline: the accused has brought nothing, unless nobody could have."""
         height, deadline = self._state().height, self._case.deadline_height
-        # First offers are waited for, but not until the case ends without an outcome.
-        last = deadline + self._context.genesis.rules.case_blocks // 2
+        last = deadline + max(0, self._context.genesis.rules.case_blocks - BLOCKS_LEFT)
+        if height < deadline or self._brought or UNOPENED in self._own:
+            return
+        # First offers are waited for as long as each may take to fetch; those of others than the accused,
+        # and the time that it is allowed, not until the case ends without an outcome.
         unheard = {sender for sender, *_ in self._possible()} - self._heard
-        if height < deadline or (unheard and height < last) or self._brought or UNOPENED in self._own:
+        if self._case.accused in unheard or (height < last and (unheard or not self._had_time())):
             return
         try:
             await self._own_base()  # The accused needs it too, where it has to train again to open its round.
@@ -159,6 +170,17 @@ class Inquiry:
             return
         if not self._brought:
             self._sign(UNOPENED, Digest(bytes(32)), 0, LabelsJudged(0, 0))
+
+    def _had_time(self) -> bool:
+        """Whether the accused had the least time to answer, by the council's header times."""
+        context, opened = self._context, self._state().cases[self._case.case_id].opened_height
+        chain, times = context.council.chain, context.genesis.times
+        asked, tip = chain.get(opened), chain.tip
+        if asked is None or tip is None:
+            return False
+        sending_ms = 1000 * opening_bytes_max(self._commitment(), context.genesis.task) // SLOWEST_BYTES_S
+        allowed_ms = ROUNDS_ALLOWED * (times.train_ms + times.collect_ms) + OUTAGE_TRAININGS * times.train_ms
+        return tip.time_ms - asked.block.header.time_ms >= allowed_ms + sending_ms
 
     async def _try(self, offer: Offer, scope: trio.CancelScope) -> None:
         """Take one offer as far as it goes. What failed here, or was not served, is tried again later."""
