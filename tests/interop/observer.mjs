@@ -25,7 +25,7 @@ const BLOCKS = 49
 const PIECE_HEAD = 50
 const REFUSED = 51
 const TIP = 6
-const AGGREGATE = 7
+const AGGREGATE = 8
 const LEAVES = 64
 const PATIENCE_MS = 45_000
 

@@ -12,9 +12,9 @@ const first = unpack(hexToBytes(told.blocks)).fields[0]
 const [one] = first.map((block) => chain.follow(block))
 const [, height, blockId] = unpack(hexToBytes(told.status)).fields
 must(height === 0 && hex(blockId) === hex(one.blockId), 'the status names another block')
-must(hex(one.body[7]) === told.aggregate_id.slice(2), 'another aggregate')
+must(hex(one.body[8]) === told.aggregate_id.slice(2), 'another aggregate')
 const head = unpack(hexToBytes(told.piece_head)).fields
-checkPiece(one.body[7], 0, 64, head, hexToBytes(told.piece))
+checkPiece(one.body[8], 0, 64, head, hexToBytes(told.piece))
 
 const spoilt = structuredClone(first[0])
 spoilt[1][1][0][5] ^= 1
@@ -34,6 +34,6 @@ console.log(JSON.stringify({
   signers: one.signers,
   get_status: hex(framed(pack(32, [chain.group.id]))),
   get_blocks: hex(framed(pack(33, [chain.group.id, 0, 1]))),
-  get_piece: hex(framed(pack(34, [one.body[7], 0, 64]))),
+  get_piece: hex(framed(pack(34, [one.body[8], 0, 64]))),
   refused
 }))
