@@ -9,7 +9,7 @@ import pytest
 
 from consensus.types import ZERO_DIGEST, Digest, MemberId
 from p2pfl.genesis import COUNCIL, Epochs
-from p2pfl.learn.labels import NOTHING_SAID, judged
+from p2pfl.learn.labels import LABELS_MIN, NOTHING_SAID, judged
 from p2pfl.records import Candidate, Case
 from p2pfl.rules.cases import case_id_of
 from p2pfl.rules.council import CouncilState
@@ -141,12 +141,13 @@ def test_an_exclusion_ends_and_the_second_one_ends_the_membership_with_the_epoch
 def test_a_model_s_own_errors_are_expected_in_the_mix_of_labels_that_were_opened() -> None:
     public = np.array([0, 0, 1, 1])
     errors = np.array([False, False, True, False])
-    labels = np.array([0, 1, 1, 1])
-    wrong = np.array([False, True, True, False])
+    labels = np.array([0, 1, 1, 1] * 10)
+    wrong = np.array([False, True, True, False] * 10)
     found = judged(wrong, labels, errors, public, 3, 250_000)
     assert (found.disagree_ppm, found.expected_ppm) == (500_000, 375_000)
-    unknown = judged(wrong, np.array([2, 2, 2, 2]), errors, public, 3, 250_000)
+    unknown = judged(wrong, np.array([2] * 40), errors, public, 3, 250_000)
     assert unknown.expected_ppm == 1_000_000
     assert judged(wrong, labels, errors, public, 3, 249_999) == NOTHING_SAID
     assert judged(wrong, labels, errors[:0], public[:0], 3, 250_000) == NOTHING_SAID
-    assert judged(wrong[:0], labels[:0], errors, public, 3, 250_000) == NOTHING_SAID
+    for few in (0, 1, LABELS_MIN - 1):
+        assert judged(wrong[:few], labels[:few], errors, public, 3, 250_000) == NOTHING_SAID
