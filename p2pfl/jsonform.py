@@ -12,7 +12,6 @@ import types
 import typing
 from typing import Any, get_args, get_origin, get_type_hints
 
-
 # The deepest of our own files, a proof with a whole block in it, nests less than twenty times.
 DEPTH_MAX = 100
 # A string that does not end is taken to the end: linear in the text, whatever it is.
