@@ -39,5 +39,5 @@ def test_brackets_in_strings_do_not_nest() -> None:
 
 @pytest.mark.parametrize("text", ['"', '"\\', '"\\"' * 10_000, '"' * 9_999, "", "[", b"\xff\xfe[", b"\xff"])
 def test_what_is_no_json_is_a_value_error(text: str | bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - whatever the parser says of it
+    with pytest.raises(ValueError):
         loads(text)
