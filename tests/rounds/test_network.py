@@ -53,7 +53,9 @@ async def test_a_group_and_a_council_of_one_seat_learn_and_agree(tmp_path: Path)
 
 async def test_a_member_that_turns_its_updates_round_is_named_and_found_guilty(tmp_path: Path) -> None:
     befallen = {"g2m3": [{"name": "sign_flip", "options": {"scale": 3.0}}]}
-    async with small_network(tmp_path / "run", befallen=befallen, rounds=8) as network:
+    # Only the comparison of groups speaks: triage finds nothing rare enough, and nobody is drawn.
+    rules = {"alarm_rate_ppm": 1, "leave_out_rate_ppm": 1, "audit_share_ppm": 0}
+    async with small_network(tmp_path / "run", befallen=befallen, rounds=8, rules=rules) as network:
         await network.until(lambda: bool(network.seen("verdict", by="seat0")), timeout_s=100)
     assert {each["accused"] for each in network.seen("verdict")} == {"g2m3"}
     assert {each["accused"] for each in network.seen("outcome", outcome="guilty")} == {"g2m3"}
